@@ -1,0 +1,88 @@
+"""Score a label table against a data set: seen, unseen and harmonic mIoU, with a report.
+
+    zs3 evaluate --labels runs/voc --dataset voc --root /data/VOC2012 --split val --out runs/voc/report
+    ray job submit --working-dir . -- python jobs/evaluate.py --labels s3://bucket/run --dataset coco_stuff …
+
+The result goes to standard output as a table, or with --json as one line; progress goes to standard error.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.evaluate import EvaluateRequest, evaluate
+from pipelines.execution import Execution
+from zs3.report import SCORE_KEYS
+from zs3.report.terminal import summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Score a label table against the truth of a data set, and write report.json, report.md and report.html."""
+
+    labels: str
+    """Label table, or the --out of a `zs3 label` run that holds it; local path or uri."""
+    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
+    """How the data set lies on disk."""
+    root: str
+    """Folder or uri of the data set."""
+    split: str
+    """Which part of it to score against, for example val."""
+    out: str
+    """Folder or uri that gets the reports and the table `scores` (one confusion per image)."""
+    protocol: Literal["zs3", "paper"] = "zs3"
+    """Which pixels count and how classes are averaged. Both ignore background, as the paper does. `paper`
+    repeats the published evaluator: one class absent from the truth leaves its group's mean undefined."""
+    allow_missing: bool = False
+    """Score the images that have both labels and truth, instead of stopping when some have one only."""
+    diagnostics: str | None = None
+    """JSON file with a list of further score sets to show (title, seen, unseen, harmonic, note)."""
+    gallery: int = 12
+    """Images shown in the report: a third each of the worst, the best, and random ones."""
+    seed: int = 0
+    """Chooses the random images of the gallery."""
+    json: bool = False
+    """Print the scores as one line of JSON, the last line of standard output, instead of a table."""
+    ray_address: str | None = None
+    """Ray cluster to join; by default RAY_ADDRESS, else a Ray of its own on this machine."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score and report; 0 when a report was written."""
+    options = tyro.cli(EvaluateOptions, args=argv, prog="zs3 evaluate")
+    request = EvaluateRequest(**{name: getattr(options, name) for name in EvaluateRequest.__slots__})
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("scoring", total=None)
+        report = evaluate(
+            request,
+            Execution(ray_address=options.ray_address),
+            now=datetime.now(UTC),
+            on_progress=lambda done, of: progress.update(bar, completed=done, total=of),
+        )
+    if options.json:
+        line = {key: report[key] for key in SCORE_KEYS}
+        line |= {"images": report["images"], "protocol": report["protocol"]["name"], "out": options.out}
+        sys.stdout.write(json.dumps(line) + "\n")
+    else:
+        console = Console()
+        console.print(summary(report))
+        console.print(f"\nreport  {options.out.rstrip('/')}/report.html", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

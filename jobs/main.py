@@ -1,0 +1,90 @@
+"""The `zs3` command: finds the verb, and leaves the rest to its door.
+
+Nothing heavy is imported before the verb is known, so that `zs3 --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+VERBS = ("demo", "label", "evaluate", "train")
+"""Each is a module of this package with `main(argv) -> int`."""
+
+MANUAL = """\
+NAME
+    zs3 - zero-shot semantic segmentation: images and class names in, label tables and an honest report out
+
+SYNOPSIS
+    zs3 VERB [OPTIONS]            zs3 VERB --help shows the options of one verb
+
+VERBS
+    demo        label photographs that come with the installation, and evaluate the labels; downloads nothing
+    label       images and a class list -> a table of labelled regions
+    evaluate    a table of labels and a data set's truth -> seen, unseen and harmonic mIoU
+    train       a recipe and seen-class truth -> a checkpoint
+
+EXAMPLES
+    zs3 demo
+    zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/
+    zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out
+    s3://bucket/run zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
+    zs3 evaluate --labels run/ --dataset voc --root VOC2012/ --split val --out report/
+    zs3 train mini
+
+    The same doors on a Ray cluster:
+    ray job submit --working-dir . -- python jobs/label.py --images s3://bucket/photos --classes voc ...
+
+IMAGES
+    A folder (with its subfolders), a glob, a text file with one path or uri a line, a Parquet table with a
+    column `uri`, or one image; on this machine or in an object store (s3://, gs://).
+
+CLASSES
+    A shipped list (voc, coco_stuff, ade20k_full), a text file with one class a line (`name`, or `name:
+    synonym, synonym`; a trailing * marks a class as unseen), or a classes.json.
+
+TABLES
+    `label` writes two Delta Lake tables below its --out, open to DuckDB, Polars, pandas and Spark:
+    labels      one row per image and class: image_id, uri, height, width, class_id, class_name, seen, score,
+    area,
+                bbox, rle (COCO run lengths), run
+    failures    one row per image that could not be labelled: image_id, uri, stage, error_type, message, run
+    A run that was stopped continues when the same command is given again; nothing is done or written twice.
+
+EXIT CODES
+    0    all that was asked was done
+    1    stopped by an error, told in one line on standard error
+    2    wrong usage
+    3    done, but some images failed; they are in the table `failures`, and tried again next time
+
+ENVIRONMENT
+    RAY_ADDRESS         the Ray cluster to join; without it each run has a Ray of its own on this machine
+    AWS_ENDPOINT_URL    with the usual keys and region: the object store behind s3://
+    ZS3_DEBUG           1 shows the traceback behind an error line
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        sys.stdout.write(MANUAL)
+        return 0 if arguments else 2
+    if verb == "--version":
+        from zs3 import __version__
+
+        sys.stdout.write(f"zs3 {__version__}\n")
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(VERBS)}"
+        sys.stderr.write(f"zs3: error: there is no verb {verb!r}; {hint} See zs3 --help\n")
+        return 2
+    return int(importlib.import_module(f"jobs.{verb}").main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The graphs: the only room that imports Ray."""

@@ -1,0 +1,167 @@
+"""What an evaluation leaves behind: the table `scores`, pictures, provenance, and the reports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+from deltalake import write_deltalake
+
+from pipelines.commit import storage_options, table_uri
+from pipelines.labels import Labels, rows_of_image
+from pipelines.sources import read_bytes
+from zs3.datasets import Dataset, ImageRef, read_truth
+from zs3.evaluating import chosen, gallery_item, predicted_ids
+from zs3.images import decode
+from zs3.report import markdown, page
+from zs3.report.overlays import GalleryItem
+from zs3.tables import SCORES
+from zs3.vocabulary import Vocabulary
+
+
+def commit_scores(out: str, batches: Iterator[pa.RecordBatch], origin: Mapping[str, Any]) -> None:
+    """Write the table `scores` under `out` in one commit, replacing what was there, as batches arrive.
+
+    Args:
+        out: folder or uri of the evaluation.
+        batches: rows in the schema `SCORES`; an error they raise is raised here, and nothing is committed.
+        origin: what the table says of its making.
+
+    Raises:
+        ValueError: the table cannot be written.
+    """
+    uri = table_uri(out, "scores")
+    stopped: list[BaseException] = []
+
+    def guarded() -> Iterator[pa.RecordBatch]:
+        # An error on its way through the Delta library would come out as another type, without its words.
+        try:
+            yield from batches
+        except BaseException as error:
+            stopped.append(error)
+            raise
+
+    try:
+        write_deltalake(
+            uri,
+            pa.RecordBatchReader.from_batches(SCORES, guarded()),
+            mode="overwrite",
+            schema_mode="overwrite",
+            name="scores",
+            description=json.dumps(origin),
+            storage_options=storage_options(uri),
+        )
+    except Exception as error:
+        if stopped:
+            raise stopped[0] from None
+        raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
+
+
+def gallery(
+    images: Mapping[str, Mapping[str, Any]],
+    dataset: Dataset,
+    matches: Mapping[str, int],
+    *,
+    count: int,
+    seed: int,
+) -> list[GalleryItem]:
+    """Pictures of the worst, best and some random images, without those whose photograph cannot be read.
+
+    Args:
+        images: image id -> its miou and the file that holds its labels.
+        dataset: the data set.
+        matches: labelled name -> class id of the data set.
+        count: how many to show.
+        seed: chooses the random ones.
+    """
+    import ray
+
+    refs = {ref.id: ref for ref in dataset.refs}
+    mious = {image_id: line["miou"] for image_id, line in images.items()}
+    draw = ray.remote(_picture)
+    drawn = [
+        draw.remote(refs[image_id], kind, images[image_id]["file"], dataset.name, dataset.vocabulary, matches)
+        for image_id, kind in chosen(mious, count, seed)
+    ]
+    return [item for item in ray.get(drawn) if item is not None]
+
+
+def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[GalleryItem]) -> None:
+    """report.html, report.md and report.json under `out`; each appears whole, JSON last."""
+    texts = {
+        "report.html": page.render(report, pictures),
+        "report.md": markdown.render(report),
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        target = table_uri(out, name)
+        if "://" in target:
+            with fsspec.open(target, "wb") as file:
+                file.write(text.encode())
+        else:
+            hidden = Path(target).with_name(f".{name}.{os.getpid()}")
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+            hidden.write_text(text, encoding="utf-8")
+            hidden.replace(target)
+
+
+def provenance(
+    labels: Labels,
+    dataset: Dataset,
+    root: str,
+    settings: Mapping[str, Any],
+    truth_digests: Mapping[str, str],
+    now: datetime,
+) -> dict[str, Any]:
+    """Where the numbers come from: settings, versions, and digests of labels and truth."""
+    truth = hashlib.sha256()
+    for image_id, digest in sorted(truth_digests.items()):
+        truth.update(f"{image_id}\0{digest}\n".encode())
+    return {
+        "evaluated_at": now.isoformat(timespec="seconds"),
+        "settings": dict(settings),
+        "labels": {
+            "uri": labels.uri,
+            "version": labels.version,
+            "rows": labels.rows,
+            "runs": list(labels.runs),
+            **labels.provenance,
+        },
+        "dataset": {
+            "layout": dataset.name,
+            "root": root,
+            "split": dataset.split,
+            "images": len(dataset.refs),
+            "vocabulary": dataset.vocabulary.digest,
+            "truth": truth.hexdigest(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("zs3", "ray", "numpy", "pyarrow", "deltalake")},
+        },
+    }
+
+
+def _picture(
+    ref: ImageRef, kind: str, file: str, layout: str, vocabulary: Vocabulary, matches: Mapping[str, int]
+) -> GalleryItem | None:
+    """One image of the gallery, or none if its photograph cannot be shown beside its truth."""
+    assert ref.truth_uri is not None
+    try:
+        photo_HW3 = decode(read_bytes(ref.image_uri))
+    except (ValueError, OSError):
+        return None
+    truth_HW = read_truth(layout, read_bytes(ref.truth_uri), vocabulary)
+    if photo_HW3.shape[:2] != truth_HW.shape:
+        return None
+    prediction_HW = predicted_ids(rows_of_image(file, ref.id), matches)
+    return gallery_item(photo_HW3, truth_HW, prediction_HW, vocabulary, image_id=ref.id, kind=kind)

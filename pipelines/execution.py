@@ -1,0 +1,181 @@
+"""How a run is executed: actors, batches, blocks, and the Ray it runs on. Nothing here changes a result.
+
+Every setting has a default that suits one machine as well as a cluster, so `Execution()` is enough to begin
+with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+DECODE_CPUS = 0.5
+"""Logical CPUs of a reading and decoding task. Unlike the actors' share in any plan, so that Ray never fuses
+the two and the plan is the same with and without GPUs."""
+
+WRITE_CPUS = 0.25
+"""Logical CPUs of a task that writes table files; it mostly waits for storage."""
+
+ROOM_CPUS = 1.0
+"""Logical CPUs left beside the actors, for tasks that feed and drain them; without it a small machine stands
+still."""
+
+KEEP_BUFFERS = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""Environment of workers that compute on a CPU: glibc keeps large buffers instead of returning them to the
+system after every layer, which doubled the speed of a convolutional network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """Execution settings: they change speed and memory, never a result, and are never hashed."""
+
+    num_actors: int | None = None
+    """Actors that hold the model; by default one per GPU, or one per machine where there is no GPU."""
+    gpus_per_actor: float | None = None
+    """GPUs (or a share of one) that an actor takes; by default 1 where Ray has GPUs, else 0."""
+    cpus_per_actor: float | None = None
+    """Logical CPUs that an actor takes; by default 1 beside a GPU, else all of its machine but one."""
+    threads: int | None = None
+    """Threads of a model on a CPU; by default all cores of the actor's machine, shared among its actors."""
+    batch_size: int = 4
+    """Images that go through the model together."""
+    images_per_block: int = 32
+    """Images that one task reads and decodes; decoded blocks of large photographs are split further."""
+    images_per_file: int | None = None
+    """Images in one Parquet file; by default a sixteenth of the run, at least 16 and at most 1024."""
+    tasks_in_flight: int = 4
+    """Blocks that wait at an actor, so that it never waits for one."""
+    commit_interval_s: float = 5.0
+    """Seconds between commits to a table; about this much work is lost when the driver is killed."""
+    ray_address: str | None = None
+    """Ray to join; by default RAY_ADDRESS (set inside a Ray job), else a Ray of its own on this machine."""
+    object_store_bytes: int = 512 << 20
+    """Shared memory of a Ray of its own, in bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorPlan:
+    """The actors of one run, every number settled."""
+
+    num_actors: int
+    gpus: float
+    cpus: float
+    per_machine: int
+    """Actors that share a machine, where machines are alike."""
+    threads: int | None
+    """Threads of each; None shares the cores of the machine."""
+
+    @property
+    def device(self) -> str:
+        """The torch device of an actor's model."""
+        return "cuda" if self.gpus else "cpu"
+
+
+def start_ray(execution: Execution) -> bool:
+    """Join the Ray that is meant, or start one on this machine; True if one was started or joined here.
+
+    A Ray that the process has already joined is kept. One of its own listens on this machine alone, shows no
+    dashboard, and has `ROOM_CPUS` more logical CPUs than there are cores.
+    """
+    _quieten()
+    import ray
+
+    if ray.is_initialized():
+        return False
+    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        return True
+    actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
+    ray.init(
+        address="local",
+        num_cpus=int(max(cores(), actors_cpus) + ROOM_CPUS),
+        include_dashboard=False,
+        object_store_memory=execution.object_store_bytes,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    return True
+
+
+def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:
+    """Settings left open, settled by what the Ray in use has.
+
+    Args:
+        execution: what was asked for.
+        nodes: resources of each machine of the cluster, as in `ray.nodes()[i]["Resources"]`.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+    for name in (
+        "num_actors",
+        "cpus_per_actor",
+        "threads",
+        "batch_size",
+        "images_per_block",
+        "images_per_file",
+    ):
+        value = getattr(execution, name)
+        if value is not None and value <= 0:
+            raise ValueError(
+                f"{name} is {value}; expected a positive number, or leave it out for the default"
+            )
+    all_gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    all_cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    gpus = execution.gpus_per_actor if execution.gpus_per_actor is not None else float(all_gpus > 0)
+    default_actors = int(all_gpus / gpus) if gpus else sum(node.get("CPU", 0.0) > 0 for node in nodes)
+    num_actors = execution.num_actors or max(1, default_actors)
+    per_machine = -(-num_actors // max(1, len(nodes)))
+    cpus = execution.cpus_per_actor
+    if cpus is None:
+        largest = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
+        cpus = 1.0 if gpus and largest > 1 else max(0.5, (largest - ROOM_CPUS) // per_machine)
+    if num_actors * cpus + DECODE_CPUS > all_cpus or num_actors * gpus > all_gpus:
+        logger.warning(
+            "%d actors of %g CPUs and %g GPUs and a decoding task of %g CPUs do not fit into the %g CPUs and "
+            "%g GPUs that Ray has now; it waits for more. Are --num-actors and --cpus-per-actor right?",
+            *(num_actors, cpus, gpus, DECODE_CPUS, all_cpus, all_gpus),
+        )
+    return ActorPlan(
+        num_actors=num_actors, gpus=gpus, cpus=cpus, per_machine=per_machine, threads=execution.threads
+    )
+
+
+def _quieten() -> None:
+    """Keep Ray's talk of tokens, plans and bars off standard error, where our progress is; call before
+    `ray.init`."""
+    # Workers run at niceness 15 otherwise and lose to whatever runs beside them. Below `fatal`, the driver's
+    # core says that a killed actor may not come back without its arguments, which are kept until the run ends.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    importlib.import_module("ray.data")  # sets its own log level when it is imported
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    deprecation = importlib.import_module("ray.util.annotations").RayDeprecationWarning
+    warnings.filterwarnings(
+        "ignore", category=deprecation
+    )  # remote options as keywords; hence the pin on 2.60
+
+
+def cluster_nodes() -> list[dict[str, float]]:
+    """Resources of each living machine of the Ray in use."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

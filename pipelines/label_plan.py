@@ -1,0 +1,177 @@
+"""What a labelling run would do: the request, the labeller's description, and the images still to be
+labelled.
+
+All of it is cheap and writes nothing, so that whatever is wrong with a request is said before anything
+starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.commit import existing_table, image_uris, open_table, table_uri
+from pipelines.sources import list_images
+from zs3.images import DEFAULT_MAX_PIXELS
+from zs3.tables import FAILURES, LABELS
+from zs3.vocabulary import Vocabulary, load_vocabulary
+
+TABLES = {"labels": LABELS, "failures": FAILURES}
+"""What a labelling run leaves below its --out."""
+
+
+class Labeller(Protocol):
+    """What labels pictures; `zs3.labelling.Labeller` in earnest."""
+
+    seen: dict[int, bool]
+    digest: str
+
+    def label(
+        self, pictures: Sequence[NDArray[np.uint8]], /
+    ) -> Sequence[tuple[NDArray[np.integer], Mapping[int, float]]]:
+        """(H, W, 3) uint8 pictures → (H, W) class ids, and a score for each class that occurs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What is known of a labeller before its network is loaded."""
+
+    digest: str
+    """Of all that defines a label."""
+    provenance: Mapping[str, str]
+    """The parts of the digest, by name."""
+    seen: Mapping[int, bool]
+    """Class id → whether the checkpoint had masks of the class."""
+
+
+def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
+    """The description of a checkpoint of zs3 with this vocabulary.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is none of ours.
+    """
+    from zs3.checkpoint import load_checkpoint  # with torch, which takes seconds, so only when it is time
+    from zs3.config import digest_of
+    from zs3.labelling import provenance
+    from zs3.vocabulary import known
+
+    held = load_checkpoint(checkpoint)
+    parts = provenance(held, vocabulary)
+    seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
+    return Description(digest=digest_of(parts), provenance=parts, seen=seen)
+
+
+def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str) -> Labeller:
+    """The labeller of a checkpoint of zs3, loaded."""
+    from zs3.labelling import load_labeller as load
+
+    return load(checkpoint, vocabulary, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The two ways to a labeller; both travel to other processes, so closures do, instances need not."""
+
+    describe: Callable[[str, Vocabulary], Description] = describe_labeller
+    load: Callable[[str, Vocabulary, str], Labeller] = load_labeller
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRequest:
+    """What to label, with what, to where."""
+
+    images: str
+    """Folder, glob, text file of uris, or Parquet table with a column `uri`."""
+    classes: str
+    """Shipped class list, or a file."""
+    checkpoint: str
+    """Shipped name, folder or uri."""
+    out: str
+    """Folder or uri that gets the tables `labels` and `failures`."""
+    limit: int | None = None
+    """Images to take from the listing; none takes all."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Pictures of more pixels than this become failures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelPlan:
+    """What a run would do."""
+
+    request: LabelRequest
+    vocabulary: Vocabulary
+    description: Description
+    todo: tuple[tuple[str, str], ...]
+    """(image id, uri) still to be labelled."""
+    skipped: int
+    """Images that are in the table already."""
+    retried: frozenset[str]
+    """Ids to do that failed before."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the tables say of themselves; `run` must agree between runs into the same table."""
+        return {
+            "run": dict(self.description.provenance),
+            "digest": self.description.digest,
+            "checkpoint": self.request.checkpoint,
+            "vocabulary": self.vocabulary.to_json(),
+            "seen": {str(class_id): seen for class_id, seen in self.description.seen.items()},
+        }
+
+
+def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
+    """What `label` would do; reads, writes nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: the images, class list, checkpoint or tables cannot be used as they
+        are.
+    """
+    if request.max_pixels < 1:
+        raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
+    vocabulary = load_vocabulary(request.classes)
+    refs = list_images(request.images, request.limit)
+    description = (model or Model()).describe(request.checkpoint, vocabulary)
+    plan = LabelPlan(
+        request=request,
+        vocabulary=vocabulary,
+        description=description,
+        todo=(),
+        skipped=0,
+        retried=frozenset(),
+    )
+    held: dict[str, dict[str, str]] = {name: {} for name in TABLES}
+    for name, schema in TABLES.items():
+        uri = table_uri(request.out, name)
+        if existing_table(uri) is not None:
+            held[name] = image_uris(open_table(uri, schema, plan.provenance))
+    _refuse_other_images(refs, held["labels"], request.out)
+    todo = tuple(ref for ref in refs if ref[0] not in held["labels"])
+    return LabelPlan(
+        request=request,
+        vocabulary=vocabulary,
+        description=description,
+        todo=todo,
+        skipped=len(refs) - len(todo),
+        retried=frozenset(image_id for image_id, _ in todo if image_id in held["failures"]),
+    )
+
+
+def _refuse_other_images(refs: Sequence[tuple[str, str]], held: Mapping[str, str], out: str) -> None:
+    """Refuse a listing whose ids mean other images than those in the table."""
+    ids = {uri: image_id for image_id, uri in held.items()}
+    for image_id, uri in refs:
+        if held.get(image_id, uri) != uri:
+            raise ValueError(
+                f"{out} already holds labels of an image called {image_id!r}, from {held[image_id]}; "
+                f"the one to be labelled is {uri}; choose another --out"
+            )
+        if ids.get(uri, image_id) != image_id:
+            raise ValueError(
+                f"{out} already holds labels of {uri} under the id {ids[uri]!r}; in this listing its "
+                f"id is {image_id!r}, as file names repeat; choose another --out"
+            )

@@ -1,0 +1,181 @@
+"""Label tables as input: opened at one committed version, checked, and read image by image.
+
+All rows of an image lie side by side in one file, as the labelling graph writes them, so a file can be read
+as a stream of whole images, by any task, and no shuffle is needed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from pipelines.commit import existing_table, provenance_of, table_uri
+from zs3.vocabulary import Vocabulary
+
+ROWS_AT_ONCE = 2048
+"""Label rows that a task decodes of a file at once."""
+
+REGION = pa.struct(
+    {
+        "image_id": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "class_id": pa.int32(),
+        "class_name": pa.string(),
+        "area": pa.int64(),
+        "rle": pa.large_binary(),
+    }
+)
+"""What is read of a label row."""
+
+COLUMNS = [field.name for field in REGION]
+
+_IMAGES = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.list_(REGION)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """A label table at one version: its files, and the classes that occur in it."""
+
+    uri: str
+    version: int
+    files: tuple[str, ...]
+    rows: int
+    runs: tuple[str, ...]
+    """Digests of the labelling runs that made it; one, unless somebody merged tables."""
+    seen: Mapping[str, bool]
+    """Name of each class that occurs -> whether the labeller had training masks of it."""
+    vocabulary: Vocabulary | None
+    """The class list that was labelled with; none for a table that was not made by zs3."""
+    provenance: Mapping[str, Any]
+    """What the table says of its making."""
+
+
+def open_labels(source: str) -> Labels:
+    """The label table at `source`, or at its subfolder `labels`.
+
+    Raises:
+        FileNotFoundError: there is no table.
+        ValueError: it is empty, is another kind of table, or holds a class outside its own class list.
+    """
+    uri, table = _found(source)
+    names = {field.name for field in table.schema().fields}
+    lacking = [name for name in (*COLUMNS, "seen", "run") if name not in names]
+    if lacking:
+        raise ValueError(
+            f"{uri} has no column {lacking[0]!r}, so it is no label table of zs3; check --labels"
+        )
+    classes, runs, rows = _content(table)
+    if not rows:
+        raise ValueError(f"label table {uri} is empty; did the labelling run fail for every image?")
+    provenance = provenance_of(table)
+    content = provenance.get("vocabulary")
+    vocabulary = Vocabulary.from_json(content) if content else None
+    _refuse_foreign_classes(uri, classes, vocabulary)
+    return Labels(
+        uri=uri,
+        version=table.version(),
+        files=tuple(sorted(table.file_uris())),
+        rows=rows,
+        runs=tuple(sorted(runs)),
+        seen={name: seen for (_, name), seen in sorted(classes.items())},
+        vocabulary=vocabulary,
+        provenance={key: value for key, value in provenance.items() if key not in ("vocabulary", "seen")},
+    )
+
+
+def failed_ids(source: str) -> frozenset[str]:
+    """Ids of the images that the labelling run could not process; empty where it left no such table."""
+    table = existing_table(table_uri(source, "failures"))
+    if table is None:
+        return frozenset()
+    return frozenset(table.to_pyarrow_dataset().to_table(columns=["image_id"])["image_id"].to_pylist())
+
+
+def images_in_files(files: pa.Table, *, images_per_block: int) -> Iterator[pa.Table]:
+    """One row per image, its label rows as a list, from a column `file` of Parquet files; some at a time."""
+    for file in files["file"].to_pylist():
+        grouped = itertools.groupby(_rows(file), key=lambda row: row["image_id"])
+        images = ({"file": file, "image_id": image_id, "rows": list(rows)} for image_id, rows in grouped)
+        while block := list(itertools.islice(images, images_per_block)):
+            yield pa.Table.from_pylist(block, schema=_IMAGES)
+
+
+def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
+    """The label rows of one image."""
+    filesystem, path = fsspec.url_to_fs(file)
+    dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
+    columns = [field.name for field in REGION]
+    return list(
+        dataset.to_table(columns=columns, filter=pyarrow.dataset.field("image_id") == image_id).to_pylist()
+    )
+
+
+def _rows(file: str) -> Iterator[dict[str, Any]]:
+    """The label rows of a file, in order."""
+    with fsspec.open(file, "rb") as opened:
+        for batch in pq.ParquetFile(opened).iter_batches(
+            ROWS_AT_ONCE, columns=[field.name for field in REGION]
+        ):
+            yield from batch.to_pylist()
+
+
+def _found(source: str) -> tuple[str, DeltaTable]:
+    """The table and where it was found."""
+    itself = table_uri(source, "").rstrip("/")
+    for uri in (table_uri(source, "labels"), itself):
+        table = existing_table(uri)
+        if table is not None:
+            return uri, table
+    raise FileNotFoundError(
+        f"no label table at {itself} or {itself}/labels; give the --out of a `zs3 label` run"
+    )
+
+
+def _content(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], set[str], int]:
+    """(class id, name) -> seen for each class that occurs, run digests, number of rows; read in a stream."""
+    classes: dict[tuple[int, str], bool] = {}
+    runs: set[str] = set()
+    rows = 0
+    keys = ["class_id", "class_name", "seen", "run"]
+    for batch in table.to_pyarrow_dataset().scanner(columns=[*keys, "area"]).to_batches():
+        held = pa.Table.from_batches([batch])
+        rows += held.num_rows
+        for group in held.group_by(keys).aggregate([("area", "sum")]).to_pylist():
+            runs.add(group["run"])
+            if group["area_sum"]:
+                name = (group["class_id"], group["class_name"])
+                classes[name] = classes.get(name, False) or group["seen"]
+    return classes, runs, rows
+
+
+def _refuse_foreign_classes(
+    uri: str, classes: Mapping[tuple[int, str], bool], vocabulary: Vocabulary | None
+) -> None:
+    """Every class has a name of its own and is in the table's class list, if that is known."""
+    listed = {(entry.id, entry.name) for entry in vocabulary.classes} if vocabulary else set(classes)
+    names: dict[int, str] = {}
+    for class_id, name in classes:
+        if not name.strip():
+            raise ValueError(
+                f"label table {uri} holds pixels of class id {class_id} without a name; label again"
+            )
+        if (class_id, name) not in listed:
+            assert vocabulary is not None
+            raise ValueError(
+                f"label table {uri} holds class id {class_id} ({name!r}), which is not in its class list "
+                f"{vocabulary.name!r} of {len(vocabulary.classes)} classes; was it merged with another table?"
+            )
+        if names.setdefault(class_id, name) != name:
+            raise ValueError(
+                f"label table {uri} calls class id {class_id} both {names[class_id]!r} and {name!r}; "
+                "evaluate the tables of different class lists apart"
+            )

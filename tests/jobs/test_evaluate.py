@@ -1,0 +1,93 @@
+"""The door to evaluation: what it prints where, and what it returns."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import evaluate as door
+
+REPORT: dict[str, Any] = {
+    "title": "voc val",
+    **{key: {"miou": 50.0} for key in ("seen", "unseen", "harmonic", "all")},
+    "images": 7,
+    "classes": [{"name": "sheep", "seen": False, "iou": 50.0, "accuracy": 60.0, "pixels": 5}],
+    "absent": [],
+    "notes": ["mind the gap"],
+    "diagnostics": [],
+    "protocol": {"name": "zs3", "words": []},
+}
+ARGUMENTS = ["--labels", "l", "--dataset", "voc", "--root", "r", "--split", "val", "--out", "o"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Requests that reach the pipeline, which answers with a small report."""
+    requests: list[Any] = []
+
+    def answer(request: Any, execution: Any, *, now: Any, on_progress: Any) -> dict[str, Any]:
+        requests.append(request)
+        on_progress(3, 7)
+        return REPORT
+
+    monkeypatch.setattr(door, "evaluate", answer)
+    return requests
+
+
+def test_a_table_goes_to_standard_output_and_names_the_report(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert door.main(ARGUMENTS) == 0
+    out = capsys.readouterr().out
+    assert "sheep" in out and "mind the gap" in out and "o/report.html" in out
+    assert (asked[0].protocol, asked[0].allow_missing, asked[0].gallery) == ("zs3", False, 12)
+
+
+def test_json_is_the_only_line_of_standard_output(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert door.main([*ARGUMENTS, "--json", "--allow-missing", "--protocol", "paper"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["harmonic"] == {"miou": 50.0}
+    assert asked[0].allow_missing and asked[0].protocol == "paper"
+
+
+def test_an_unknown_layout_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        door.main([*ARGUMENTS[:3], "cityscapes", *ARGUMENTS[4:]])
+    assert caught.value.code == 2
+
+
+def test_truth_labelled_as_itself_scores_100_through_the_door(
+    ray_session: None, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import numpy as np
+    import pyarrow as pa
+
+    from pipelines.commit import open_table, publish, write_part
+    from zs3.datasets import open_dataset, read_truth
+    from zs3.tables import LABELS, label_rows
+
+    root = shared / "data" / "msrc_mini"
+    dataset = open_dataset("folder", str(root), "val")
+    entries = dataset.vocabulary.candidates
+    names = {entry.id: entry.name for entry in entries}
+    seen = {entry.id: entry.role == "seen" for entry in entries}
+    rows = []
+    for ref in dataset.refs[:8]:
+        truth_HW = read_truth("folder", Path(str(ref.truth_uri)).read_bytes(), dataset.vocabulary)
+        label_map_HW = np.where(np.isin(truth_HW, list(names)), truth_HW, entries[0].id)
+        rows += label_rows(ref.id, ref.image_uri, label_map_HW, names, seen, dict.fromkeys(names, 1.0), "r")
+    uri = str(tmp_path / "labels")
+    held = open_table(uri, LABELS, {"run": {"weights": "truth"}, "vocabulary": dataset.vocabulary.to_json()})
+    part = write_part(uri, pa.Table.from_pylist(rows, schema=LABELS))
+    publish(held, LABELS, [part], run="r", written_ms=0)
+    arguments = ["--labels", str(tmp_path), "--dataset", "folder", "--root", str(root), "--split", "val"]
+    assert (
+        door.main([*arguments, "--out", str(tmp_path / "out"), "--allow-missing", "--json", "--gallery", "3"])
+        == 0
+    )
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert line["all"] == {"miou": 100.0} and line["images"] == 8
+    assert (tmp_path / "out" / "report.html").stat().st_size > 20_000

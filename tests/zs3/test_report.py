@@ -1,0 +1,214 @@
+"""What a report says must be what was measured: as JSON, as a page, as Markdown and in a terminal."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from zs3.metrics import PROTOCOLS, confusion, scores
+from zs3.report import diagnostic, flat, markdown, page, report_values
+from zs3.report.overlays import GalleryItem, LegendEntry, colour, overlay, shrunk
+from zs3.report.terminal import summary
+from zs3.vocabulary import ClassEntry
+
+CLASSES = (
+    ClassEntry(id=0, name="cat"),
+    ClassEntry(id=1, name="dog"),
+    ClassEntry(id=2, name="cow", role="unseen"),
+    ClassEntry(id=3, name="yak", role="unseen"),
+)
+
+
+def report(
+    name: str = "cat", note: str = "look out", title: str = "data val", value: str = "v1"
+) -> dict[str, Any]:
+    """A small report in which yak is absent from the truth."""
+    truth = np.array([[0, 0, 1, 1, 2, 2, 2, 2]])
+    prediction = np.array([[0, 0, 1, 0, 2, 2, 2, 0]])
+    classes = (ClassEntry(id=0, name=name), *CLASSES[1:])
+    return report_values(
+        title=title,
+        scores=scores(confusion(truth, prediction, ignore_id=255), classes, PROTOCOLS["zs3"]),
+        protocol=PROTOCOLS["zs3"],
+        images=3,
+        missing={"without_labels": ["b", "a"], "without_truth": []},
+        notes=[note],
+        diagnostics=[
+            {"title": "Masks alone", "seen": 80.0, "unseen": float("nan"), "harmonic": 84, "note": note}
+        ],
+        provenance={"labels": {"digest": value, "runs": ["r1", "r2"]}, "seed": 0},
+    )
+
+
+ITEM = GalleryItem(
+    image_id="2007_000001",
+    kind="worst",
+    miou=12.3,
+    width=10,
+    height=8,
+    photo="data:image/jpeg;base64,AAAA",
+    truth="data:image/jpeg;base64,BBBB",
+    prediction="data:image/jpeg;base64,CCCC",
+    legend=(LegendEntry(name="cow", colour="#123456", seen=False, iou=None),),
+)
+
+
+def test_report_json_keeps_the_contract_that_scripts_rely_on() -> None:
+    values = json.loads(json.dumps(report(), allow_nan=False))
+    assert values["seen"]["miou"] == pytest.approx((50 + 50) / 2)
+    assert values["unseen"]["miou"] == pytest.approx(75.0)
+    assert values["harmonic"]["miou"] == pytest.approx(2 * 50 * 75 / 125)
+    assert values["all"]["miou"] == pytest.approx((50 + 50 + 75) / 3)
+    assert values["classes"][2] == {"name": "cow", "seen": False, "iou": 75.0, "accuracy": 75.0, "pixels": 4}
+    assert values["classes"][3] == {"name": "yak", "seen": False, "iou": None, "accuracy": None, "pixels": 0}
+    assert values["absent"] == ["yak"] and values["images"] == 3
+    assert values["protocol"]["name"] == "zs3" and len(values["protocol"]["words"]) >= 4
+    assert values["provenance"]["labels"]["digest"] == "v1"
+    assert values["missing"]["without_labels"] == {"count": 2, "ids": ["a", "b"]}
+    assert values["diagnostics"][0]["unseen"] is None
+
+
+class Seen(HTMLParser):
+    """Tags, and addresses that a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
+
+
+def test_the_page_fetches_nothing_and_runs_nothing() -> None:
+    text = page.render(report(), [ITEM])
+    seen = Seen()
+    seen.feed(text)
+    assert seen.addresses == [ITEM.photo, ITEM.truth, ITEM.prediction]
+    assert not {"script", "link", "iframe"} & set(seen.tags)
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+
+
+HOSTILE = '<script>alert("x")</script>|`\n&'
+
+
+def test_names_from_outside_cannot_become_markup() -> None:
+    text = page.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE), [])
+    seen = Seen()
+    seen.feed(text)
+    assert "script" not in seen.tags
+    written = markdown.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE))
+    assert "<script" not in written
+    rows = [line for line in written.splitlines() if line.startswith("| ") and "alert" in line]
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (3, 6) for row in rows)
+
+
+@pytest.mark.parametrize("form", ["page", "markdown", "terminal"])
+def test_every_form_shows_the_numbers_the_notes_and_the_absent_classes(form: str) -> None:
+    if form == "terminal":
+        console = Console(width=120, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+        console.print(summary(report()))
+        text = console.export_text()
+    else:
+        text = page.render(report(), [ITEM]) if form == "page" else markdown.render(report())
+    for expected in (
+        "60.0",
+        "50.0",
+        "75.0",
+        "58.3",
+        "cow",
+        "unseen",
+        "look out",
+        "yak",
+        "Masks alone",
+        "80.0",
+        "–",
+    ):
+        assert expected in text, expected
+
+
+def test_a_long_class_list_is_cut_to_its_worst_in_a_terminal_only() -> None:
+    values = report()
+    values["classes"] = [
+        {"name": f"class {k}", "seen": True, "iou": float(k), "accuracy": 1.0, "pixels": 1} for k in range(90)
+    ]
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(summary(values, max_classes=10))
+    text = console.export_text()
+    assert "class 9 " in text and "class 10 " not in text and "10 worst of 90" in text
+    assert "class 89" in page.render(values, [])
+
+
+def test_a_report_without_a_single_number_still_renders() -> None:
+    empty = scores(confusion(np.array([[255]]), np.array([[0]]), ignore_id=255), CLASSES, PROTOCOLS["paper"])
+    values = report_values(
+        title="nothing",
+        scores=empty,
+        protocol=PROTOCOLS["paper"],
+        images=1,
+        missing={},
+        notes=[],
+        diagnostics=[],
+        provenance={},
+    )
+    assert values["harmonic"]["miou"] is None
+    assert "–" in page.render(values, []) and "–" in markdown.render(values)
+    Console(file=open("/dev/null", "w")).print(summary(values))  # noqa: PTH123, SIM115
+
+
+def test_diagnostics_from_outside_are_checked() -> None:
+    nested = {"title": "t", "seen": {"miou": 1.0}, "unseen": 2, "harmonic": None}
+    assert diagnostic(nested) == {"title": "t", "note": "", "seen": 1.0, "unseen": 2, "harmonic": None}
+    with pytest.raises(ValueError, match="no title"):
+        diagnostic({"seen": 1.0})
+    with pytest.raises(ValueError, match="unseen = 'high'"):
+        diagnostic({"title": "t", "unseen": "high"})
+
+
+def test_provenance_is_flattened_in_its_order() -> None:
+    assert flat({"b": {"x": 1, "y": [1, 2]}, "a": None, "c": []}) == [
+        ("b.x", "1"),
+        ("b.y", "1, 2"),
+        ("a", "none"),
+        ("c", "none"),
+    ]
+
+
+def test_colours_are_fixed_and_differ_among_the_first_thousand_classes() -> None:
+    assert colour(7) == colour(7)
+    assert len({colour(class_id) for class_id in range(1000)}) > 990
+    nearest = min(
+        np.abs(np.subtract(colour(first), colour(second))).sum()
+        for first in range(20)
+        for second in range(first)
+    )
+    assert nearest > 40  # sum over three channels; below about 25 two tints over a photograph look the same
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
+def test_shrinking_keeps_proportions_and_invents_no_class(height: int, width: int, limit: int) -> None:
+    labels = np.random.default_rng(0).integers(-2, 9, (height, width), np.int32)
+    small = shrunk(labels, limit)
+    photo = shrunk(np.zeros((height, width, 3), np.uint8), limit)
+    assert small.shape == photo.shape[:2] and small.shape[1] <= max(limit, 1)
+    assert set(np.unique(small)) <= set(np.unique(labels))
+
+
+def test_void_pixels_lose_their_colour_and_others_take_their_class_colour() -> None:
+    photo = np.zeros((9, 9, 3), np.uint8)
+    photo[..., 0] = 200
+    labels = np.zeros((9, 9), np.int32)
+    void = np.zeros((9, 9), bool)
+    void[:, 5:] = True
+    painted = overlay(photo, labels, void, void_strength=0.0, strength=1.0)
+    assert tuple(painted[4, 2]) == colour(0)
+    assert painted[4, 7].max() == painted[4, 7].min()

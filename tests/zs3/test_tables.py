@@ -1,0 +1,107 @@
+"""Label maps become rows and come back exactly; the tables say whose they are."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from zs3.images import ImageError
+from zs3.tables import FAILURES, LABELS, SCORES, failure_row, label_map, label_rows
+
+NAMES = {0: "sky", 1: "cat", 2: "dog", 254: "last", 300: "far"}
+SEEN = {0: True, 1: True, 2: False, 254: True, 300: False}
+SCORED = dict.fromkeys(NAMES, 0.5)
+
+
+def rows_of(label_map_HW, ignore_id=65535):
+    return label_rows(
+        "a", "/a.jpg", np.asarray(label_map_HW), NAMES, SEEN, SCORED, "run", ignore_id=ignore_id
+    )
+
+
+maps = hnp.arrays(
+    np.int32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+    elements=st.sampled_from([0, 1, 2, 254, 300, 65535]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps)
+def test_a_map_comes_back_exactly_from_its_rows(label_map_HW):
+    rebuilt = label_map(rows_of(label_map_HW), ignore_id=65535)
+    assert rebuilt.dtype == np.int32
+    np.testing.assert_array_equal(rebuilt, label_map_HW)
+
+
+@settings(deadline=None, max_examples=60)
+@given(maps)
+def test_area_and_box_agree_with_counting_pixels(label_map_HW):
+    for row in rows_of(label_map_HW):
+        region = label_map_HW == row["class_id"] if row["class_name"] else np.zeros_like(label_map_HW, bool)
+        assert row["area"] == region.sum()
+        if row["area"]:
+            ys, xs = np.nonzero(region)
+            x, y = int(xs.min()), int(ys.min())
+            assert row["bbox"] == [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(maps)
+def test_rows_survive_the_schema_and_any_order(label_map_HW):
+    rows = pa.Table.from_pylist(rows_of(label_map_HW)[::-1], schema=LABELS).to_pylist()
+    np.testing.assert_array_equal(label_map(rows, ignore_id=65535), label_map_HW)
+
+
+def test_an_image_where_nothing_was_labelled_keeps_one_row_with_its_size():
+    (row,) = rows_of(np.full((3, 5), 255), ignore_id=255)
+    assert (row["class_name"], row["area"], row["height"], row["width"]) == ("", 0, 3, 5)
+    np.testing.assert_array_equal(label_map([row]), np.full((3, 5), 255))
+
+
+def test_run_lengths_are_what_pycocotools_reads():
+    cat, dog = rows_of([[1, 1, 2], [2, 2, 2]])
+    np.testing.assert_array_equal(
+        coco_mask.decode({"size": [2, 3], "counts": cat["rle"]}), [[1, 1, 0], [0, 0, 0]]
+    )
+    assert (cat["seen"], dog["seen"]) == (True, False)
+
+
+def test_a_class_without_a_name_is_refused():
+    with pytest.raises(ValueError, match=r"class ids \[7\] that have no name"):
+        rows_of([[1, 7]])
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3,), (2, 2, 1)])
+def test_a_map_that_is_no_plane_is_refused(shape):
+    with pytest.raises(ValueError, match="expected \\(height, width\\)"):
+        rows_of(np.zeros(shape, np.int32))
+
+
+def test_an_image_labelled_twice_is_refused():
+    with pytest.raises(ValueError, match="overlap"):
+        label_map(rows_of([[1, 1], [2, 2]]) + rows_of([[1, 2], [1, 2]]))
+
+
+def test_rows_of_two_images_are_refused():
+    first, second = rows_of([[1, 1]]), rows_of([[2, 2]])
+    with pytest.raises(ValueError, match="one image and one size"):
+        label_map([*first, {**second[0], "image_id": "b"}])
+    with pytest.raises(ValueError, match="no rows"):
+        label_map([])
+
+
+def test_a_failure_says_its_kind_in_one_line():
+    row = failure_row("a", "/a.jpg", "decode", ImageError("truncated", "cut\n  short"), "run")
+    assert (row["error_type"], row["message"]) == ("truncated", "cut short")
+    assert failure_row("a", "/a.jpg", "read", KeyError(), "run")["error_type"] == "KeyError"
+    assert pa.Table.from_pylist([row], schema=FAILURES).num_rows == 1
+
+
+def test_every_schema_carries_its_name_and_version():
+    for name, schema in {"labels": LABELS, "failures": FAILURES, "scores": SCORES}.items():
+        assert schema.metadata == {b"zs3.table": name.encode(), b"zs3.version": b"1"}
+        assert not any(field.nullable for field in schema)

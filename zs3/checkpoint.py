@@ -1,0 +1,116 @@
+"""Trained models on disk: safetensors, the recipe, the seen classes, and one digest over all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import fsspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from zs3.config import Recipe, digest_of, recipe_from_json
+from zs3.nets.zegformer import ZegFormer
+from zs3.vocabulary import concept
+
+SHIPPED = Path(__file__).parent / "weights"
+WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A trained model: what `ZegFormer(recipe.model)` needs to run and to know which classes it has seen."""
+
+    origin: str
+    """Where it was read from, for messages."""
+    recipe: Recipe
+    state: dict[str, Tensor]
+    """The network's state dict, float32."""
+    seen_classes: tuple[str, ...]
+    """Names that had training masks."""
+    digest: str
+    """SHA-256 over weights, recipe and seen classes, hex."""
+
+    @property
+    def seen_concepts(self) -> frozenset[str]:
+        """The seen classes with synonyms folded together."""
+        return frozenset(concept(name) for name in self.seen_classes)
+
+    def network(self) -> ZegFormer:
+        """The network in evaluation mode.
+
+        Raises:
+            ValueError: the weights are of another model than the recipe says.
+        """
+        network = ZegFormer(self.recipe.model)
+        try:
+            network.load_state_dict(self.state, strict=True)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise ValueError(
+                f"checkpoint {self.origin}: the weights do not fit the recipe {self.recipe.name!r}: {first} "
+                "Are recipe.json and model.safetensors of the same run?"
+            ) from error
+        return network.eval()
+
+
+def load_checkpoint(source: str) -> Checkpoint:
+    """The checkpoint of a shipped name (`zs3-mini`), a local folder or a uri.
+
+    Raises:
+        ValueError: nothing is there, or what is there is not a checkpoint of zs3.
+    """
+    folder = str(SHIPPED / source) if (SHIPPED / source / RECIPE).is_file() else source
+    filesystem, root = fsspec.core.url_to_fs(folder)
+    parts = {}
+    for name in (RECIPE, CLASSES, WEIGHTS):
+        try:
+            parts[name] = filesystem.cat_file(f"{root}/{name}")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*"))) or "none"
+            raise ValueError(
+                f"checkpoint {source!r} has no {name}; expected a folder that zs3 train wrote "
+                f"or a shipped name ({shipped})"
+            ) from error
+    try:
+        state = {k: v.float() if v.is_floating_point() else v for k, v in safetensors.torch.load(parts[WEIGHTS]).items()}
+        described, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain") from error
+    return Checkpoint(
+        origin=source,
+        recipe=recipe_from_json(described, origin=f"checkpoint {source!r}"),
+        state=state,
+        seen_classes=tuple(seen),
+        digest=digest_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}),
+    )
+
+
+def save_checkpoint(
+    folder: Path, recipe: Recipe, network: ZegFormer, seen_classes: Sequence[str], *, half: bool = False
+) -> None:
+    """Write a checkpoint that appears whole or not at all.
+
+    Args:
+        half: store floating-point weights as float16, for shipping; they are computed with as float32 again.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    if half:
+        state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        part = Path(temporary) / "checkpoint"
+        part.mkdir()
+        safetensors.torch.save_file(state, part / WEIGHTS)
+        (part / RECIPE).write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+        (part / CLASSES).write_text(json.dumps(list(seen_classes), indent=1) + "\n")
+        if folder.exists():
+            os.replace(folder, Path(temporary) / "old")
+        os.replace(part, folder)

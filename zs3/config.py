@@ -1,0 +1,145 @@
+"""What defines a model and its results. Every field here is hashed; how a run is executed is kept elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from zs3.encoders import EncoderConfig
+from zs3.learning.augmentation import Augmentation
+from zs3.learning.losses import LossSettings
+from zs3.learning.optimizer import OptimizerSettings
+from zs3.learning.schedule import ScheduleSettings
+from zs3.nets.zegformer import ModelConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """How class names become a text bank."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The text encoder; the image branch uses the same one's image side."""
+    templates: str = "plain"
+    """Name of a set of prompt templates in zs3/data/prompt_templates.json."""
+    synonyms: bool = True
+    """Average the synonyms of a class into its row; the published code uses names verbatim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSettings:
+    """How pictures become segments."""
+
+    short_side_px: int = 640
+    """Pictures are resized so that the shorter side has this length, in pixels."""
+    max_side_px: int = 2560
+    """Unless the longer side would exceed this, in pixels."""
+    crop_styles: tuple[str, ...] = ("crop_and_mask",)
+    """What the image encoder sees of a segment; the embeddings of several styles are averaged."""
+    image_branch: bool = True
+    """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
+    crop_empty_masks: bool = True
+    """As published, also masks without a pixel go through the encoder; off, their image embedding is zero."""
+    crops_per_pass: int = 16
+    """Crops that go through the encoder together; bounds memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamingSettings:
+    """How segments become labels."""
+
+    branches: Literal["both", "both_for_every_class", "query", "image"] = "both"
+    """both: the geometric mean of the paper; both_for_every_class: the image branch leads everywhere."""
+    weight: float = 2 / 3
+    """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
+    calibration: float = 0.0
+    """γ, subtracted from the pixel score of every seen class."""
+    image_logit_scale: float | None = None
+    """1 / temperature of the image branch; none takes the encoder's own."""
+    void_in_image_softmax: bool = True
+    """As published, `no object` also competes in the image branch's softmax; the paper's formula has no such term."""
+    resize_first: bool = False
+    """Resize masks to the picture before scoring instead of resizing the scores after (a published switch)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How the network is trained."""
+
+    datasets: tuple[tuple[str, str], ...] = ()
+    """(layout, folder below the data root) of each training set. A class unseen in one is unseen in all."""
+    background_is_negative: bool = False
+    """True: pixels labelled background lie outside of every mask; False: they are void and reach no loss."""
+    split: str = "train"
+    """Split of every set to train on."""
+    steps: int = 10_000
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Crops per step, over all workers."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """AdamW's rates, decay and clipping."""
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    """Learning-rate curve over the steps."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the network under autocast; losses and matching stay float32."""
+    backbone_weights: str = ""
+    """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or a path."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Resizing, cropping, colour, flips."""
+    losses: LossSettings = field(default_factory=LossSettings)
+    """Weights and switches of matching and losses."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that defines a model: its network, its encoders, its training and its settings at use."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    """What the recipe is called on the command line."""
+    model: ModelConfig
+    """The network."""
+    query_text: TextConfig
+    """Names for the query branch."""
+    image_text: TextConfig
+    """Names for the image branch."""
+    training: TrainingConfig
+    """How it is trained."""
+    segmenting: SegmentSettings
+    """How it groups."""
+    naming: NamingSettings
+    """How it names."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of every field, hex."""
+        return digest_of(asdict(self))
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_from_json(value: dict[str, Any], *, origin: str) -> Recipe:
+    """The recipe that `asdict` wrote.
+
+    Raises:
+        ValueError: a field is missing, unknown or of another type; the message names the first such field.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{origin}: recipe field {where!r}: {first['msg']}; was it written by another version of zs3?"
+        ) from error

@@ -1,0 +1,58 @@
+"""Annotated data sets: one file per layout on disk, all read through `open_dataset` and `read_truth`."""
+
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zs3.datasets import ade20k_full, coco_stuff, folder, voc
+from zs3.datasets.listing import Dataset, ImageRef
+from zs3.vocabulary import Vocabulary
+
+__all__ = ["LAYOUTS", "Dataset", "ImageRef", "open_dataset", "read_truth"]
+
+LAYOUTS: dict[str, ModuleType] = {
+    "voc": voc,
+    "coco_stuff": coco_stuff,
+    "ade20k_full": ade20k_full,
+    "folder": folder,
+}
+"""Each layout is a module with `vocabulary(root)`, `index(root, split)` and `truth(data, vocabulary)`."""
+
+
+def open_dataset(name: str, root: str, split: str) -> Dataset:
+    """One split of a data set: its vocabulary and where its images and truth lie.
+
+    Args:
+        name: the layout: voc, coco_stuff, ade20k_full or folder.
+        root: folder of the data set, a path or an fsspec uri.
+        split: as the layout names it.
+
+    Raises:
+        FileNotFoundError: the root, the list of the split or files of it are missing.
+        ValueError: no such layout or split, or a malformed class list.
+    """
+    layout = _layout(name)
+    return Dataset(name=name, split=split, vocabulary=layout.vocabulary(root), refs=layout.index(root, split))
+
+
+def read_truth(name: str, data: bytes, vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """Class ids of one truth file, (H, W) int32, void as `vocabulary.ignore_id`. Background keeps its id.
+
+    Args:
+        name: the layout the file comes from.
+        data: the whole file.
+        vocabulary: of the data set.
+
+    Raises:
+        ValueError: an id outside the vocabulary.
+        ImageError: not a mask, or damaged.
+    """
+    truth: NDArray[np.int32] = _layout(name).truth(data, vocabulary)
+    return truth
+
+
+def _layout(name: str) -> ModuleType:
+    if name not in LAYOUTS:
+        raise ValueError(f"no data set layout {name!r}; there are: {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]

@@ -1,0 +1,113 @@
+"""What every layout shares: the references a data set hands out, and how files are listed and paired."""
+
+import posixpath
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from zs3.vocabulary import Vocabulary
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """Where one image and its truth lie; small enough to send to any worker."""
+
+    id: str
+    image_uri: str
+    truth_uri: str | None
+    """None where the data set holds no truth for the split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """One split of an annotated data set. Its truth carries the ids of its vocabulary."""
+
+    name: str
+    split: str
+    vocabulary: Vocabulary
+    refs: tuple[ImageRef, ...]
+
+
+def joined(root: str, *parts: str) -> str:
+    """A path or uri below `root`."""
+    return posixpath.join(root, *parts)
+
+
+def read_text(uri: str) -> str:
+    """The content of a UTF-8 text file, local or remote."""
+    with fsspec.open(uri, "rb") as file:
+        return file.read().decode("utf-8-sig")
+
+
+def is_folder(uri: str) -> bool:
+    """Whether `uri` is a folder, local or remote."""
+    filesystem, path = fsspec.url_to_fs(uri)
+    return bool(filesystem.isdir(path))
+
+
+def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Files under `folder`, sorted: path relative to it -> absolute path, or uri where it is not local.
+
+    One listing call per folder or bucket prefix instead of one question per file; hidden files are left out.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    filesystem, base = fsspec.url_to_fs(folder)
+    base = base.rstrip("/")
+    if not filesystem.isdir(base):
+        raise FileNotFoundError(f"folder {folder!r} does not exist; check the data set's root")
+    local = isinstance(filesystem, LocalFileSystem)
+    found: dict[str, str] = {}
+    for path in sorted(filesystem.find(base)):
+        relative = path[len(base) + 1 :]
+        hidden = any(part.startswith(".") for part in relative.split("/"))
+        if relative.lower().endswith(suffixes) and not hidden:
+            found[relative] = path if local else filesystem.unstrip_protocol(path)
+    return found
+
+
+def by_stem(files: Mapping[str, str]) -> dict[str, str]:
+    """The uris of `files_below` by file name without folder and extension."""
+    return {PurePosixPath(path).stem: uri for path, uri in files.items()}
+
+
+def paired(
+    ids: Sequence[str], images: Mapping[str, str], truths: Mapping[str, str], where: str
+) -> tuple[ImageRef, ...]:
+    """References for `ids`, in order.
+
+    Args:
+        ids: image ids of a split.
+        images: id -> image uri.
+        truths: id -> truth uri. Where none of the ids has one, the split is taken to be without truth.
+        where: what the messages call the split, as in "voc split 'val' at /data/voc".
+
+    Raises:
+        FileNotFoundError: an image is missing, or some but not all truths are.
+        ValueError: the split is empty or lists an id twice.
+    """
+    if not ids:
+        raise ValueError(f"{where} lists no image")
+    if len(set(ids)) != len(ids):
+        ((repeated, _),) = Counter(ids).most_common(1)
+        raise ValueError(f"{where} lists {repeated!r} twice; each image counts once, remove one line")
+    _refuse_missing("image", [image_id for image_id in ids if image_id not in images], len(ids), where)
+    without = [image_id for image_id in ids if image_id not in truths]
+    if len(without) < len(ids):
+        _refuse_missing("truth mask", without, len(ids), where)
+    return tuple(ImageRef(id=one, image_uri=images[one], truth_uri=truths.get(one)) for one in ids)
+
+
+def _refuse_missing(thing: str, missing: Sequence[str], total: int, where: str) -> None:
+    if missing:
+        raise FileNotFoundError(
+            f"{where}: {len(missing)} of {total} images have no {thing} file, the first is {missing[0]!r}; "
+            f"complete the data set or take the ids out of the split"
+        )

@@ -1,0 +1,51 @@
+"""The MiniLM sentence encoder as a text-only encoder: for query branches whose segments learn to speak its space."""
+
+# N phrase, D embedding (384)
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from functools import cached_property
+
+import torch
+
+from zs3.encoders import EncoderConfig, minilm
+
+
+class Sentences:
+    """MiniLM behind the encoder protocol; it has no image side."""
+
+    name = "minilm"
+    text_dim = minilm.WIDTH
+    image_dim = 0
+    image_size_px = 0
+    image_mean = image_std = (1.0, 1.0, 1.0)
+    logit_scale = 1.0
+
+    def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the package's version."""
+        version = importlib.metadata.version(minilm.PACKAGE)
+        return hashlib.sha256(repr([self.name, version]).encode()).hexdigest()
+
+    @cached_property
+    def sentences(self) -> minilm.MiniLm:
+        """The network, on the CPU: a class list is short."""
+        return minilm.MiniLm()
+
+    def encode_text(self, phrases: list[str]) -> torch.Tensor:
+        """(N, 384) float32 unit rows on the CPU."""
+        return self.sentences.encode(phrases)
+
+    def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
+        """Refused: sentences have no pictures.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "encoder minilm has no image side; give image_text an encoder of kind imagenet_words or open_clip"
+        )

@@ -1,0 +1,121 @@
+"""The training loop: batches in, a trained network out; everything about clusters is injected."""
+
+# B image, C crop side in pixels, K class, D embedding
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zs3.config import Recipe
+from zs3.learning.losses import segmentation_losses, total_loss
+from zs3.learning.optimizer import clip_gradients, set_learning_rate
+from zs3.learning.samples import IGNORE, class_index
+from zs3.learning.schedule import learning_rate_factor
+from zs3.learning.targets import Targets, count_masks, targets_from_labels, targets_to
+from zs3.nets.zegformer import class_logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """What one optimizer step did."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Weighted sum of all terms of all layers."""
+    terms: dict[str, float]
+    """Unweighted terms of the last layer."""
+    gradient_norm: float
+    """Before clipping."""
+    images: int
+    """Crops that this worker put into the step."""
+
+
+def normalised(crops_BCC3: np.ndarray, recipe: Recipe, device: torch.device) -> Tensor:
+    """(B, C, C, 3) uint8 crops → (B, 3, C, C) float32 network input."""
+    mean, std = (torch.tensor(v, device=device) for v in (recipe.model.image_mean, recipe.model.image_std))
+    pixels = torch.from_numpy(crops_BCC3).to(device, non_blocking=True).float()
+    return ((pixels - mean) / std).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+def batch_losses(
+    network: nn.Module,
+    crops_BCC3: np.ndarray,
+    labels_BCC: np.ndarray,
+    bank_KD: Tensor,
+    recipe: Recipe,
+    *,
+    mean_count: Callable[[float], float] = float,
+) -> dict[str, Tensor]:
+    """Unweighted loss terms of one batch.
+
+    Args:
+        labels_BCC: int16 from `training_labels`. bank_KD: unit rows of the training classes.
+        mean_count: averages the number of target masks over the workers.
+    """
+    training, device = recipe.training, bank_KD.device
+    classes = class_index(len(bank_KD))
+    targets: list[Targets] = [
+        targets_to(targets_from_labels(labels, classes, ignore_id=IGNORE), device) for labels in labels_BCC
+    ]
+    half = training.precision == "bfloat16"
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        outputs = network(normalised(crops_BCC3, recipe, device), all_layers=True)
+    logits = [class_logits(output, bank_KD, recipe.model.temperature) for output in outputs]
+    masks = [output.mask_logits_BQhw for output in outputs]
+    count = max(mean_count(count_masks(targets)), 1.0)
+    return segmentation_losses(logits, masks, targets, training.losses, num_masks=count)
+
+
+def train_steps(
+    network: nn.Module,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    bank_KD: Tensor,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    first_step: int = 0,
+    on_step: Callable[[StepReport], None],
+    mean_count: Callable[[float], float] = float,
+) -> int:
+    """Take one optimizer step per batch until the recipe's steps are done or the batches end.
+
+    Args:
+        network: maybe wrapped for distributed training; in training mode.
+        batches: (crops, labels) as `batch_losses` takes them.
+        first_step: steps already done, when a run goes on.
+        on_step: called after each step, the place for progress and checkpoints.
+
+    Returns:
+        Steps done.
+
+    Raises:
+        ValueError: the loss is no longer finite; the message names the step and the terms.
+    """
+    training = recipe.training
+    step = first_step
+    for crops, labels in batches:
+        if step >= training.steps:
+            break
+        set_learning_rate(optimizer, learning_rate_factor(training.schedule, step, training.steps))
+        terms = batch_losses(network, crops, labels, bank_KD, recipe, mean_count=mean_count)
+        loss = total_loss(terms, training.losses)
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"step {step + 1}: the loss is {float(loss)} ({ {k: float(v) for k, v in terms.items()} }); "
+                "lower training.optimizer.learning_rate or clip_norm"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = clip_gradients(network.parameters(), training.optimizer.clip_norm)
+        optimizer.step()
+        step += 1
+        last = {name: float(terms[name].detach()) for name in ("loss_ce", "loss_mask", "loss_dice")}
+        on_step(
+            StepReport(step=step, loss=float(loss.detach()), terms=last, gradient_norm=norm, images=len(crops))
+        )
+    return step

@@ -1,0 +1,131 @@
+"""Training samples: which picture comes when, and its crop with labels as indices into the training classes.
+
+A sample is a pure function of its number: the same seed gives the same crops in the same order on any cluster, and a
+run that goes on after a stop sees exactly the crops it would have seen. Unseen and void pixels are blanked here, in the
+task that reads the truth; no later stage can know what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from zs3.datasets import Dataset, ImageRef, read_truth
+from zs3.images import decode
+from zs3.learning.augmentation import Augmentation, augment
+from zs3.learning.targets import EXCLUDED, NEGATIVE
+from zs3.vocabulary import Vocabulary, concept, unseen_everywhere
+
+IGNORE = np.iinfo(np.int16).max
+"""Label of pixels that reach no loss, in a crop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingClass:
+    """One row of the training text bank."""
+
+    name: str
+    synonyms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What to train on: pictures of several data sets under one list of seen classes."""
+
+    refs: tuple[tuple[int, ImageRef], ...]
+    """(data set index, picture)."""
+    layouts: tuple[str, ...]
+    """Layout of each data set."""
+    vocabularies: tuple[Vocabulary, ...]
+    """Class list of each data set."""
+    classes: tuple[TrainingClass, ...]
+    """Seen classes of all data sets, synonyms folded."""
+    tables: tuple[dict[int, int], ...]
+    """Per data set: class id → training class, EXCLUDED or NEGATIVE."""
+
+
+def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) -> TrainingPlan:
+    """The plan of several data sets; a class unseen in one, or a synonym of it, is unseen in all.
+
+    Raises:
+        ValueError: no class is left to train on, or no picture.
+    """
+    vocabularies = tuple(dataset.vocabulary for dataset in datasets)
+    unseen = unseen_everywhere(vocabularies)
+    seen: dict[str, TrainingClass] = {}
+    for vocabulary in vocabularies:
+        for entry in vocabulary.classes:
+            if entry.role == "seen" and concept(entry.name) not in unseen:
+                known = seen.get(concept(entry.name))
+                synonyms = dict.fromkeys((*(known.synonyms if known else ()), entry.name, *entry.synonyms))
+                name = known.name if known else entry.name
+                synonyms.pop(name, None)
+                seen[concept(entry.name)] = TrainingClass(name=name, synonyms=tuple(synonyms))
+    order = {key: index for index, key in enumerate(seen)}
+
+    def index(role: str, name: str) -> int:
+        if role == "background":
+            return NEGATIVE if background_is_negative else EXCLUDED
+        return order.get(concept(name), EXCLUDED) if role == "seen" else EXCLUDED
+
+    refs = tuple((i, ref) for i, dataset in enumerate(datasets) for ref in dataset.refs if ref.truth_uri)
+    if not seen or not refs:
+        raise ValueError(
+            f"training sets {[d.name for d in datasets]} leave {len(seen)} seen classes and {len(refs)} pictures with "
+            "truth; expected at least one of each: check roles in classes.json and the split"
+        )
+    return TrainingPlan(
+        refs=refs,
+        layouts=tuple(dataset.name for dataset in datasets),
+        vocabularies=vocabularies,
+        classes=tuple(seen.values()),
+        tables=tuple({e.id: index(e.role, e.name) for e in v.classes} for v in vocabularies),
+    )
+
+
+def training_labels(truth_HW: np.ndarray, table: Mapping[int, int], num_classes: int, ignore_id: int) -> np.ndarray:
+    """(H, W) int16: training class, `num_classes` for certainly none of them, IGNORE for all that must reach no loss."""
+    lookup = np.full(max(*table, ignore_id) + 1, IGNORE, dtype=np.int16)
+    for class_id, index in table.items():
+        lookup[class_id] = {EXCLUDED: IGNORE, NEGATIVE: num_classes}.get(index, index)
+    lookup[ignore_id] = IGNORE
+    return lookup[truth_HW]
+
+
+def class_index(num_classes: int) -> np.ndarray:
+    """What `targets_from_labels` needs to read labels made by `training_labels`."""
+    return np.array([*range(num_classes), NEGATIVE])
+
+
+def picture_of(sample: int, count: int, seed: int) -> int:
+    """Index of the picture of a sample: every epoch is a new permutation of all pictures."""
+    epoch, place = divmod(sample, count)
+    return int(np.random.default_rng([seed, epoch]).permutation(count)[place])
+
+
+def training_crop(
+    plan: TrainingPlan, sample: int, settings: Augmentation, seed: int, read: Callable[[str], bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C, C, 3) uint8 crop and (C, C) int16 labels of one sample.
+
+    Raises:
+        ValueError: picture and truth differ in size, or either cannot be read; the message names the picture.
+    """
+    which, ref = plan.refs[picture_of(sample, len(plan.refs), seed)]
+    assert ref.truth_uri is not None
+    try:
+        pixels = decode(read(ref.image_uri))
+        truth = read_truth(plan.layouts[which], read(ref.truth_uri), plan.vocabularies[which])
+    except ValueError as error:
+        raise ValueError(f"training picture {ref.id} ({ref.image_uri}): {error}") from error
+    if pixels.shape[:2] != truth.shape:
+        raise ValueError(
+            f"training picture {ref.id}: the picture is {pixels.shape[1]}x{pixels.shape[0]} but its truth "
+            f"{truth.shape[1]}x{truth.shape[0]}; expected equal sizes: is {ref.truth_uri} its truth?"
+        )
+    labels = training_labels(truth, plan.tables[which], len(plan.classes), plan.vocabularies[which].ignore_id)
+    rng = np.random.default_rng([seed, 1, sample])
+    wanted = range(len(plan.classes))
+    return augment(pixels, labels, replace(settings, ignore_id=IGNORE), rng, wanted_ids=wanted)

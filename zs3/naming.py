@@ -1,0 +1,153 @@
+"""Naming: segments and text banks become class scores, class scores become a label map. No picture, no network."""
+
+# K segment, C class, D E embedding, H W picture pixels, h w mask cells of stride 4
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zs3.config import NamingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Segments:
+    """What the networks know of one picture, without any class name."""
+
+    mask_logits_Khw: Tensor
+    """(K, h, w) float32 logits on the padded grid of stride 4."""
+    query_embeddings_KD: Tensor
+    """(K, D) float32 unit rows from the query branch."""
+    image_embeddings_KE: Tensor
+    """(K, E) float32 unit rows from the image encoder; (K, 0) where there is no image branch, zero rows where none was made."""
+    void_logits_K: Tensor
+    """(K,) float32 logits of `no object`, on the scale of the query branch's class logits."""
+    padded_hw: tuple[int, int]
+    """Size of the padded network input, in pixels."""
+    resized_hw: tuple[int, int]
+    """The part of it that holds the picture."""
+    height: int
+    """Of the picture as it was given, in pixels."""
+    width: int
+
+
+def fuse(by_query_KC: Tensor, by_image_KC: Tensor, seen_C: Tensor, weight: float = 2 / 3) -> Tensor:
+    """Geometric mean of two class distributions, leaning on the one trained for each class.
+
+    Seen classes lean on the query branch, unseen ones on the image branch (ZegFormer, section 3.3). As in the released
+    code, image-branch probabilities of seen classes are first replaced by their mean, and nothing is renormalised.
+
+    Args:
+        by_query_KC: (K, C) probabilities from segment embeddings.
+        by_image_KC: (K, C) probabilities from the encoder on the cropped segment.
+        seen_C: (C,) bool, True where the class had training masks.
+        weight: share of the leading branch, in [0, 1].
+    """
+    unseen = by_query_KC ** (1 - weight) * by_image_KC**weight
+    if not bool(seen_C.any()):
+        return unseen
+    typical = by_image_KC[:, seen_C].mean(dim=1, keepdim=True)
+    return torch.where(seen_C, by_query_KC**weight * typical ** (1 - weight), unseen)
+
+
+def class_scores(
+    segments: Segments,
+    query_bank_CD: Tensor,
+    image_bank_CE: Tensor,
+    seen_C: Tensor,
+    settings: NamingSettings,
+    *,
+    query_logit_scale: float,
+    image_logit_scale: float,
+) -> Tensor:
+    """(K, C) score of each class for each segment, in [0, 1].
+
+    Both branches take a softmax over the classes and `no object`, which is then dropped (M:356-384 of the published
+    code); a segment that is no object thereby scores low for every class.
+
+    Args:
+        query_bank_CD: (C, D) unit rows. image_bank_CE: (C, E) unit rows, unused without an image branch.
+        seen_C: (C,) bool. query_logit_scale, image_logit_scale: 1 / temperature of each branch.
+    """
+    void_K1 = segments.void_logits_K[:, None]
+    by_query = query_logit_scale * segments.query_embeddings_KD @ query_bank_CD.T
+    by_query = torch.cat((by_query, void_K1), dim=1).softmax(dim=1)[:, :-1]
+    if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
+        return by_query
+    by_image = image_logit_scale * segments.image_embeddings_KE @ image_bank_CE.T
+    if settings.void_in_image_softmax:
+        by_image = torch.cat((by_image, void_K1), dim=1).softmax(dim=1)[:, :-1]
+    else:
+        by_image = by_image.softmax(dim=1)
+    if settings.branches == "image":
+        return by_image
+    if settings.branches == "both_for_every_class":
+        return fuse(by_query, by_image, torch.zeros_like(seen_C), settings.weight)
+    return fuse(by_query, by_image, seen_C, settings.weight)
+
+
+def paint(
+    segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings, *, strip_rows: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The best class of every pixel and its score.
+
+    A pixel's score for a class is the sum over segments of class score times mask probability, computed on the padded
+    grid, resized bilinearly to the picture, less γ for seen classes; ties go to the first class. Rows are painted in
+    strips, so memory grows with classes × strip and not with classes × pixels; the strip height changes no result.
+
+    Returns:
+        (H, W) int64 class index and (H, W) float32 score.
+    """
+    handicap_C11 = (seen_C.float() * settings.calibration)[:, None, None]
+    labels, best = [], []
+    for start in range(0, segments.height, strip_rows):
+        rows = torch.arange(start, min(start + strip_rows, segments.height))
+        strip = _pixel_scores(segments, scores_KC, rows, resize_first=settings.resize_first) - handicap_C11
+        top, index = strip.max(dim=0)
+        labels.append(index)
+        best.append(top)
+    return torch.cat(labels), torch.cat(best)
+
+
+def pixel_scores(
+    segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings
+) -> Tensor:
+    """(C, H, W) scores of every class at every pixel after calibration: the plain procedure, for tests and small pictures."""
+    rows = torch.arange(segments.height)
+    scores = _pixel_scores(segments, scores_KC, rows, resize_first=settings.resize_first)
+    return scores - (seen_C.float() * settings.calibration)[:, None, None]
+
+
+def _pixel_scores(segments: Segments, scores_KC: Tensor, rows: Tensor, *, resize_first: bool) -> Tensor:
+    """(C, n, W) scores of the given picture rows."""
+    (padded_h, padded_w), (resized_h, resized_w) = segments.padded_hw, segments.resized_hw
+    above, below, share = _neighbours(rows, resized_h, segments.height)
+    first, last = int(above.min()), int(below.max())
+    needed = torch.arange(first, last + 1)
+    top, bottom, mix = _neighbours(needed, segments.mask_logits_Khw.shape[1], padded_h)
+    logits = torch.lerp(
+        segments.mask_logits_Khw[:, top], segments.mask_logits_Khw[:, bottom], mix[None, :, None]
+    )
+    logits = _resize_columns(logits, padded_w)[:, :, :resized_w]
+    if resize_first:
+        logits = torch.lerp(logits[:, above - first], logits[:, below - first], share[None, :, None])
+        return torch.einsum("kc,khw->chw", scores_KC, _resize_columns(logits, segments.width).sigmoid())
+    scores = torch.einsum("kc,khw->chw", scores_KC, logits.sigmoid())
+    scores = torch.lerp(scores[:, above - first], scores[:, below - first], share[None, :, None])
+    return _resize_columns(scores, segments.width)
+
+
+def _neighbours(index: Tensor, length_in: int, length_out: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The two source rows of each output row and the share of the second (bilinear, half-pixel centres)."""
+    position = ((index.double() + 0.5) * (length_in / length_out) - 0.5).clamp(min=0)
+    before = position.floor().long().clamp(max=length_in - 1)
+    return before, (before + 1).clamp(max=length_in - 1), (position - before).float()
+
+
+def _resize_columns(values_CHW: Tensor, width: int) -> Tensor:
+    if values_CHW.shape[2] == width:
+        return values_CHW
+    size = (values_CHW.shape[1], width)
+    return F.interpolate(values_CHW[None], size=size, mode="bilinear", align_corners=False)[0]

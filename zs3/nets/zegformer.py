@@ -1,0 +1,129 @@
+"""ZegFormer: images in, class-agnostic masks with an embedding each out. It knows no class name."""
+
+# B image, Q query, E hidden, D text embedding, H W pixels, h w cells of stride 4
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zs3.nets.backbone import build_backbone
+from zs3.nets.pixel_decoder import PixelDecoder
+from zs3.nets.transformer import QueryDecoder
+
+RGB = tuple[float, float, float]
+IMAGENET_MEAN: RGB = (123.675, 116.280, 103.530)
+IMAGENET_STD: RGB = (58.395, 57.120, 57.375)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Size and parts of the network; the defaults are the published R50 model."""
+
+    backbone: str = "resnet50"
+    """resnet50, resnet101 or timm:NAME."""
+    backbone_width: int = 64
+    """Channels of a ResNet's stem; ignored by timm networks."""
+    bottleneck_width: int | None = None
+    """Channels of a ResNet's first bottleneck; none means as many as the stem."""
+    pyramid_dim: int = 256
+    """Channels inside the pixel decoder, a multiple of 32."""
+    mask_dim: int = 256
+    """Channels of the mask features and mask embeddings."""
+    hidden_dim: int = 256
+    """Channels of the query decoder."""
+    num_queries: int = 100
+    """Segments proposed per image."""
+    num_heads: int = 8
+    """Attention heads."""
+    feedforward_dim: int = 2048
+    """Hidden channels of the decoder's feed-forward."""
+    num_layers: int = 6
+    """Decoder layers."""
+    dropout: float = 0.1
+    """Dropout inside the decoder, a share."""
+    text_dim: int = 512
+    """Length of the text embeddings that segment embeddings are compared with."""
+    temperature: float = 0.01
+    """τ of the cosine classifier; the logits are cosines / τ."""
+    image_mean: RGB = IMAGENET_MEAN
+    """Subtracted from RGB values in 0..255."""
+    image_std: RGB = IMAGENET_STD
+    """Divides the centred values."""
+    size_divisibility: int = 32
+    """Images are zero-padded right and below to a multiple of this, in pixels."""
+
+
+class LayerOutput(NamedTuple):
+    """What one decoder layer says about every query."""
+
+    embeddings_BQD: Tensor
+    """Unit-length segment embeddings."""
+    void_logits_BQ: Tensor
+    """Logit of `no object`, already divided by the temperature."""
+    mask_logits_BQhw: Tensor
+    """Mask logits at stride 4."""
+
+
+class ZegFormer(nn.Module):
+    """Backbone, pixel decoder, query decoder, mask head and segment-embedding head (ZegFormer, section 3).
+
+    Class names stay outside: `class_logits` compares the embeddings with any text bank.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.hidden_dim
+        self.backbone = build_backbone(
+            config.backbone, width=config.backbone_width, bottleneck_width=config.bottleneck_width
+        )
+        self.pixel_decoder = PixelDecoder(self.backbone.channels, config.pyramid_dim, config.mask_dim)
+        self.decoder = QueryDecoder(
+            self.backbone.channels[-1],
+            dim,
+            queries=config.num_queries,
+            heads=config.num_heads,
+            feedforward=config.feedforward_dim,
+            layers=config.num_layers,
+            dropout=config.dropout,
+        )
+        self.mask_embed = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.mask_dim)
+        )
+        self.projection = nn.Linear(dim, config.text_dim)
+        # The published code leaves this vector at its own length, so `no object` is not a cosine like the classes.
+        self.void_embedding = nn.Parameter(torch.empty(config.text_dim))
+        nn.init.uniform_(self.void_embedding, -1 / math.sqrt(config.text_dim), 1 / math.sqrt(config.text_dim))
+
+    def forward(self, images_B3HW: Tensor, *, all_layers: bool = False) -> list[LayerOutput]:
+        """Normalised, padded images (B, 3, H, W) → outputs of the last layer, or of every layer for training.
+
+        H and W are multiples of `size_divisibility`.
+        """
+        maps = self.backbone(images_B3HW)
+        mask_features = self.pixel_decoder(maps)
+        hidden = self.decoder(maps[-1])
+        return [self._heads(h, mask_features) for h in (hidden if all_layers else hidden[-1:])]
+
+    def _heads(self, hidden_BQE: Tensor, mask_features_BDhw: Tensor) -> LayerOutput:
+        masks = torch.einsum("bqd,bdhw->bqhw", self.mask_embed(hidden_BQE), mask_features_BDhw)
+        projected = self.projection(hidden_BQE).float()
+        embeddings = projected / projected.norm(dim=-1, keepdim=True)
+        void = embeddings @ self.void_embedding.float() / self.config.temperature
+        return LayerOutput(embeddings, void, masks)
+
+
+def class_logits(output: LayerOutput, bank_CD: Tensor, temperature: float) -> Tensor:
+    """(B, Q, C + 1) logits: cosines with the text bank over the temperature, `no object` in the last column.
+
+    Args:
+        output: embeddings and void logits of one layer.
+        bank_CD: (C, D) unit rows.
+        temperature: τ, the one the void logits were made with.
+    """
+    classes = output.embeddings_BQD @ bank_CD.T / temperature
+    return torch.cat((classes, output.void_logits_BQ[..., None]), dim=-1)

@@ -1,0 +1,80 @@
+"""Named models, each a function whose docstring is its lab note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+from zs3.encoders import EncoderConfig
+from zs3.learning.augmentation import Augmentation
+from zs3.learning.losses import LossSettings
+from zs3.learning.optimizer import OptimizerSettings
+from zs3.learning.schedule import ScheduleSettings
+from zs3.nets.zegformer import ModelConfig
+
+EFFICIENTNET_LITE0 = "efficientnet_lite0"
+HALF = (127.5, 127.5, 127.5)
+
+
+def mini() -> Recipe:
+    """The shipped `zs3-mini`: the whole ZegFormer in small, trained and run with no download.
+
+    Paper: none of its own; the parts and formulas of ZegFormer with EfficientNet-Lite0 for ResNet-50 and
+    ImageNet words (ConSE, Norouzi et al. 2014) for CLIP.
+    Command: zs3 train mini --data-root DATA --out runs (DATA holds voc_mini, msrc_mini and coco_things_mini).
+    Results, cost and what was tried: docs/mini.md. Reproduced: it was trained by this command.
+    """
+    words = EncoderConfig(kind="imagenet_words")
+    return Recipe(
+        name="mini",
+        model=ModelConfig(
+            backbone="timm:tf_efficientnet_lite0",
+            pyramid_dim=128,
+            mask_dim=128,
+            hidden_dim=192,
+            num_queries=32,
+            num_heads=6,
+            feedforward_dim=768,
+            num_layers=4,
+            dropout=0.1,
+            text_dim=384,
+            temperature=0.05,
+            image_mean=HALF,
+            image_std=HALF,
+        ),
+        query_text=TextConfig(encoder=EncoderConfig(kind="minilm"), templates="plain", synonyms=True),
+        image_text=TextConfig(encoder=words, templates="plain", synonyms=True),
+        training=TrainingConfig(
+            datasets=(("voc", "voc_mini"), ("folder", "msrc_mini"), ("folder", "coco_things_mini")),
+            background_is_negative=True,
+            steps=1800,
+            batch_size=8,
+            optimizer=OptimizerSettings(
+                learning_rate=4e-4, backbone_multiplier=0.25, weight_decay=0.05, clip_norm=1.0
+            ),
+            schedule=ScheduleSettings(kind="cosine", warmup_steps=50, floor=0.01),
+            precision="bfloat16",
+            backbone_weights=EFFICIENTNET_LITE0,
+            augmentation=Augmentation(crop_px=320, scale_range=(0.8, 2.0), crop_on_label_tries=8),
+            losses=LossSettings(
+                mask_weight=20.0, dice_weight=3.0, mask_resolution="prediction", spare_queries_on_void=0.5
+            ),
+            checkpoint_every=200,
+        ),
+        segmenting=SegmentSettings(short_side_px=384, max_side_px=1024, crop_empty_masks=False),
+        naming=NamingSettings(),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"mini": mini}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is not known; expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

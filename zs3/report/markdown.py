@@ -1,0 +1,63 @@
+"""The report as Markdown: for a pull request, a README, or a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zs3.report import SCORE_KEYS, flat, headline, shown
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The whole of `report.json` in words and tables, without the pictures."""
+    scores = [(key, shown(report[key]["miou"])) for key in SCORE_KEYS]
+    scores.append(("pixel accuracy", shown(report["pixel_accuracy"])))
+    sections = [
+        [f"# {_text(report['title'])}", "", headline(report)],
+        _table(("score", "mIoU %"), scores),
+    ]
+    if report["notes"]:
+        sections.append(["## Read this first", "", *(f"- {_text(note)}" for note in report["notes"])])
+    if report["diagnostics"]:
+        sections.append(["## Where the points are", "", *_diagnostics(report)])
+    sections.append(["## Classes", "", *_classes(report)])
+    sections.append([f"Absent from the truth: {', '.join(map(_text, report['absent'])) or 'none'}."])
+    words = [f"- {_text(sentence)}" for sentence in report["protocol"]["words"]]
+    sections.append([f"## Protocol `{report['protocol']['name']}`", "", *words])
+    origin = [(key, f"`{value}`") for key, value in flat(report["provenance"])]
+    sections.append(["## Provenance", "", *_table(("what", "value"), origin)])
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def _diagnostics(report: Mapping[str, Any]) -> list[str]:
+    """What-if scores."""
+    rows = [
+        (entry["title"], *(shown(entry[key]) for key in SCORE_KEYS[:3]), entry["note"])
+        for entry in report["diagnostics"]
+    ]
+    return _table(("what if", "seen %", "unseen %", "harmonic %", "what it says"), rows)
+
+
+def _classes(report: Mapping[str, Any]) -> list[str]:
+    """Every class, in the order of the data set."""
+    rows = [
+        (
+            entry["name"],
+            "seen" if entry["seen"] else "**unseen**",
+            shown(entry["iou"]),
+            shown(entry["accuracy"]),
+            f"{entry['pixels']:,}",
+        )
+        for entry in report["classes"]
+    ]
+    return _table(("class", "group", "IoU %", "accuracy %", "true pixels"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; columns of figures, known by % or pixels in their name, are set to the right."""
+    rule = ["---:" if name.endswith(("%", "pixels")) else "---" for name in head]
+    lines = [list(head), rule, *([_text(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _text(value: str) -> str:
+    """On one line, and unable to end a table cell or to start HTML."""
+    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")

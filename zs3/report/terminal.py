@@ -1,0 +1,55 @@
+"""The report as a table for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from zs3.report import SCORE_KEYS, shown
+
+_SEEN, _UNSEEN = "bold blue", "bold yellow"
+_BAR_CELLS = 24
+
+
+def summary(report: Mapping[str, Any], *, max_classes: int = 40) -> RenderableType:
+    """Headline scores, what-if scores, and at most `max_classes` classes (the worst), for `rich` to print."""
+    notes = [Text(f"note: {note}", style="dim") for note in report["notes"]]
+    if report["absent"]:
+        notes.append(Text(f"absent from the truth: {', '.join(report['absent'])}", style="dim"))
+    return Group(
+        Text(report["title"], style="bold"), "", _scores(report), "", _classes(report, max_classes), *notes
+    )
+
+
+def _scores(report: Mapping[str, Any]) -> Table:
+    """One row for the result, one per what-if."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("mIoU %")
+    for key, style in zip(SCORE_KEYS, (_SEEN, _UNSEEN, "bold", ""), strict=True):
+        table.add_column(key, justify="right", style=style)
+    table.add_row("as labelled", *(shown(report[key]["miou"]) for key in SCORE_KEYS))
+    for entry in report["diagnostics"]:
+        table.add_row(Text(entry["title"], style="dim"), *(shown(entry[key]) for key in SCORE_KEYS[:3]))
+    return table
+
+
+def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
+    """Classes that the truth holds, best first, with bars."""
+    present = [entry for entry in report["classes"] if entry["iou"] is not None]
+    chosen = sorted(present, key=lambda entry: -entry["iou"])[-max_classes:]
+    caption = f"the {len(chosen)} worst of {len(present)} classes" if len(chosen) < len(present) else None
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for column in ("class", "group", "IoU %", ""):
+        table.add_column(column, justify="right" if column == "IoU %" else "left")
+    for entry in chosen:
+        style = _SEEN if entry["seen"] else _UNSEEN
+        bar = Text("█" * round(entry["iou"] * _BAR_CELLS / 100), style=style)
+        table.add_row(
+            Text(entry["name"]),
+            Text("seen" if entry["seen"] else "unseen", style=style),
+            shown(entry["iou"]),
+            bar,
+        )
+    return table

@@ -1,0 +1,129 @@
+"""Grouping: pictures become segments with a mask, an embedding per branch and a `no object` logit each."""
+
+# K segment, D E embedding, H W picture pixels, h w mask cells of stride 4
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from zs3.classify.masked_crops import boxes_from_masks, masked_crops
+from zs3.config import SegmentSettings
+from zs3.encoders import Encoder
+from zs3.naming import Segments
+from zs3.nets.zegformer import ZegFormer
+
+
+def resized_size(height: int, width: int, short_side_px: int, max_side_px: int) -> tuple[int, int]:
+    """Height and width after resizing the shorter side, the longer one limited (detectron2's ResizeShortestEdge)."""
+    scale = short_side_px / min(height, width)
+    new_h, new_w = (short_side_px, scale * width) if height < width else (scale * height, short_side_px)
+    if max(new_h, new_w) > max_side_px:
+        scale = max_side_px / max(new_h, new_w)
+        new_h, new_w = new_h * scale, new_w * scale
+    return max(1, int(new_h + 0.5)), max(1, int(new_w + 0.5))
+
+
+def resize(pixels_HW3: np.ndarray, settings: SegmentSettings) -> Tensor:
+    """(3, h, w) float32 RGB in 0..255: the picture at the network's scale, resized by Pillow's bilinear filter."""
+    height, width = resized_size(*pixels_HW3.shape[:2], settings.short_side_px, settings.max_side_px)
+    resized = Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
+
+
+def normalise_and_pad(image_3HW: Tensor, mean: Sequence[float], std: Sequence[float], multiple: int) -> Tensor:
+    """Centre and scale RGB values in 0..255, then pad right and below with zeros to a multiple; (3, H', W')."""
+    shift, scale = (torch.tensor(v, device=image_3HW.device)[:, None, None] for v in (mean, std))
+    height, width = image_3HW.shape[-2:]
+    return F.pad((image_3HW - shift) / scale, (0, -width % multiple, 0, -height % multiple))
+
+
+class Segmenter:
+    """The networks and their device: picture in, segments out.
+
+    Pictures go through the network one at a time, each padded for itself: its segments depend on nothing but itself,
+    whatever it is batched with. Crops go through the encoder in passes of bounded size.
+
+    Args:
+        network: in evaluation mode.
+        encoder: of the image branch; none where the settings switch it off.
+    """
+
+    def __init__(
+        self, network: ZegFormer, encoder: Encoder | None, settings: SegmentSettings, *, device: torch.device
+    ) -> None:
+        if settings.image_branch and encoder is None:
+            raise ValueError("the settings ask for the image branch, but there is no image encoder")
+        self.network = network.to(device).eval()
+        self.encoder = encoder if settings.image_branch else None
+        self.settings = settings
+        self.device = device
+
+    @torch.inference_mode()
+    def segment(self, pictures: Sequence[np.ndarray]) -> list[Segments]:
+        """(H, W, 3) uint8 RGB pictures → their segments, on the CPU."""
+        return [self._segment(pixels) for pixels in pictures]
+
+    def _segment(self, pixels_HW3: np.ndarray) -> Segments:
+        config = self.network.config
+        resized = resize(pixels_HW3, self.settings).to(self.device)
+        x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
+        output = self.network(x[None])[-1]
+        masks = output.mask_logits_BQhw[0].float()
+        padded_hw = (x.shape[1], x.shape[2])
+        if self.encoder is None:
+            image_embeddings = torch.zeros(len(masks), 0)
+        else:
+            image_embeddings = self._image_embeddings(resized, masks, padded_hw).cpu()
+        return Segments(
+            mask_logits_Khw=masks.cpu(),
+            query_embeddings_KD=output.embeddings_BQD[0].cpu(),
+            image_embeddings_KE=image_embeddings,
+            void_logits_K=output.void_logits_BQ[0].cpu(),
+            padded_hw=padded_hw,
+            resized_hw=(resized.shape[1], resized.shape[2]),
+            height=pixels_HW3.shape[0],
+            width=pixels_HW3.shape[1],
+        )
+
+    def _image_embeddings(self, resized_3HW: Tensor, masks_Khw: Tensor, padded_hw: tuple[int, int]) -> Tensor:
+        """(K, E) embedding of every segment by the image encoder, averaged over crop styles."""
+        encoder = self.encoder
+        assert encoder is not None
+        multiple = self.network.config.size_divisibility
+        image = normalise_and_pad(resized_3HW, encoder.image_mean, encoder.image_std, multiple)
+        embeddings = torch.zeros(len(masks_Khw), encoder.image_dim, device=self.device)
+        for start in range(0, len(masks_Khw), self.settings.crops_per_pass):
+            logits = masks_Khw[start : start + self.settings.crops_per_pass]
+            upsampled = F.interpolate(logits[None], size=padded_hw, mode="bilinear", align_corners=False)[0]
+            masks = upsampled.sigmoid() > 0.5
+            kept = torch.arange(len(masks), device=self.device)
+            if not self.settings.crop_empty_masks:
+                kept = kept[masks.flatten(1).any(dim=1)]
+            if len(kept):
+                embeddings[start + kept] = embed_masks(
+                    encoder, image, masks[kept], self.settings.crop_styles, logits=upsampled[kept]
+                )
+        return embeddings
+
+
+def embed_masks(
+    encoder: Encoder, image_3HW: Tensor, masks_KHW: Tensor, styles: Sequence[str], *, logits: Tensor | None = None
+) -> Tensor:
+    """(K, E) unit rows: the encoder's view of each masked crop, averaged over styles.
+
+    Args:
+        image_3HW: normalised for the encoder and padded. masks_KHW: bool, on the same grid.
+        logits: (K, H, W) mask logits, for the style that resizes masks instead of cropping.
+    """
+    boxes = boxes_from_masks(masks_KHW)
+    total = sum(
+        encoder.encode_images(masked_crops(image_3HW, masks_KHW, boxes, encoder.image_size_px, style))
+        for style in styles
+    )
+    assert isinstance(total, Tensor)
+    return F.normalize(total, dim=1) if len(styles) > 1 else total
