@@ -25,7 +25,7 @@ from zs3.report.terminal import summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
-    """Score a label table against the truth of a data set, and write report.json, report.md and report.html."""
+    """Score a label table against the truth of a data set; write report.json, report.md and report.html."""
 
     labels: str
     """Label table, or the --out of a `zs3 label` run that holds it; local path or uri."""

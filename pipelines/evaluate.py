@@ -234,7 +234,7 @@ def _sketch(
         truth_HW = read_truth(dataset.name, data, dataset.vocabulary)
         found = image_confusion(image["rows"], truth_HW, dataset.vocabulary, matches)
     except (ValueError, OSError) as error:
-        named = image["image_id"] in str(error)
+        named = repr(image["image_id"]) in str(error)
         return row | {"error": str(error) if named else f"image {image['image_id']!r}: {error}"}
     return row | {
         "truth": found.truth.tolist(),
@@ -304,8 +304,8 @@ def _checked(
         raise ValueError(
             f"{len(without_labels)} of {len(dataset.refs)} images of {request.title} have no labels "
             f"({_some(without_labels)}; {failed} of them are in the table of failures), and "
-            f"{len(without_truth)} labelled images are not in it ({_some(without_truth)}); label the rest, or score the "
-            f"{len(tally.scored)} that have both with --allow-missing"
+            f"{len(without_truth)} labelled images are not in it ({_some(without_truth)}); label the rest, or "
+            f"score the {len(tally.scored)} that have both with --allow-missing"
         )
 
 

@@ -94,8 +94,10 @@ def start_ray(execution: Execution) -> bool:
         return False
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        keep = {"env_vars": KEEP_BUFFERS}
+        ray.init(address=address, runtime_env=keep, log_to_driver=False, logging_level=logging.ERROR)
         return True
+    os.environ.update({name: os.environ.get(name, value) for name, value in KEEP_BUFFERS.items()})
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
     ray.init(
         address="local",

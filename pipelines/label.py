@@ -21,7 +21,6 @@ import pyarrow as pa
 from pipelines.commit import Part, forget, open_table, publish, table_uri
 from pipelines.execution import (
     DECODE_CPUS,
-    KEEP_BUFFERS,
     WRITE_CPUS,
     Execution,
     actor_plan,
@@ -183,7 +182,6 @@ def label_graph(plan: LabelPlan, model: Model, execution: Execution) -> Dataset:
             ),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
-            runtime_env={"env_vars": KEEP_BUFFERS},
             fn_constructor_kwargs={
                 "model": model,
                 "checkpoint": plan.request.checkpoint,

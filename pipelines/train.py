@@ -241,7 +241,7 @@ def training_bank(text: TextConfig, plan: TrainingPlan, device: torch.device) ->
 
 
 def initial_network(recipe: Recipe) -> ZegFormer:
-    """The network before its first step: seeded weights, the backbone from where the recipe says.
+    """The network before its first step: seeded weights, the backbone from where the recipe says, parts of it frozen.
 
     Raises:
         ValueError: the backbone's weights do not fit it.
@@ -254,6 +254,8 @@ def initial_network(recipe: Recipe) -> ZegFormer:
     elif source:
         state = torch.load(source, map_location="cpu", weights_only=True)
         network.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
+    for name, parameter in network.backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(recipe.training.frozen))
     return network
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from zs3.classify.masked_crops import Style
 from zs3.encoders import EncoderConfig
 from zs3.learning.augmentation import Augmentation
 from zs3.learning.losses import LossSettings
@@ -37,7 +38,7 @@ class SegmentSettings:
     """Pictures are resized so that the shorter side has this length, in pixels."""
     max_side_px: int = 2560
     """Unless the longer side would exceed this, in pixels."""
-    crop_styles: tuple[str, ...] = ("crop_and_mask",)
+    crop_styles: tuple[Style, ...] = ("crop_and_mask",)
     """What the image encoder sees of a segment; the embeddings of several styles are averaged."""
     image_branch: bool = True
     """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
@@ -87,6 +88,8 @@ class TrainingConfig:
     """bfloat16 runs the network under autocast; losses and matching stay float32."""
     backbone_weights: str = ""
     """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or a path."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of names of the backbone's parameters that stay as they start."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Resizing, cropping, colour, flips."""
     losses: LossSettings = field(default_factory=LossSettings)

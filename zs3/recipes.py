@@ -47,7 +47,7 @@ def mini() -> Recipe:
         training=TrainingConfig(
             datasets=(("voc", "voc_mini"), ("folder", "msrc_mini"), ("folder", "coco_things_mini")),
             background_is_negative=True,
-            steps=1800,
+            steps=1500,
             batch_size=8,
             optimizer=OptimizerSettings(
                 learning_rate=4e-4, backbone_multiplier=0.25, weight_decay=0.05, clip_norm=1.0
@@ -55,7 +55,8 @@ def mini() -> Recipe:
             schedule=ScheduleSettings(kind="cosine", warmup_steps=50, floor=0.01),
             precision="bfloat16",
             backbone_weights=EFFICIENTNET_LITE0,
-            augmentation=Augmentation(crop_px=320, scale_range=(0.8, 2.0), crop_on_label_tries=8),
+            frozen=("network.conv_stem", "network.bn1", "network.blocks.0", "network.blocks.1"),
+            augmentation=Augmentation(crop_px=288, scale_range=(0.9, 2.0), crop_on_label_tries=8),
             losses=LossSettings(
                 mask_weight=20.0, dice_weight=3.0, mask_resolution="prediction", spare_queries_on_void=0.5
             ),

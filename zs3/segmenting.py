@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from zs3.classify.masked_crops import boxes_from_masks, masked_crops
+from zs3.classify.masked_crops import segment_embeddings
 from zs3.config import SegmentSettings
 from zs3.encoders import Encoder
 from zs3.naming import Segments
@@ -100,30 +100,11 @@ class Segmenter:
         for start in range(0, len(masks_Khw), self.settings.crops_per_pass):
             logits = masks_Khw[start : start + self.settings.crops_per_pass]
             upsampled = F.interpolate(logits[None], size=padded_hw, mode="bilinear", align_corners=False)[0]
-            masks = upsampled.sigmoid() > 0.5
-            kept = torch.arange(len(masks), device=self.device)
+            kept = torch.arange(len(upsampled), device=self.device)
             if not self.settings.crop_empty_masks:
-                kept = kept[masks.flatten(1).any(dim=1)]
-            if len(kept):
-                embeddings[start + kept] = embed_masks(
-                    encoder, image, masks[kept], self.settings.crop_styles, logits=upsampled[kept]
-                )
+                kept = kept[(upsampled > 0).flatten(1).any(dim=1)]
+            embeddings[start + kept] = segment_embeddings(
+                image, upsampled[kept], encoder, self.settings.crop_styles, chunk=len(logits)
+            ).to(self.device)
         return embeddings
 
-
-def embed_masks(
-    encoder: Encoder, image_3HW: Tensor, masks_KHW: Tensor, styles: Sequence[str], *, logits: Tensor | None = None
-) -> Tensor:
-    """(K, E) unit rows: the encoder's view of each masked crop, averaged over styles.
-
-    Args:
-        image_3HW: normalised for the encoder and padded. masks_KHW: bool, on the same grid.
-        logits: (K, H, W) mask logits, for the style that resizes masks instead of cropping.
-    """
-    boxes = boxes_from_masks(masks_KHW)
-    total = sum(
-        encoder.encode_images(masked_crops(image_3HW, masks_KHW, boxes, encoder.image_size_px, style))
-        for style in styles
-    )
-    assert isinstance(total, Tensor)
-    return F.normalize(total, dim=1) if len(styles) > 1 else total

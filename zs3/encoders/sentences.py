@@ -1,4 +1,5 @@
-"""The MiniLM sentence encoder as a text-only encoder: for query branches whose segments learn to speak its space."""
+"""The MiniLM sentence encoder as a text-only encoder: for query branches whose segments learn to speak its
+space."""
 
 # N phrase, D embedding (384)
 from __future__ import annotations
@@ -49,3 +50,11 @@ class Sentences:
         raise ValueError(
             "encoder minilm has no image side; give image_text an encoder of kind imagenet_words or open_clip"
         )
+
+    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
+        """Refused: sentences have no pictures.
+
+        Raises:
+            ValueError: always.
+        """
+        return self.encode_images(views_VNE)

@@ -1,0 +1,148 @@
+"""Naming equals the published procedure on recorded numbers, and keeps its laws on random ones."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zs3.config import NamingSettings
+from zs3.naming import Segments, class_scores, fuse, paint, pixel_scores
+
+MODES = {
+    "img0": NamingSettings(calibration=0.1),
+    "mode_seg_only_img0": NamingSettings(branches="query", calibration=0.1),
+    "mode_img_only_img0": NamingSettings(branches="image", calibration=0.1),
+    "mode_ens_all_img0": NamingSettings(branches="both_for_every_class", calibration=0.1),
+    "mode_style_crop_img0": NamingSettings(calibration=0.1),
+    "mode_resize_first_img0": NamingSettings(calibration=0.1, resize_first=True),
+}
+SEEN = torch.arange(20) < 15
+
+
+def random_segments(seed, *, segments=5, classes=7, size=(37, 53)):
+    """Segments whose embeddings are logits already: banks are the identity and scales 1."""
+    draw = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=draw)  # noqa: E731
+    return Segments(
+        mask_logits_Khw=3 * normal(segments, 8, 16),
+        query_embeddings_KD=2 * normal(segments, classes),
+        image_embeddings_KE=2 * normal(segments, classes),
+        void_logits_K=normal(segments),
+        padded_hw=(32, 64),
+        resized_hw=(30, 43),
+        height=size[0],
+        width=size[1],
+    )
+
+
+def scores_of(segments, settings, seen):
+    identity = torch.eye(len(seen))
+    return class_scores(
+        segments, identity, identity, seen, settings, query_logit_scale=1.0, image_logit_scale=1.0
+    )
+
+
+def recorded(folder, record, other=None):
+    """Segments that carry the recorded logits of both branches."""
+    base = np.load(folder / "img0.npz")
+    record = base if record == "img0" else np.load(folder / f"{record}.npz")
+    take = lambda key: torch.from_numpy(record[key] if key in record else base[key]).float()  # noqa: E731
+    logits = take("pred_logits")
+    return record, Segments(
+        mask_logits_Khw=take("pred_masks"),
+        query_embeddings_KD=logits[:, :-1],
+        image_embeddings_KE=take("clip_logits"),
+        void_logits_K=logits[:, -1],
+        padded_hw=tuple(int(v) for v in base["padded_hw"]),
+        resized_hw=record["image_resized"].shape[1:],
+        height=int(record["height"]),
+        width=int(record["width"]),
+    )
+
+
+@pytest.mark.parametrize("record", MODES)
+def test_every_fusion_mode_scores_and_paints_as_recorded(shared, record):
+    settings = MODES[record]
+    numbers, segments = recorded(shared / "reference/fixtures/tiny", record)
+    scores = scores_of(segments, settings, SEEN)
+    # 6e-8 measured: one rounding of float32. Leaving out the mean over seen classes moves 1e-2.
+    assert float((scores - torch.from_numpy(numbers["mask_cls"])[:, :20]).abs().max()) < 2e-6
+    volume = pixel_scores(segments, scores, SEEN, settings)
+    # 4e-6 measured; a half-pixel shift of the masks moves 1e-1, leaving out γ moves 0.1.
+    assert float((volume - torch.from_numpy(numbers["sem_seg"])).abs().max()) < 2e-5
+    labels, _ = paint(segments, scores, SEEN, settings, strip_rows=17)
+    # Where two classes tie to rounding either may win: at most 2 pixels between independent implementations.
+    assert int((labels != torch.from_numpy(numbers["argmax"]).long()).sum()) <= 2
+
+
+@pytest.mark.parametrize("resize_first", [False, True])
+@pytest.mark.parametrize("strip_rows", [1, 7, 36, 37, 500])
+def test_the_height_of_a_strip_changes_no_pixel(strip_rows, resize_first):
+    segments = random_segments(3)
+    settings = NamingSettings(calibration=0.05, resize_first=resize_first)
+    seen = torch.arange(7) < 4
+    scores = scores_of(segments, settings, seen)
+    best, expected = pixel_scores(segments, scores, seen, settings).max(dim=0)
+    labels, painted = paint(segments, scores, seen, settings, strip_rows=strip_rows)
+    assert torch.equal(labels, expected)
+    torch.testing.assert_close(painted, best, rtol=0, atol=1e-6)
+
+
+def test_strips_paint_what_plain_torch_resizing_paints():
+    segments = random_segments(4)
+    seen = torch.arange(7) < 4
+    scores = scores_of(segments, NamingSettings(), seen)
+    grow = torch.nn.functional.interpolate
+    masks = grow(segments.mask_logits_Khw[None], size=(32, 64), mode="bilinear", align_corners=False)[0].sigmoid()
+    volume = torch.einsum("kc,khw->chw", scores, masks)[:, :30, :43]
+    plain = grow(volume[None], size=(37, 53), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(pixel_scores(segments, scores, seen, NamingSettings()), plain, rtol=0, atol=2e-6)
+
+
+@given(seed=st.integers(0, 1000), branches=st.sampled_from(["both", "both_for_every_class", "query", "image"]))
+def test_permuting_classes_permutes_scores(seed, branches):
+    segments, settings = random_segments(seed), NamingSettings(branches=branches)
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
+    seen = torch.arange(7) < 4
+    shuffled = replace(
+        segments,
+        query_embeddings_KD=segments.query_embeddings_KD[:, order],
+        image_embeddings_KE=segments.image_embeddings_KE[:, order],
+    )
+    torch.testing.assert_close(
+        scores_of(shuffled, settings, seen[order]), scores_of(segments, settings, seen)[:, order]
+    )
+
+
+def test_fusion_leans_on_the_branch_that_was_trained_for_the_class():
+    by_query, by_image = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.2, 0.8]])
+    seen = torch.tensor([True, False])
+    fused = fuse(by_query, by_image, seen, weight=2 / 3)
+    assert float(fused[0, 0]) == pytest.approx(0.9 ** (2 / 3) * 0.2 ** (1 / 3))
+    assert float(fused[0, 1]) == pytest.approx(0.1 ** (1 / 3) * 0.8 ** (2 / 3))
+    assert torch.equal(fuse(by_query, by_image, seen, weight=1.0)[:, 0], by_query[:, 0])
+
+
+def test_a_larger_calibration_never_gives_a_pixel_to_a_seen_class():
+    segments, seen = random_segments(9), torch.arange(7) < 4
+    scores = scores_of(segments, NamingSettings(), seen)
+    before, _ = paint(segments, scores, seen, NamingSettings(calibration=0.0))
+    after, _ = paint(segments, scores, seen, NamingSettings(calibration=0.1))
+    assert not bool((~seen[before] & seen[after]).any())
+    assert int(seen[after].sum()) < int(seen[before].sum())
+
+
+def test_without_seen_classes_the_image_branch_leads_everywhere():
+    segments = random_segments(11)
+    nobody = torch.zeros(7, dtype=torch.bool)
+    both = scores_of(segments, NamingSettings(branches="both"), nobody)
+    assert torch.equal(both, scores_of(segments, NamingSettings(branches="both_for_every_class"), nobody))
+
+
+def test_a_segment_that_is_no_object_scores_low_for_every_class():
+    segments = random_segments(12)
+    void = replace(segments, void_logits_K=segments.void_logits_K + 100)
+    assert float(scores_of(void, NamingSettings(), torch.arange(7) < 4).max()) < 1e-6

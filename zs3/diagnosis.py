@@ -1,0 +1,69 @@
+"""Where the error is: the same model with grouping done right, and with naming done right.
+
+Two label maps per picture besides the model's own. With true names, every predicted segment is called what most of its
+pixels truly are: what is lost then is lost by the masks. With true masks, every true region is called what the model
+calls a segment there: what is lost then is lost by the names.
+"""
+
+# K segment, C candidate class, R true region, H W pixels, h w mask cells
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zs3.naming import Segments
+
+
+def mask_pixels(segments: Segments) -> Tensor:
+    """(K, H, W) bool: the pixels of the picture that each segment covers (mask probability above one half)."""
+    height, width = segments.resized_hw
+    logits = segments.mask_logits_Khw[None]
+    padded = F.interpolate(logits, size=segments.padded_hw, mode="bilinear", align_corners=False)
+    size = (segments.height, segments.width)
+    cropped = padded[:, :, :height, :width]
+    return F.interpolate(cropped, size=size, mode="bilinear", align_corners=False)[0] > 0
+
+
+def true_names(segments: Segments, truth_HW: np.ndarray, ids: list[int]) -> Tensor:
+    """(K, C) scores that call each segment what most of its pixels truly are: one for that class, else zero.
+
+    Args:
+        truth_HW: class ids. ids: the candidate classes, in the order of the scores; other pixels do not count.
+    """
+    masks = mask_pixels(segments).flatten(1).float()
+    truth = torch.from_numpy(truth_HW.astype(np.int64)).flatten()
+    present = torch.stack([(truth == class_id) for class_id in ids], dim=1).float()
+    pixels_KC = masks @ present
+    best = pixels_KC.argmax(dim=1)
+    return F.one_hot(best, len(ids)).float() * (pixels_KC.sum(dim=1) > 0)[:, None]
+
+
+def regions(truth_HW: np.ndarray, ids: list[int]) -> tuple[list[int], Tensor]:
+    """The candidate classes in the truth and (R, H, W) bool masks of their pixels."""
+    present = [class_id for class_id in ids if (truth_HW == class_id).any()]
+    masks = [torch.from_numpy(truth_HW == class_id) for class_id in present]
+    return present, torch.stack(masks) if masks else torch.zeros(0, *truth_HW.shape, dtype=torch.bool)
+
+
+def segments_of_regions(segments: Segments, masks_RHW: Tensor, image_embeddings_RE: Tensor) -> Segments:
+    """One segment per true region: its own image embedding, and the query embedding of the predicted segment that
+    overlaps it best (intersection over union).
+
+    The masks are not carried over: name the result with `class_scores`, do not paint it.
+    """
+    predicted = mask_pixels(segments).flatten(1).float()
+    true = masks_RHW.flatten(1).float()
+    shared = true @ predicted.T
+    union = true.sum(dim=1, keepdim=True) + predicted.sum(dim=1) - shared
+    nearest = (shared / union.clamp(min=1)).argmax(dim=1)
+    return replace(
+        segments,
+        mask_logits_Khw=segments.mask_logits_Khw[nearest],
+        query_embeddings_KD=segments.query_embeddings_KD[nearest],
+        image_embeddings_KE=image_embeddings_RE,
+        void_logits_K=segments.void_logits_K[nearest],
+    )
