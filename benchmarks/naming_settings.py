@@ -104,7 +104,9 @@ class Study:
 
         def maps():
             for segments, truth, *_ in self.cases:
-                named = true_names(segments, truth, self.ids) if by_truth else self._scores(segments, settings)
+                named = (
+                    true_names(segments, truth, self.ids) if by_truth else self._scores(segments, settings)
+                )
                 used = replace(settings, calibration=0.0) if by_truth else settings
                 yield truth, ids[paint(segments, named, self.namer._seen_C, used)[0].numpy()]
 
@@ -118,7 +120,9 @@ class Study:
             for _, truth, present, masks, in_truth in self.cases:
                 prediction = np.full(truth.shape, -1)
                 if present:
-                    named = self._scores(in_truth, settings) - self.namer._seen_C.float() * settings.calibration
+                    named = (
+                        self._scores(in_truth, settings) - self.namer._seen_C.float() * settings.calibration
+                    )
                     for mask, best in zip(masks.numpy(), named.argmax(dim=1)):
                         prediction[mask] = ids[best]
                 yield truth, prediction
@@ -164,7 +168,13 @@ def main() -> None:
         if arguments.diagnostics:
             arguments.diagnostics.mkdir(parents=True, exist_ok=True)
             rows = [
-                {"title": t, "seen": s.seen, "unseen": s.unseen, "harmonic": s.harmonic, "note": __doc__.splitlines()[0]}
+                {
+                    "title": t,
+                    "seen": s.seen,
+                    "unseen": s.unseen,
+                    "harmonic": s.harmonic,
+                    "note": __doc__.splitlines()[0],
+                }
                 for t, s in list(found.items())[1:]
             ]
             (arguments.diagnostics / f"{study.name}.json").write_text(json.dumps(rows, indent=1))

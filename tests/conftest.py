@@ -4,8 +4,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from zs3.config import Recipe
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -50,3 +54,33 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> "Recipe":
+    """The whole model in very small: a ResNet of 4 channels, ten queries, sentences for words, no image branch."""
+    from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+    from zs3.encoders import EncoderConfig
+    from zs3.learning.augmentation import Augmentation
+    from zs3.learning.losses import LossSettings
+    from zs3.learning.optimizer import OptimizerSettings
+    from zs3.nets.zegformer import ModelConfig
+
+    sentences = TextConfig(encoder=EncoderConfig(kind="minilm"))
+    return Recipe(
+        name="tiny",
+        model=ModelConfig(
+            backbone_width=8, bottleneck_width=4, pyramid_dim=32, mask_dim=16, hidden_dim=16, num_queries=10,
+            num_heads=2, feedforward_dim=32, num_layers=2, dropout=0.1, text_dim=384, temperature=0.05,
+        ),
+        query_text=sentences,
+        image_text=sentences,
+        training=TrainingConfig(
+            datasets=(("folder", "shapes"),), steps=6, batch_size=4, checkpoint_every=2, background_is_negative=True,
+            optimizer=OptimizerSettings(learning_rate=1e-3, clip_norm=1.0),
+            augmentation=Augmentation(crop_px=64, scale_range=(1.0, 1.2)),
+            losses=LossSettings(mask_resolution="prediction", spare_queries_on_void=0.5),
+        ),
+        segmenting=SegmentSettings(short_side_px=64, max_side_px=128, image_branch=False),
+        naming=NamingSettings(branches="query"),
+    )  # fmt: skip

@@ -127,11 +127,6 @@ def test_the_demo_labels_evaluates_and_says_where_everything_lies(
     ).stdout
     assert "person" in answer
 
-    assert main(["--out", str(out), "--json"], model=painter()) == 0
-    again = json.loads(capfd.readouterr().out.splitlines()[-1])
-    assert (again["images"], again["skipped"]) == (0, 8)
-    assert again["all"] == last["all"]
-
 
 def test_a_checkpoint_that_is_not_there_is_one_line_and_exit_code_1(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

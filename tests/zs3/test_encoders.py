@@ -163,8 +163,9 @@ def test_clip_of_a_local_path_has_the_shapes_of_its_weights(tiny_weights: Path) 
 def test_openai_layout_gives_what_open_clip_builds_with_quick_gelu(tiny_weights: Path) -> None:
     weights = load_weights(tiny_weights)
     ours = openai_layout(weights).eval()
-    theirs = open_clip.model.build_model_from_openai_state_dict(dict(weights),
-    cast_dtype=torch.float32).float() tokens = open_clip.tokenize(["a photo of a cat"])
+    build = open_clip.model.build_model_from_openai_state_dict
+    theirs = build(dict(weights), cast_dtype=torch.float32).float()
+    tokens = open_clip.tokenize(["a photo of a cat"])
     with torch.inference_mode():
         # Theirs went through float16 weights.
         assert torch.allclose(ours.encode_text(tokens), theirs.encode_text(tokens), atol=2e-2)

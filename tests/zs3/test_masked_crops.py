@@ -116,8 +116,8 @@ def test_pixels_outside_the_mask_do_not_matter(style: str) -> None:
         masks = masks.float() * 2 - 1
     changed = image + 7.0 * (~(masks > 0)).all(dim=0)
     crops, crops_of_changed = (masked_crops(x, masks, boxes, 32, style) for x in (image, changed))
-    # Resizing the whole picture mixes neighbours across the mask's border, so only that style may differ
-    # there. if style == "crop_and_mask":
+    # Resizing the whole picture mixes neighbours across the mask's border: that style may differ there.
+    if style == "crop_and_mask":
         assert torch.equal(crops, crops_of_changed)
     assert torch.equal(crops == 0, crops_of_changed == 0)
 

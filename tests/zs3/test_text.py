@@ -52,7 +52,7 @@ def test_every_template_has_one_place_for_the_name() -> None:
 
 
 def test_an_unknown_template_set_is_refused_and_the_known_ones_named() -> None:
-    with pytest.raises(ValueError, match="'fancy'.*imagenet_select"):
+    with pytest.raises(ValueError, match=r"'fancy'.*imagenet_select"):
         templates("fancy")
 
 

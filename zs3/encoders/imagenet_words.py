@@ -1,4 +1,4 @@
-"""An image-text encoder out of two models that install as packages: an ImageNet classifier and a sentence encoder.
+"""An image-text encoder out of two packages: an ImageNet classifier and a sentence encoder.
 
 A picture is described by what the classifier (EfficientNet-Lite0) thinks it is; a phrase by which ImageNet
 classes the sentence encoder (MiniLM) finds near it, going by their WordNet words and definitions, and by the
@@ -70,12 +70,12 @@ class ImageNetWords:
         return minilm.MiniLm()
 
     @cached_property
-    def classes_WD(self) -> torch.Tensor:
+    def class_rows(self) -> torch.Tensor:
         """(1000, 384) unit rows: MiniLM on the words and definition of each ImageNet class."""
         return load_table()
 
     def encode_text(self, phrases: list[str]) -> torch.Tensor:
-        """(N, 1000) float32 unit rows on the CPU: a power of each phrase's distribution over ImageNet classes.
+        """(N, 1000) float32 unit rows on the CPU: a power of each phrase's distribution over classes.
 
         A phrase that WordNet knows (articles aside) is also compared through its definitions, each class
         going by the meaning that fits it best. Prompts such as "a photo of a cat" are no such phrase: the
@@ -83,12 +83,12 @@ class ImageNetWords:
         set "plain" serves this encoder best.
         """
         config = self.config
-        affinities_NW = self.sentences.encode(phrases) @ self.classes_WD.T
+        affinities_NW = self.sentences.encode(phrases) @ self.class_rows.T
         meanings = [
             (row, f"{phrase}: {text}") for row, phrase in enumerate(phrases) for text in definitions(phrase)
         ]
         if meanings:
-            by_meaning = self.sentences.encode([sentence for _, sentence in meanings]) @ self.classes_WD.T
+            by_meaning = self.sentences.encode([sentence for _, sentence in meanings]) @ self.class_rows.T
             owner = torch.tensor([row for row, _ in meanings])
             best_NW = affinities_NW.scatter_reduce(
                 0, owner[:, None].expand_as(by_meaning), by_meaning, "amax", include_self=False
@@ -96,7 +96,7 @@ class ImageNetWords:
             known = torch.zeros(len(phrases), 1).index_fill_(0, owner, config.definition_share)
             affinities_NW = (1 - known) * affinities_NW + known * best_NW
         # Some classes are near to everything; what counts is how much nearer than to the average class.
-        affinities_NW = affinities_NW - (self.classes_WD @ self.classes_WD.T).mean(dim=0)
+        affinities_NW = affinities_NW - (self.class_rows @ self.class_rows.T).mean(dim=0)
         shares_NW = (affinities_NW / config.text_temperature).softmax(dim=-1)
         if config.text_classes < NUM_CLASSES:
             least = shares_NW.topk(config.text_classes, dim=-1).values[:, -1:]
@@ -152,8 +152,8 @@ def by_order(weights: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) 
     for (theirs, value), (ours, place) in zip(weights.items(), target.items()):
         if value.shape != place.shape or theirs.rsplit(".", 1)[-1] != ours.rsplit(".", 1)[-1]:
             raise ValueError(
-                f"tensor {theirs} {tuple(value.shape)} stands where the network has {ours} {tuple(place.shape)}; "
-                f"is {IMAGE_PACKAGE} of another version?"
+                f"tensor {theirs} {tuple(value.shape)} stands where the network has {ours} "
+                f"{tuple(place.shape)}; is {IMAGE_PACKAGE} of another version?"
             )
     return dict(zip(target, weights.values()))
 

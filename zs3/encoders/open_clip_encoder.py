@@ -143,8 +143,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
-            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript archives "
-            "and pickled models can run code and are refused: save the state_dict() as .safetensors instead"
+            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript "
+            "archives and pickled models can run code and are refused: save the state_dict() as .safetensors instead"
         ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(
@@ -166,8 +166,8 @@ def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
     for needed in ("visual.proj", "visual.conv1.weight", "text_projection", "token_embedding.weight"):
         if needed not in weights:
             raise ValueError(
-                f"these weights have no {needed!r}, so they are no vision-transformer CLIP in OpenAI's names; "
-                "set the architecture to the open_clip model they belong to"
+                f"these weights have no {needed!r}, so they are no vision-transformer CLIP in OpenAI's "
+                "names; set the architecture to the open_clip model they belong to"
             )
     width, _, _, patch = weights["visual.conv1.weight"].shape
     cells = weights["visual.positional_embedding"].shape[0] - 1

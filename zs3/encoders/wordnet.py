@@ -1,4 +1,4 @@
-"""The WordNet words and definitions that timm carries for ImageNet: what a classifier's outputs mean in English.
+"""WordNet's words and definitions, as timm carries them for ImageNet: what a classifier's outputs mean.
 
 Read as files beside timm's code, without importing timm, which takes seconds.
 """
