@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for (_, name), dataset in zip(SETS, datasets):
         segments = cached_segments(name, dataset, encoder, options.limit, options.cache)
         line(f"\n{name} {options.split}: {len(segments.truth)} segments")
-        line(f"{'naming':72s} accuracy unseen   IoU   NLL")
+        line(f"{'naming':112s} accuracy unseen   IoU   NLL")
         entries = dataset.vocabulary.candidates
         flags = torch.tensor([concept(entry.name) in unseen for entry in entries])
         for synonyms in (True, False):
@@ -93,11 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for styles in CHOICES if synonyms else (FIVE,):
                 views = torch.stack([segments.views[style] for style in styles])
                 scores = encoder.logit_scale * encoder.average_views(views) @ rows.T
-                label = "words: " + " + ".join(styles) + ("" if synonyms else " (no synonyms)")
-                line(f"{label:72.72s} {measured(scores, segments, dataset, flags)}")
+                label = ("words: " if synonyms else "words, no synonyms: ") + " + ".join(styles)
+                line(f"{label:112s} {measured(scores, segments, dataset, flags)}")
         for style in ("crop_and_mask", "crop"):
             scores = conse(segments.views[style], encoder, [entry.name for entry in entries])
-            line(f"{f'ConSE, top 10: {style}':72s} {measured(scores, segments, dataset, flags)}")
+            line(f"{f'ConSE, top 10: {style}':112s} {measured(scores, segments, dataset, flags)}")
     return 0
 
 

@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.errors import DONE, guarded
 from pipelines.evaluate import EvaluateRequest, evaluate
 from pipelines.execution import Execution
 from zs3.report import SCORE_KEYS
@@ -55,16 +56,20 @@ class EvaluateOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score and report; 0 when a report was written."""
-    options = tyro.cli(EvaluateOptions, args=argv, prog="zs3 evaluate")
-    request = EvaluateRequest(**{name: getattr(options, name) for name in EvaluateRequest.__slots__})
-    columns = (
-        TextColumn("scoring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
+    """The exit code of one evaluation: 0 when a report was written.
+
+    Args:
+        argv: the command line after the verb; by default the process's own.
+    """
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(argv: list[str]) -> int:
+    options = tyro.cli(
+        EvaluateOptions, args=argv, prog="zs3 evaluate", config=(tyro.conf.FlagCreatePairsOff,)
     )
+    request = EvaluateRequest(**{name: getattr(options, name) for name in EvaluateRequest.__slots__})
+    columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
         report = evaluate(
@@ -81,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console = Console()
         console.print(summary(report))
         console.print(f"\nreport  {options.out.rstrip('/')}/report.html", highlight=False, soft_wrap=True)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

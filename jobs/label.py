@@ -106,9 +106,9 @@ def _run(argv: list[str], model: Model | None) -> int:
 def _summary(result: LabelResult) -> str:
     """What was done and how to look at it, in a few lines."""
     lines = [
-        f"{result.images} images labelled, {result.failed} failed, {result.skipped} skipped as done before, in "
-        f"{result.seconds:.1f} s ({result.images_per_second:.2f} images/s) after {result.startup_seconds:.1f} s of "
-        "start-up"
+        f"{result.images} images labelled, {result.failed} failed, {result.skipped} skipped as done before; "
+        f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
+        f"after {result.startup_seconds:.1f} s of start-up"
     ]
     if result.failed:
         lines.append(f"why they failed:     {query(result.out, 'failures', REASONS)}")

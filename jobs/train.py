@@ -1,6 +1,6 @@
 """Train a recipe on seen classes: `zs3 train mini --data-root DATA --out runs`, or on a cluster
 
-    ray job submit --working-dir . -- python jobs/train.py mini --data-root s3://bucket/data --out s3://bucket/runs
+ray job submit --working-dir . -- python jobs/train.py mini --data-root s3://bucket/data --out s3://bucket/runs
 """
 
 from __future__ import annotations

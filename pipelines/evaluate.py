@@ -8,55 +8,30 @@ Nothing is written before every image has been scored: `scores` is one commit, r
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from pipelines.commit import existing_table, table_uri
 from pipelines.evaluation_files import commit_scores, gallery, provenance, write_report
 from pipelines.execution import Execution, start_ray
-from pipelines.labels import Labels, failed_ids, images_in_files, open_labels
+from pipelines.labels import Labels, failed_ids, open_labels
+from pipelines.sketches import Tally, sketch_graph, tallied
 from pipelines.sources import read_bytes
-from zs3.datasets import Dataset, ImageRef, open_dataset, read_truth
-from zs3.evaluating import class_matches, image_confusion, image_scores, notes, oracles
-from zs3.metrics import (
-    PROTOCOLS,
-    UNKNOWN,
-    Confusion,
-    counted,
-    scores,
-    total,
-    with_true_masks,
-    with_true_names,
-)
+from zs3.datasets import Dataset, open_dataset
+from zs3.evaluating import class_matches, notes, oracles
+from zs3.metrics import PROTOCOLS, UNKNOWN, scores
 from zs3.report import diagnostic, report_values
 from zs3.tables import SCORES
 
-if TYPE_CHECKING:
-    import ray.data
-
-IMAGES_PER_TASK = 32
-"""Images that one task scores; their label rows, and one decoded truth at a time, are in its memory."""
 NAMED_IDS = 5
 """How many offenders a message names."""
-
-_SKETCHES = pa.schema(
-    [
-        *SCORES,
-        pa.field("file", pa.string()),
-        pa.field("miou", pa.float64()),
-        pa.field("truth_digest", pa.string()),
-        pa.field("has_truth", pa.bool_()),
-        pa.field("error", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +66,6 @@ class EvaluateRequest:
         return f"{name} {self.split}"
 
 
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What the driver keeps: sums over all images, and a line per image."""
-
-    as_labelled: Confusion = field(default_factory=lambda: total([]))
-    true_names: Confusion = field(default_factory=lambda: total([]))
-    true_masks: Confusion = field(default_factory=lambda: total([]))
-    scored: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Image id -> its miou (percent), the file that holds its labels, the digest of its truth."""
-    without_truth: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-
 def evaluate(
     request: EvaluateRequest,
     execution: Execution | None = None,
@@ -128,16 +90,18 @@ def evaluate(
     dataset = open_dataset(request.dataset, request.root, request.split)
     labels = open_labels(request.labels)
     matches = _matches(labels, dataset)
+    existing_table(table_uri(request.out, "scores"))  # tells now, not after the work, that --out is of no use
     start_ray(execution or Execution())
     tally = Tally()
-    rows = _tallied(sketch_graph(labels, dataset, matches), tally, dataset, on_progress)
-    origin = {
-        "labels": labels.uri,
-        "version": labels.version,
-        "dataset": request.dataset,
-        "split": request.split,
-    }
-    commit_scores(request.out, _checked(rows, tally, dataset, request), origin)
+    # The Delta library would run a Python stream on a thread of its own, where neither Ray nor an error feels
+    # at home; so the sketches wait in a file, and only what may be published reaches it.
+    with tempfile.TemporaryFile() as waiting:
+        with pa.ipc.new_stream(waiting, SCORES) as stream:
+            for batch in tallied(sketch_graph(labels, dataset, matches), tally, dataset, on_progress):
+                stream.write_table(batch)
+        _refuse_incomplete(tally, dataset, request)
+        waiting.seek(0)
+        commit_scores(request.out, pa.ipc.open_stream(waiting), _origin(labels, request))
     missing = _missing(tally, dataset)
     classes, protocol = dataset.vocabulary.classes, PROTOCOLS[request.protocol]
     report = report_values(
@@ -169,36 +133,6 @@ def evaluate(
     return report
 
 
-def sketch_graph(labels: Labels, dataset: Dataset, matches: Mapping[str, int]) -> ray.data.Dataset:
-    """The lazy dataset of one confusion per labelled image."""
-    import ray
-    from ray.data import DataContext
-
-    DataContext.get_current().enable_progress_bars = False
-    files = [pa.table({"file": [file]}) for file in labels.files]
-    return (
-        ray.data.from_arrow(files)
-        .map_batches(
-            functools.partial(images_in_files, images_per_block=IMAGES_PER_TASK),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
-        .map_batches(
-            functools.partial(sketches, dataset=dataset, matches=matches),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-    )
-
-
-def sketches(batch: pa.Table, *, dataset: Dataset, matches: Mapping[str, int]) -> pa.Table:
-    """One row per labelled image: its confusion, or why there is none."""
-    refs = {ref.id: ref for ref in dataset.refs}
-    rows = [_sketch(image, refs.get(image["image_id"]), dataset, matches) for image in batch.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=_SKETCHES)
-
-
 def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
     """Further score sets from a JSON file, checked; none where there is no file to read.
 
@@ -219,75 +153,8 @@ def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
     return [diagnostic(entry) for entry in content]
 
 
-def _sketch(
-    image: Mapping[str, Any], ref: ImageRef | None, dataset: Dataset, matches: Mapping[str, int]
-) -> dict[str, Any]:
-    """The row of one image."""
-    row: dict[str, Any] = {"image_id": image["image_id"], "truth": [], "prediction": [], "pixels": []}
-    row |= {"file": image["file"], "has_truth": ref is not None}
-    if ref is None:
-        return row
-    try:
-        if ref.truth_uri is None:
-            raise ValueError(f"image {ref.id!r} has no truth file in the data set; choose a split with truth")
-        data = read_bytes(ref.truth_uri)
-        truth_HW = read_truth(dataset.name, data, dataset.vocabulary)
-        found = image_confusion(image["rows"], truth_HW, dataset.vocabulary, matches)
-    except (ValueError, OSError) as error:
-        named = repr(image["image_id"]) in str(error)
-        return row | {"error": str(error) if named else f"image {image['image_id']!r}: {error}"}
-    return row | {
-        "truth": found.truth.tolist(),
-        "prediction": found.prediction.tolist(),
-        "pixels": found.pixels.tolist(),
-        "miou": image_scores(found, dataset.vocabulary).all,
-        "truth_digest": hashlib.sha256(data).hexdigest(),
-    }
-
-
-def _tallied(
-    graph: ray.data.Dataset,
-    tally: Tally,
-    dataset: Dataset,
-    on_progress: Callable[[int, int], None] | None,
-) -> Iterator[pa.RecordBatch]:
-    """Rows of `scores` as images are scored; the tally grows beside them."""
-    classes, protocol = dataset.vocabulary.classes, PROTOCOLS["zs3"]
-    for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
-        found: list[Confusion] = []
-        kept = []
-        rows: list[dict[str, Any]] = batch.to_pylist()  # type: ignore[union-attr]  # Ray cannot tell the format
-        for row in rows:
-            if not row["has_truth"]:
-                tally.without_truth.append(row["image_id"])
-            elif row["error"]:
-                tally.errors.append(row["error"])
-            elif row["image_id"] in tally.scored:
-                tally.errors.append(
-                    f"the label rows of {row['image_id']!r} lie in two places; label it again"
-                )
-            else:
-                tally.scored[row["image_id"]] = {key: row[key] for key in ("miou", "file", "truth_digest")}
-                found.append(Confusion(**{key: np.array(row[key], np.int64) for key in Confusion.__slots__}))
-                kept.append({name: row[name] for name in SCORES.names})
-        sketched = [counted(one, classes, protocol) for one in found]
-        tally.as_labelled = total([tally.as_labelled, *found])
-        tally.true_names = total([tally.true_names, *map(with_true_names, sketched)])
-        tally.true_masks = total([tally.true_masks, *map(with_true_masks, sketched)])
-        if on_progress:
-            on_progress(len(tally.scored), len(dataset.refs))
-        yield from pa.Table.from_pylist(kept, schema=SCORES).to_batches()
-
-
-def _checked(
-    rows: Iterator[pa.RecordBatch], tally: Tally, dataset: Dataset, request: EvaluateRequest
-) -> Iterator[pa.RecordBatch]:
-    """The same rows; at their end the error that forbids a report, if there is one.
-
-    Raises:
-        ValueError: images could not be scored, are missing on either side, or none is left.
-    """
-    yield from rows
+def _refuse_incomplete(tally: Tally, dataset: Dataset, request: EvaluateRequest) -> None:
+    """Stop before anything is written when images could not be scored, are missing, or none is left."""
     if tally.errors:
         some = "; ".join(sorted(tally.errors)[:NAMED_IDS])
         raise ValueError(f"{len(tally.errors)} of {len(dataset.refs)} images cannot be scored: {some}")
@@ -304,8 +171,8 @@ def _checked(
         raise ValueError(
             f"{len(without_labels)} of {len(dataset.refs)} images of {request.title} have no labels "
             f"({_some(without_labels)}; {failed} of them are in the table of failures), and "
-            f"{len(without_truth)} labelled images are not in it ({_some(without_truth)}); label the rest, or "
-            f"score the {len(tally.scored)} that have both with --allow-missing"
+            f"{len(without_truth)} labelled images are not in it ({_some(without_truth)}); label the rest, "
+            f"or score the {len(tally.scored)} that have both with --allow-missing"
         )
 
 
@@ -322,6 +189,17 @@ def _matches(labels: Labels, dataset: Dataset) -> dict[str, int]:
             f"({_some([entry.name for entry in dataset.vocabulary.candidates])}); is --dataset right?"
         )
     return matches
+
+
+def _origin(labels: Labels, request: EvaluateRequest) -> dict[str, Any]:
+    """What the table `scores` says of its making."""
+    return {
+        "labels": labels.uri,
+        "version": labels.version,
+        "dataset": request.dataset,
+        "root": request.root,
+        "split": request.split,
+    }
 
 
 def _missing(tally: Tally, dataset: Dataset) -> dict[str, list[str]]:

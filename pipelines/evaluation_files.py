@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 from deltalake import write_deltalake
+from deltalake.exceptions import DeltaError
 
 from pipelines.commit import storage_options, table_uri
 from pipelines.labels import Labels, rows_of_image
@@ -24,45 +25,32 @@ from zs3.evaluating import chosen, gallery_item, predicted_ids
 from zs3.images import decode
 from zs3.report import markdown, page
 from zs3.report.overlays import GalleryItem
-from zs3.tables import SCORES
 from zs3.vocabulary import Vocabulary
 
 
-def commit_scores(out: str, batches: Iterator[pa.RecordBatch], origin: Mapping[str, Any]) -> None:
-    """Write the table `scores` under `out` in one commit, replacing what was there, as batches arrive.
+def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any]) -> None:
+    """Write the table `scores` under `out` in one commit, replacing what was there.
 
     Args:
         out: folder or uri of the evaluation.
-        batches: rows in the schema `SCORES`; an error they raise is raised here, and nothing is committed.
+        rows: in the schema `SCORES`.
         origin: what the table says of its making.
 
     Raises:
         ValueError: the table cannot be written.
     """
     uri = table_uri(out, "scores")
-    stopped: list[BaseException] = []
-
-    def guarded() -> Iterator[pa.RecordBatch]:
-        # An error on its way through the Delta library would come out as another type, without its words.
-        try:
-            yield from batches
-        except BaseException as error:
-            stopped.append(error)
-            raise
-
     try:
         write_deltalake(
             uri,
-            pa.RecordBatchReader.from_batches(SCORES, guarded()),
+            rows,
             mode="overwrite",
             schema_mode="overwrite",
             name="scores",
             description=json.dumps(origin),
             storage_options=storage_options(uri),
         )
-    except Exception as error:
-        if stopped:
-            raise stopped[0] from None
+    except (DeltaError, OSError) as error:
         raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
 
 

@@ -156,10 +156,9 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
 
 
 def _quieten() -> None:
-    """Keep Ray's talk of tokens, plans and bars off standard error, where our progress is; call before
-    `ray.init`."""
-    # Workers run at niceness 15 otherwise and lose to whatever runs beside them. Below `fatal`, the driver's
-    # core says that a killed actor may not come back without its arguments, which are kept until the run ends.
+    """Keep Ray's talk of tokens, plans and bars off standard error; to be called before `ray.init`."""
+    # Workers run at niceness 15 otherwise and lose to whatever runs beside them. Below `fatal`, the driver
+    # says that a killed actor may not come back without its arguments, which are kept until the run ends.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     importlib.import_module("ray.data")  # sets its own log level when it is imported

@@ -44,6 +44,9 @@ class SegmentSettings:
     """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
     crop_empty_masks: bool = True
     """As published, also masks without a pixel go through the encoder; off, their image embedding is zero."""
+    min_share: float = 0.0
+    """Segments that hold less than this share of every pixel are dropped before any crop is made; 0, as published,
+    keeps all. See `zs3.segmenting.largest_shares`."""
     crops_per_pass: int = 16
     """Crops that go through the encoder together; bounds memory."""
 

@@ -16,7 +16,7 @@ from zs3.encoders import load_encoder
 from zs3.naming import Segments, class_scores, paint
 from zs3.segmenting import Segmenter
 from zs3.text import TextBank, text_bank
-from zs3.vocabulary import Vocabulary, known
+from zs3.vocabulary import ClassEntry, Vocabulary, known
 
 
 class Namer:
@@ -106,7 +106,13 @@ class Labeller:
         segmenting = segmenting or recipe.segmenting
         self.namer = Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
         encoder = load_encoder(recipe.image_text.encoder, device=device) if segmenting.image_branch else None
-        self.segmenter = Segmenter(checkpoint.network(), encoder, segmenting, device=device)
+        self.segmenter = Segmenter(
+            checkpoint.network(),
+            encoder,
+            segmenting,
+            device=device,
+            seen_bank_CD=seen_bank(checkpoint, device) if segmenting.min_share > 0 else None,
+        )
         self.seen, self.names = self.namer.seen, self.namer.names
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
@@ -114,6 +120,16 @@ class Labeller:
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
         """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class that appears."""
         return [self.namer.name(segments) for segments in self.segmenter.segment(pictures)]
+
+
+def seen_bank(checkpoint: Checkpoint, device: torch.device) -> torch.Tensor:
+    """(C, D) unit rows of the checkpoint's seen classes, by name, for the query branch."""
+    text = checkpoint.recipe.query_text
+    entries = [ClassEntry(id=i, name=name) for i, name in enumerate(checkpoint.seen_classes)]
+    encoder = load_encoder(text.encoder, device=device)
+    flags = [True] * len(entries)
+    bank = text_bank(entries, encoder, templates=text.templates, seen=flags, synonyms=False)
+    return torch.from_numpy(bank.embeddings)
 
 
 def provenance(

@@ -62,7 +62,13 @@ def mini() -> Recipe:
             ),
             checkpoint_every=200,
         ),
-        segmenting=SegmentSettings(short_side_px=384, max_side_px=1024, crop_empty_masks=False),
+        segmenting=SegmentSettings(
+            short_side_px=384,
+            max_side_px=1024,
+            crop_styles=("crop_and_mask", "square_and_mask", "crop_and_dim", "square_and_dim", "crop_and_blur"),
+            crop_empty_masks=False,
+            min_share=0.1,
+        ),
         naming=NamingSettings(),
     )
 

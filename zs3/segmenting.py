@@ -15,7 +15,7 @@ from zs3.classify.masked_crops import segment_embeddings
 from zs3.config import SegmentSettings
 from zs3.encoders import Encoder
 from zs3.naming import Segments
-from zs3.nets.zegformer import ZegFormer
+from zs3.nets.zegformer import ZegFormer, class_logits
 
 
 def resized_size(height: int, width: int, short_side_px: int, max_side_px: int) -> tuple[int, int]:
@@ -42,6 +42,16 @@ def normalise_and_pad(image_3HW: Tensor, mean: Sequence[float], std: Sequence[fl
     return F.pad((image_3HW - shift) / scale, (0, -width % multiple, 0, -height % multiple))
 
 
+def largest_shares(mask_logits_Khw: Tensor, void_probabilities_K: Tensor) -> Tensor:
+    """(K,) the largest share that each segment has of any pixel, in [0, 1].
+
+    A pixel is shared by mask probability times (1 - void probability), the weight a segment has in painting before any
+    class is named. Dropping a segment whose share is nowhere large changes few labels and saves its crops.
+    """
+    weights = mask_logits_Khw.sigmoid() * (1 - void_probabilities_K)[:, None, None]
+    return (weights / weights.sum(dim=0).clamp(min=1e-12)).flatten(1).amax(dim=1)
+
+
 class Segmenter:
     """The networks and their device: picture in, segments out.
 
@@ -51,17 +61,27 @@ class Segmenter:
     Args:
         network: in evaluation mode.
         encoder: of the image branch; none where the settings switch it off.
+        seen_bank_CD: (C, D) unit rows of the classes that were trained on; only read when segments are dropped.
     """
 
     def __init__(
-        self, network: ZegFormer, encoder: Encoder | None, settings: SegmentSettings, *, device: torch.device
+        self,
+        network: ZegFormer,
+        encoder: Encoder | None,
+        settings: SegmentSettings,
+        *,
+        device: torch.device,
+        seen_bank_CD: Tensor | None = None,
     ) -> None:
+        if settings.min_share > 0 and seen_bank_CD is None:
+            raise ValueError(f"min_share is {settings.min_share}, but there is no bank of seen classes to weigh by")
         if settings.image_branch and encoder is None:
             raise ValueError("the settings ask for the image branch, but there is no image encoder")
         self.network = network.to(device).eval()
         self.encoder = encoder if settings.image_branch else None
         self.settings = settings
         self.device = device
+        self.seen_bank_CD = None if seen_bank_CD is None else seen_bank_CD.to(device)
 
     @torch.inference_mode()
     def segment(self, pictures: Sequence[np.ndarray]) -> list[Segments]:
@@ -73,17 +93,23 @@ class Segmenter:
         resized = resize(pixels_HW3, self.settings).to(self.device)
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
         output = self.network(x[None])[-1]
-        masks = output.mask_logits_BQhw[0].float()
-        padded_hw = (x.shape[1], x.shape[2])
+        masks, padded_hw = output.mask_logits_BQhw[0].float(), (x.shape[1], x.shape[2])
+        embeddings, void = output.embeddings_BQD[0], output.void_logits_BQ[0]
+        if self.settings.min_share > 0:
+            assert self.seen_bank_CD is not None
+            logits = class_logits(output, self.seen_bank_CD, config.temperature)[0]
+            shares = largest_shares(masks, logits.softmax(dim=1)[:, -1])
+            kept = shares >= min(self.settings.min_share, float(shares.max()))
+            masks, embeddings, void = masks[kept], embeddings[kept], void[kept]
         if self.encoder is None:
             image_embeddings = torch.zeros(len(masks), 0)
         else:
             image_embeddings = self._image_embeddings(resized, masks, padded_hw).cpu()
         return Segments(
             mask_logits_Khw=masks.cpu(),
-            query_embeddings_KD=output.embeddings_BQD[0].cpu(),
+            query_embeddings_KD=embeddings.cpu(),
             image_embeddings_KE=image_embeddings,
-            void_logits_K=output.void_logits_BQ[0].cpu(),
+            void_logits_K=void.cpu(),
             padded_hw=padded_hw,
             resized_hw=(resized.shape[1], resized.shape[2]),
             height=pixels_HW3.shape[0],

@@ -54,9 +54,17 @@ def test_json_is_the_only_line_of_standard_output(
 
 
 def test_an_unknown_layout_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        door.main([*ARGUMENTS[:3], "cityscapes", *ARGUMENTS[4:]])
-    assert caught.value.code == 2
+    assert door.main([*ARGUMENTS[:3], "cityscapes", *ARGUMENTS[4:]]) == 2
+
+
+def test_a_data_set_that_is_not_there_is_one_line_of_standard_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--labels", "l", "--dataset", "voc", "--root", str(tmp_path / "nowhere"), "--split", "val"]
+    assert door.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "nowhere" in err.splitlines()[-1] and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_truth_labelled_as_itself_scores_100_through_the_door(

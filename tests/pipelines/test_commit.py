@@ -15,7 +15,9 @@ PROVENANCE = {"run": {"weights": "w1", "vocabulary": "v1"}, "note": "anything"}
 
 def failures(*ids):
     names = ("uri", "stage", "error_type", "message", "run")
-    return pa.Table.from_pylist([{"image_id": i, **dict.fromkeys(names, f"x{i}")} for i in ids], schema=FAILURES)
+    return pa.Table.from_pylist(
+        [{"image_id": i, **dict.fromkeys(names, f"x{i}")} for i in ids], schema=FAILURES
+    )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Label tables against truth on Ray: exact sums however the rows lie, one clear line for all that is amiss."""
+"""Label tables against truth on Ray: exact sums however rows lie, one clear line for all that is amiss."""
 
 import json
 from collections.abc import Sequence
@@ -280,3 +280,12 @@ def test_diagnostics_from_a_file_stand_beside_the_oracles(
     source.write_text("{}")
     assert "expected a list" in refused(labels, farm, tmp_path / "other", diagnostics=str(source))
     assert "there are: zs3, paper" in refused(labels, farm, tmp_path / "other", protocol="mine")
+
+
+def test_an_out_that_cannot_be_written_is_one_clear_line(
+    ray_session: None, farm: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    message = refused(table(tmp_path, all_images()), farm, blocked / "out")
+    assert f"{blocked} is a file" in message and "choose another --out" in message

@@ -52,6 +52,6 @@ def test_numbers_that_are_not_positive_are_refused():
 
 
 def test_decoding_never_asks_for_what_an_actor_asks_for():
-    """Ray fuses a task with the actor behind it when they ask for the same, and then decodes inside the actor."""
+    """Ray fuses a task with the actor behind it when they ask for the same, and then the actor decodes."""
     for cpus in (1.0, 2.0, 3.0, 64.0):
         assert actor_plan(Execution(), [{"CPU": cpus}]).cpus not in (DECODE_CPUS, WRITE_CPUS) or cpus == 1.0

@@ -1,6 +1,5 @@
 """The labelling graph on a small Ray: nothing is lost, nothing is done twice, whatever is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,40 +14,43 @@ import ray
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipelines.commit import image_uris
-from pipelines.execution import Execution
+from pipelines.commit import image_uris, open_table, publish, write_part
+from pipelines.execution import ActorPlan, Execution
 from pipelines.label import LabelRequest, label, label_graph, plan_label
-from pipelines.label_actor import HOPELESS
+from pipelines.label_actor import HOPELESS, LabelActor
 from pipelines.label_plan import Description, Model
-from zs3.tables import label_map
+from pipelines.sources import list_images, read_and_decode
+from zs3.tables import LABELS, label_rows
+from zs3.vocabulary import load_vocabulary
 
 RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
 """Red is class 1, blue is class 2, and the fake model fails on a green corner."""
 
 
-def colours(*, weights="w", kill_once=None, fails_always=False, delay_s=0.0):
+def colours(*, weights="w", kill_once=None, delay_s=0.0):
     """A model that names pixels by colour; nested, so that it travels to workers by value.
 
     Args:
         weights: what its digest is made of.
-        kill_once: a file; the process that finds it absent makes it and dies as if killed.
-        fails_always: it fails on every picture.
+        kill_once: a file; the process that meets a red picture and finds no such file makes it and is killed.
         delay_s: seconds it takes for a picture.
     """
 
     def load(checkpoint, vocabulary, device):
         class Colours:
-            seen = {1: True, 2: False}
-            digest = weights
+            def __init__(self):
+                self.seen, self.digest = {1: True, 2: False}, weights
 
             def label(self, pictures):
-                if fails_always or any(tuple(picture[0, 0]) == (0, 250, 0) for picture in pictures):
+                if any(tuple(picture[0, 0]) == (0, 250, 0) for picture in pictures):
                     raise RuntimeError("green makes it fail")
-                if kill_once and len(pictures) < 4 and not os.path.exists(kill_once):
-                    open(kill_once, "w").close()
+                if kill_once and not Path(kill_once).exists() and (pictures[0][..., 0] > 127).all():
+                    Path(kill_once).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(delay_s * len(pictures))
-                return [(np.where(p[..., 0] > 127, 1, 2).astype(np.int32), {1: 0.5, 2: 0.25}) for p in pictures]
+                return [
+                    (np.where(p[..., 0] > 127, 1, 2).astype(np.int32), {1: 0.5, 2: 0.25}) for p in pictures
+                ]
 
         return Colours()
 
@@ -85,25 +87,54 @@ def request_for(photos, out="out", **changes):
     return LabelRequest(**{**values, "out": str(photos.parent / out), **changes})
 
 
-def table(request, name):
-    return DeltaTable(f"{request.out}/{name}").to_pyarrow_table().to_pylist()
+def table(request, name="labels"):
+    """The rows of a table, in an order of their own."""
+    rows = DeltaTable(f"{request.out}/{name}").to_pyarrow_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["image_id"], row.get("class_id")))
 
 
-def rows(request, name="labels"):
-    """What a table holds, in an order of its own."""
-    return sorted(json.dumps({**row, "rle": repr(row.get("rle"))}, sort_keys=True) for row in table(request, name))
+def expected(photos, only=None):
+    """What `labels` must hold: the rows of every picture, made here and now, one by one."""
+    rows = []
+    for path in sorted(photos.glob("*.png")):
+        red_HW = np.asarray(Image.open(path))[..., 0] > 127
+        if only is None or path.stem in only:
+            names, seen, scores = {1: "red", 2: "blue"}, {1: True, 2: False}, {1: 0.5, 2: 0.25}
+            rows += label_rows(path.stem, str(path), np.where(red_HW, 1, 2), names, seen, scores, "w")
+    return sorted(rows, key=lambda row: (row["image_id"], row["class_id"]))
+
+
+def labelled_before(request, count, model):
+    """Put the first images of a request into its table without a run."""
+    plan = plan_label(request, model)
+    held = open_table(f"{request.out}/labels", LABELS, plan.provenance)
+    rows = expected(Path(request.images), {image_id for image_id, _ in plan.todo[:count]})
+    part = write_part(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
+    publish(held, LABELS, [part], run=plan.description.digest, written_ms=0)
+
+
+def an_actor(photos, model, run="w"):
+    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=None)
+    vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
+    return LabelActor(model=model, checkpoint="colours", vocabulary=vocabulary, run=run, actors=actors)
+
+
+def decoded(photos):
+    ids, uris = zip(*list_images(str(photos)))
+    refs = pa.table({"image_id": list(ids), "uri": list(uris)})
+    return pa.concat_tables(read_and_decode(refs, max_pixels=1000, run="w"))
 
 
 def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray_session, photos):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(photos / "whole.jpg")
-    (photos / "cut.jpg").write_bytes((photos / "whole.jpg").read_bytes()[:1500])
-    (photos / "whole.jpg").unlink()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:1500])
     picture(photos / "poison.png", corner=GREEN)
-    Image.new("RGB", (200, 100)).save(photos / "big.png")
+    Image.new("RGB", (200, 100)).save(photos / "wide.png")
     listing = photos / "list.txt"
     listing.write_text("\n".join([*sorted(path.name for path in photos.iterdir()), "gone.jpg"]))
-    seen = []
-    request = request_for(listing, classes=str(photos.parent / "classes.txt"), max_pixels=10_000)
+    classes, seen = str(photos.parent / "classes.txt"), []
+    request = request_for(photos, images=str(listing), max_pixels=10_000)
 
     result = label(request, SMALL, model=colours(), on_progress=seen.append)
 
@@ -111,132 +142,124 @@ def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray
     assert result.images_per_second == pytest.approx(10 / result.seconds)
     assert result.startup_seconds > 0
     assert (seen[-1].done, seen[-1].failed, seen[-1].total, seen[-1].remaining_s) == (14, 4, 14, 0)
-    reasons = {row["image_id"]: (row["stage"], row["error_type"]) for row in table(request, "failures")}
-    assert reasons == {
+    assert {row["image_id"]: (row["stage"], row["error_type"]) for row in table(request, "failures")} == {
         "cut": ("decode", "truncated"),
         "gone": ("read", "FileNotFoundError"),
         "poison": ("label", "RuntimeError"),
-        "big": ("decode", "too_large"),
+        "wide": ("decode", "too_large"),
     }
-    by_image = {}
-    for row in table(request, "labels"):
-        by_image.setdefault(row["image_id"], []).append(row)
-    assert sorted(by_image) == [f"i{index}" for index in range(10)]
-    for image_id, held in by_image.items():
-        pixels = np.asarray(Image.open(photos / f"{image_id}.png"))
-        np.testing.assert_array_equal(label_map(held), np.where(pixels[..., 0] > 127, 1, 2))
-    assert {(row["class_id"], row["class_name"], row["seen"], row["score"], row["run"]) for row in table(request, "labels")} == {
-        (1, "red", True, 0.5, "w"),
-        (2, "blue", False, 0.25, "w"),
-    }
+    assert table(request) == expected(photos, {f"i{index}" for index in range(10)})
     assert DeltaTable(f"{request.out}/labels").version() > 1, "commits come as the run goes"
 
     picture(photos / "poison.png", 5)
     (photos / "cut.jpg").write_bytes((photos / "i1.png").read_bytes())
-    again = label(request, SMALL, model=colours())
-    assert (again.images, again.failed, again.skipped) == (2, 2, 10)
-    assert sorted(row["image_id"] for row in table(request, "failures")) == ["big", "gone"]
-
-    before = rows(request)
-    raised = label(request_for(listing, classes=request.classes, limit=2), SMALL, model=colours())
-    assert (raised.images, raised.failed, raised.skipped) == (1, 0, 1), "a raised limit of pixels is no other run"
-    assert len(rows(request)) == len(before) + 1
+    again = label(request_for(photos, images=str(listing), classes=classes), SMALL, model=colours())
+    assert (again.images, again.failed, again.skipped) == (3, 1, 10)
     assert [row["image_id"] for row in table(request, "failures")] == ["gone"]
+    assert [row for row in table(request) if row["image_id"] != "cut"] == expected(photos)
 
 
-def test_nothing_left_to_do_starts_nothing(ray_session, photos, monkeypatch):
-    request = request_for(photos, limit=2)
-    label(request, SMALL, model=colours())
-    monkeypatch.setattr("pipelines.label.start_ray", lambda execution: pytest.fail("started Ray for nothing"))
-    again = label(request, SMALL, model=colours())
-    assert (again.images, again.failed, again.skipped, again.images_per_second) == (0, 0, 2, 0.0)
-
-
-def test_a_killed_actor_loses_nothing_and_settings_of_execution_change_nothing(ray_session, photos, tmp_path):
+def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
+    ray_session, photos, tmp_path, monkeypatch
+):
     for index in range(10, 23):
         picture(photos / f"i{index}.png", index)
-    killed, calm = request_for(photos, "killed"), request_for(photos, "calm")
-    flag = str(tmp_path / "killed-once")
-    result = label(killed, SMALL, model=colours(kill_once=flag))
-    assert Path(flag).exists()
+    request, flag = request_for(photos), tmp_path / "killed-once"
+    result = label(request, SMALL, model=colours(kill_once=str(flag)))
+    assert flag.exists()
     assert (result.images, result.failed) == (23, 0)
-    label(calm, Execution(batch_size=5, images_per_block=50), model=colours())
-    assert rows(killed) == rows(calm)
+    assert table(request) == expected(photos)
+
+    monkeypatch.setattr("pipelines.label.start_ray", lambda execution: pytest.fail("started Ray for nothing"))
+    again = label(request, SMALL, model=colours())
+    assert (again.images, again.failed, again.skipped, again.images_per_second) == (0, 0, 23, 0.0)
 
 
-SCRIPT = """
-import sys
-sys.path[:0] = {path!r}
-from tests_pipelines_label import SMALL, colours, request_for
+DRIVER = """
 from pathlib import Path
+from copy_of_these_tests import SMALL, colours, request_for
 from pipelines.label import label
-label(request_for(Path({photos!r})), SMALL, model=colours(delay_s=0.2))
+label(request_for(Path({photos!r})), SMALL, model=colours(delay_s=0.3))
 """
 
 
 def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_path):
     for index in range(10, 30):
         picture(photos / f"i{index}.png", index)
-    (tmp_path / "tests_pipelines_label.py").write_text(Path(__file__).read_text())
-    script = SCRIPT.format(path=[str(tmp_path)], photos=str(photos))
-    request, whole = request_for(photos), request_for(photos, "whole")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    driver = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 120
-        labels = f"{request.out}/labels"
-        while not (DeltaTable.is_deltatable(labels) and DeltaTable(labels).version() >= 1):
-            assert driver.poll() is None, driver.stderr.read().decode()
-            assert time.monotonic() < deadline, "the driver committed nothing"
-            time.sleep(0.05)
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-        driver.stderr.close()
-    held = len(image_uris(DeltaTable(labels)))
+    (tmp_path / "copy_of_these_tests.py").write_text(Path(__file__).read_text())
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "RAY_ADDRESS": address}
+    request, log = request_for(photos), tmp_path / "driver.log"
+    command = [sys.executable, "-c", DRIVER.format(photos=str(photos))]
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver,
+    ):
+        try:
+            while not image_uris_so_far(request):
+                assert driver.poll() is None, log.read_text()
+                time.sleep(0.05)
+        finally:
+            driver.send_signal(signal.SIGKILL)
+    held = len(image_uris_so_far(request))
     assert 0 < held < 30
 
-    result = label(request, SMALL, model=colours())
-    assert (result.images, result.skipped) == (30 - held, held)
-    label(whole, SMALL, model=colours())
-    assert rows(request) == rows(whole)
+    result = label(request, Execution(batch_size=5, images_per_block=50), model=colours())
+    assert (result.images, result.failed, result.skipped) == (30 - held, 0, held)
+    assert table(request) == expected(photos)
 
 
-def test_a_model_that_fails_on_everything_stops_the_run(ray_session, photos):
-    for index in range(10, HOPELESS + 3):
-        picture(photos / f"i{index}.png", index)
-    request = request_for(photos)
-    with pytest.raises(ray.exceptions.RayError, match="green makes it fail"):
-        label(request, SMALL, model=colours(fails_always=True))
-    assert table(request, "labels") == []
-
-
-def test_a_model_other_than_the_planned_one_stops_the_run(ray_session, photos):
-    other = Model(load=colours(weights="other").load, describe=colours().describe)
-    with pytest.raises(ray.exceptions.RayError, match="was planned with w"):
-        label(request_for(photos), SMALL, model=other)
+def image_uris_so_far(request):
+    uri = f"{request.out}/labels"
+    return image_uris(DeltaTable(uri)) if DeltaTable.is_deltatable(uri) else {}
 
 
 def test_decoding_stays_apart_from_the_actors(ray_session, photos):
     from ray.data._internal.logical.optimizers import get_execution_plan
 
     dataset = label_graph(plan_label(request_for(photos), colours()), colours(), SMALL)
-    operators = []
-    operator = get_execution_plan(dataset._logical_plan)[0].dag
+    operator, operators = get_execution_plan(dataset._logical_plan)[0].dag, []
     while operator.input_dependencies:
         operators.append(operator.name)
         operator = operator.input_dependencies[0]
     assert operators == ["MapBatches(write_tables)", "MapBatches(LabelActor)", "MapBatches(read_and_decode)"]
 
 
-def test_a_table_of_another_run_is_refused_before_anything_is_done(ray_session, photos):
-    label(request_for(photos, limit=1), SMALL, model=colours())
-    with pytest.raises(ValueError, match=r"made with a different weights \(w there, v now\); choose another --out"):
+def test_an_actor_keeps_the_rows_of_an_image_together_and_batches_change_nothing(photos):
+    picture(photos / "poison.png", corner=GREEN)
+    actor, pixels = an_actor(photos, colours()), decoded(photos)
+    together = actor(pixels).drop_columns("started").to_pylist()
+    alone = [actor(pixels.slice(i, 1)).drop_columns("started").to_pylist()[0] for i in range(len(together))]
+    assert together == alone
+    assert [bool(row["labels"]) != bool(row["failures"]) for row in together] == [True] * 11
+
+
+def test_an_actor_whose_model_fails_on_everything_gives_up(photos):
+    for path in photos.iterdir():
+        picture(path, corner=GREEN)
+    actor, pixels = an_actor(photos, colours()), decoded(photos)
+    for _ in range(HOPELESS // 10):
+        assert all(row["failures"] for row in actor(pixels).to_pylist())
+    with pytest.raises(RuntimeError, match=f"failed on {HOPELESS} images in a row.*green makes it fail"):
+        actor(pixels)
+
+
+def test_an_actor_with_another_model_than_the_planned_one_gives_up(photos):
+    with pytest.raises(RuntimeError, match="has digest other here, but the run was planned with w"):
+        an_actor(photos, colours(weights="other"))
+
+
+def test_a_table_of_another_run_is_refused_before_anything_is_done(photos):
+    labelled_before(request_for(photos), 1, colours())
+    with pytest.raises(
+        ValueError, match=r"made with a different weights \(w there, v now\); choose another --out"
+    ):
         label(request_for(photos), SMALL, model=colours(weights="v"))
+    assert not (photos.parent / "out" / "failures").exists()
 
 
-def test_an_id_that_means_another_image_is_refused(ray_session, photos, tmp_path):
-    label(request_for(photos, limit=1), SMALL, model=colours())
+def test_an_id_that_means_another_image_is_refused(photos, tmp_path):
+    labelled_before(request_for(photos), 1, colours())
     (tmp_path / "others").mkdir()
     picture(tmp_path / "others" / "i0.png")
     with pytest.raises(ValueError, match="already holds labels of an image called 'i0'"):
@@ -245,6 +268,14 @@ def test_an_id_that_means_another_image_is_refused(ray_session, photos, tmp_path
     picture(photos / "sub" / "i0.png")
     with pytest.raises(ValueError, match=r"in this listing its id is 'i0\.png'"):
         plan_label(request_for(photos), colours())
+
+
+def test_a_plan_counts_what_is_done_and_writes_nothing(photos):
+    assert (len(plan_label(request_for(photos, limit=4), colours()).todo)) == 4
+    assert not (photos.parent / "out").exists()
+    labelled_before(request_for(photos), 3, colours())
+    plan = plan_label(request_for(photos, limit=4), colours())
+    assert (len(plan.todo), plan.skipped, plan.retried) == (1, 3, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -257,34 +288,11 @@ def test_an_id_that_means_another_image_is_refused(ray_session, photos, tmp_path
         ({"max_pixels": 0}, ValueError, "max_pixels is 0"),
     ],
 )
-def test_a_request_that_cannot_be_carried_out_is_named_and_writes_nothing(photos, monkeypatch, changes, error, message):
+def test_a_request_that_cannot_be_carried_out_is_named_and_writes_nothing(
+    photos, monkeypatch, changes, error, message
+):
     monkeypatch.chdir(photos.parent)
     Path("file").write_text("x")
     with pytest.raises(error, match=message):
         label(request_for(photos, **changes), SMALL, model=colours())
     assert not Path("out").exists()
-
-
-def test_a_plan_writes_nothing(photos):
-    plan = plan_label(request_for(photos, limit=4), colours())
-    assert (len(plan.todo), plan.skipped, plan.retried) == (4, 0, frozenset())
-    assert not (photos.parent / "out").exists()
-
-
-def test_an_actor_keeps_the_rows_of_an_image_together_and_batches_change_nothing(photos):
-    from pipelines.execution import ActorPlan
-    from pipelines.label_actor import LabelActor
-    from pipelines.sources import list_images, read_and_decode
-    from zs3.vocabulary import load_vocabulary
-
-    picture(photos / "poison.png", corner=GREEN)
-    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=None)
-    vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
-    actor = LabelActor(model=colours(), checkpoint="c", vocabulary=vocabulary, run="w", actors=actors)
-    ids, uris = zip(*list_images(str(photos)))
-    refs = pa.table({"image_id": list(ids), "uri": list(uris)})
-    pixels = pa.concat_tables(read_and_decode(refs, max_pixels=1000, run="w"))
-    together = actor(pixels).drop_columns("started").to_pylist()
-    alone = [actor(pixels.slice(i, 1)).drop_columns("started").to_pylist()[0] for i in range(len(ids))]
-    assert together == alone
-    assert [bool(row["labels"]) != bool(row["failures"]) for row in together] == [True] * len(ids)

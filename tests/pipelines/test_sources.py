@@ -1,7 +1,7 @@
 """Listings of every kind give stable ids; what cannot be read or decoded becomes a row."""
 
 import io
-import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,12 @@ def test_a_folder_gives_its_images_in_order_with_stems_as_ids(folder):
 
 def test_repeated_file_names_turn_every_id_into_a_path(folder):
     picture(folder / "sub" / "b.jpg")
-    assert [image_id for image_id, _ in list_images(str(folder))] == ["b.jpg", "c.webp", "sub/a.PNG", "sub/b.jpg"]
+    assert [image_id for image_id, _ in list_images(str(folder))] == [
+        "b.jpg",
+        "c.webp",
+        "sub/a.PNG",
+        "sub/b.jpg",
+    ]
 
 
 def test_the_limit_takes_the_first_and_changes_no_id(folder):
@@ -129,7 +134,7 @@ def test_reading_gives_pixels_or_the_stage_that_failed(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     big = picture(tmp_path / "big.png", size=(101, 100))
     uris = [good, str(tmp_path / "gone.jpg"), str(tmp_path / "cut.jpg"), big, str(tmp_path)]
-    refs = pa.table({"image_id": [os.path.basename(uri) for uri in uris], "uri": uris})
+    refs = pa.table({"image_id": [Path(uri).name for uri in uris], "uri": uris})
     rows = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r")).to_pylist()
 
     assert [row["uri"] for row in rows] == uris

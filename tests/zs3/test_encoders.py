@@ -173,7 +173,7 @@ def test_openai_layout_gives_what_open_clip_builds_with_quick_gelu(tiny_weights:
 
 def test_weights_that_need_quick_gelu_are_refused_by_an_architecture_without() -> None:
     config = EncoderConfig(kind="open_clip", architecture="ViT-B-16", weights="openai")
-    with pytest.raises(ValueError, match="quick-GELU.*'ViT-B-16-quickgelu'"):
+    with pytest.raises(ValueError, match=r"quick-GELU.*'ViT-B-16-quickgelu'"):
         load_encoder(config, device=CPU)
     right = EncoderConfig(kind="open_clip", architecture="ViT-B-16-quickgelu", weights="openai")
     assert load_encoder(right, device=CPU).text_dim == 512

@@ -1,13 +1,14 @@
 """Boxes and crops against those of the published code, and what must not change them."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import interpolate, pad
 
-from zs3.classify.masked_crops import boxes_from_masks, masked_crops, segment_embeddings
+from zs3.classify.masked_crops import Style, boxes_from_masks, masked_crops, segment_embeddings
 from zs3.encoders import EncoderConfig, load_encoder
 
 # Measured worst case 1.4e-5 (interpolation weights of float32 box coordinates, values up to 2): a box or mask
@@ -108,7 +109,7 @@ def test_logits_and_their_signs_give_the_same_boxes() -> None:
     assert torch.equal(boxes_from_masks(masks), boxes_from_masks(masks.float() - 0.5))
 
 
-@pytest.mark.parametrize("style", ["crop_and_mask", "mask"])
+@pytest.mark.parametrize("style", ["crop_and_mask", "mask", "square_and_mask"])
 def test_pixels_outside_the_mask_do_not_matter(style: str) -> None:
     image, masks = blobs()
     boxes = boxes_from_masks(masks)
@@ -117,12 +118,12 @@ def test_pixels_outside_the_mask_do_not_matter(style: str) -> None:
     changed = image + 7.0 * (~(masks > 0)).all(dim=0)
     crops, crops_of_changed = (masked_crops(x, masks, boxes, 32, style) for x in (image, changed))
     # Resizing the whole picture mixes neighbours across the mask's border: that style may differ there.
-    if style == "crop_and_mask":
+    if style != "mask":
         assert torch.equal(crops, crops_of_changed)
     assert torch.equal(crops == 0, crops_of_changed == 0)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", get_args(Style))
 def test_permuting_the_segments_permutes_the_crops_and_each_alone_gives_the_same(style: str) -> None:
     image, masks = blobs()
     boxes = boxes_from_masks(masks)
@@ -131,6 +132,34 @@ def test_permuting_the_segments_permutes_the_crops_and_each_alone_gives_the_same
     assert torch.equal(masked_crops(image, masks[order], boxes[order], 32, style), crops[order])
     alone = [masked_crops(image, masks[k : k + 1], boxes[k : k + 1], 32, style)[0] for k in range(5)]
     assert torch.equal(torch.stack(alone), crops)
+
+
+def test_a_square_keeps_the_shape_of_a_segment_and_a_stretched_crop_does_not() -> None:
+    image = torch.ones(3, 100, 100)
+    masks = torch.zeros(1, 100, 100, dtype=torch.bool)
+    masks[0, 40:51, 20:61] = True
+    boxes = boxes_from_masks(masks)
+    filled = [
+        float((masked_crops(image, masks, boxes, 64, style)[0, 0] > 0.5).float().mean())
+        for style in ("crop_and_mask", "square_and_mask")
+    ]
+    # A bar of 41 x 11 in a square of 1.2 x 40; the crop cuts its last row and column.
+    assert filled == [pytest.approx(1.0, abs=0.01), pytest.approx(41 * 11 / 48**2, abs=0.03)]
+
+
+def test_dimmed_and_blurred_crops_keep_the_segment_as_it_is() -> None:
+    image, masks = blobs()
+    boxes = boxes_from_masks(masks)
+    inside = masked_crops(image * 0 + 1, masks, boxes, 32, "crop_and_mask") == 1
+    plain = masked_crops(image, masks, boxes, 32, "crop")
+    for style in ("crop_and_dim", "crop_and_blur"):
+        crops = masked_crops(image, masks, boxes, 32, style)
+        assert torch.equal(crops[inside], plain[inside])
+    masks[:, :20, :20] = False
+    masks[0, 30:40, 5:30] = True
+    boxes[0] = torch.tensor([0, 0, 40, 45])
+    dimmed = masked_crops(image, masks[:1], boxes[:1], 32, "crop_and_dim")
+    assert dimmed.abs().sum() < masked_crops(image, masks[:1], boxes[:1], 32, "crop").abs().sum()
 
 
 def test_parts_that_do_not_fit_and_unknown_styles_are_refused() -> None:
@@ -152,6 +181,9 @@ class MeanColour:
     def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
         rows = crops_N3SS.mean((2, 3)) + 1.0
         return rows / rows.norm(dim=-1, keepdim=True)
+
+    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(views_VNE.sum(dim=0), dim=-1)
 
 
 def test_chunks_do_not_change_embeddings_and_no_segment_gives_no_row() -> None:

@@ -4,10 +4,9 @@ A picture is described by what the classifier (EfficientNet-Lite0) thinks it is;
 classes the sentence encoder (MiniLM) finds near it, going by their WordNet words and definitions, and by the
 definitions of the phrase itself. Both are distributions over the same thousand classes; a power of each, as a
 unit vector, is the embedding. That a classifier's posterior can place a picture among words is the idea of
-ConSE (Norouzi et al., ICLR 2014), which averages word vectors instead. benchmarks/naming_on_true_masks.py
-measures
-both: on true masks of 20 VOC classes the class-mean accuracy of classes never trained on grows from 48 to 82
-%.
+ConSE (Norouzi et al., ICLR 2014), which averages word vectors instead. benchmarks/naming_on_true_masks.py measures
+both on true masks; class-mean accuracy on the unseen classes of the validation lists, five crops against the best
+single crop of ConSE: VOC 74 against 45 %, MSRC 84 against 72 %, COCO things 70 against 42 %.
 """
 
 # N phrase or crop, V view, W ImageNet class (1000), D sentence embedding (384), S crop side in pixels

@@ -144,7 +144,8 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ValueError(
             f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript "
-            "archives and pickled models can run code and are refused: save the state_dict() as .safetensors instead"
+            "archives and pickled models can run code and are refused: save the state_dict() as "
+            ".safetensors instead"
         ) from error
     tensors = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(tensors, dict) or not all(

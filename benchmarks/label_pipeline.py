@@ -1,0 +1,185 @@
+"""What Ray costs a labelling run, and what an image costs the actor in memory.
+
+    python benchmarks/label_pipeline.py speed  --images FOLDER --checkpoint zs3-mini --limit 500
+    python benchmarks/label_pipeline.py memory --images FOLDER --checkpoint zs3-mini
+
+`speed` labels the same images with the same actor, settings and environment: in a bare loop, through
+the pipeline, and in a bare loop again, each in a process of its own. The bare loop is timed with the
+decoding of its images and without; start-up is left out on all sides. `memory` resizes an image to each
+size and reads the peak of the process, which the kernel keeps.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import tyro
+from PIL import Image
+
+from pipelines.execution import KEEP_BUFFERS, ActorPlan, Execution, cores
+from pipelines.label import LabelRequest, label
+from pipelines.label_actor import LabelActor
+from pipelines.label_plan import LabelPlan, Model, plan_label
+from pipelines.sources import PIXELS, read_and_decode
+from zs3.images import decode
+
+SIZES = ((500, 375), (2048, 1536))
+"""Width and height in pixels."""
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to measure, and on which images."""
+
+    what: tyro.conf.Positional[Literal["speed", "memory", "bare", "pipeline"]]
+    """speed or memory; bare and pipeline are the parts of speed, run in processes of their own."""
+    images: str
+    """As for `zs3 label`."""
+    checkpoint: str = "zs3-mini"
+    """As for `zs3 label`."""
+    classes: str = "voc"
+    """As for `zs3 label`."""
+    limit: int = 500
+    """Images to label."""
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How the pipeline runs; the bare loop takes its batch size and threads."""
+
+
+def main() -> int:
+    """Measure and print one line of JSON."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    measure = {"speed": speed, "memory": memory, "bare": bare, "pipeline": pipeline}[arguments.what]
+    sys.stdout.write(json.dumps(measure(arguments)) + "\n")
+    return 0
+
+
+def speed(arguments: Arguments) -> dict[str, Any]:
+    """Images per second of the pipeline and of the bare loops before and after it."""
+    before, through, after = (_apart(part) for part in ("bare", "pipeline", "bare"))
+    loops = {key: (before[key] + after[key]) / 2 for key in ("actor", "actor_and_decoding")}
+    rate = through["images_per_second"]
+    return {
+        "cores": cores(),
+        "batch_size": arguments.execution.batch_size,
+        "pipeline": through,
+        "bare_before": before,
+        "bare_after": after,
+        "ratio_to_actor_alone": round(rate / loops["actor"], 3),
+        "ratio_to_actor_and_decoding": round(rate / loops["actor_and_decoding"], 3),
+    }
+
+
+def bare(arguments: Arguments) -> dict[str, Any]:
+    """The actor in a loop, without Ray: images per second without and with decoding."""
+    plan = _plan(arguments)
+    actor = _actor(plan, arguments)
+    size = arguments.execution.batch_size
+    labelling = decoding = 0.0
+    for start in range(0, len(plan.todo), size):
+        ids, uris = zip(*plan.todo[start : start + size])
+        refs = pa.table({"image_id": list(ids), "uri": list(uris)})
+        began = time.perf_counter()
+        batch = pa.concat_tables(
+            read_and_decode(refs, max_pixels=plan.request.max_pixels, run=plan.description.digest)
+        )
+        decoded = time.perf_counter()
+        actor(batch)
+        decoding += decoded - began
+        labelling += time.perf_counter() - decoded
+    images = len(plan.todo)
+    return {
+        "images": images,
+        "actor": round(images / labelling, 3),
+        "actor_and_decoding": round(images / (labelling + decoding), 3),
+    }
+
+
+def pipeline(arguments: Arguments) -> dict[str, Any]:
+    """The same images through `label`, into a table that is thrown away."""
+    with tempfile.TemporaryDirectory() as out:
+        result = label(_request(arguments, out), arguments.execution)
+    return {
+        "images": result.images,
+        "failed": result.failed,
+        "images_per_second": round(result.images_per_second, 3),
+        "seconds": round(result.seconds, 1),
+        "startup_seconds": round(result.startup_seconds, 1),
+    }
+
+
+def memory(arguments: Arguments) -> dict[str, Any]:
+    """Peak of the actor's process while it labels images of each size, one at a time, in MiB."""
+    plan = _plan(arguments)
+    source = decode(Path(plan.todo[0][1]).read_bytes())
+    actor = _actor(plan, arguments)
+    loaded = _resident("VmRSS")
+    found: dict[str, Any] = {"loaded_mib": round(loaded)}
+    for width, height in SIZES:
+        encoded = io.BytesIO()
+        Image.fromarray(source).resize((width, height)).save(encoded, "PNG")
+        pixels_HW3 = decode(encoded.getvalue())
+        row = {"image_id": "a", "uri": "a", "height": height, "width": width, "failures": []}
+        batch = pa.Table.from_pylist([{**row, "pixels": pixels_HW3.tobytes()}], schema=PIXELS)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak that VmHWM shows
+        for _ in range(2):
+            actor(batch)
+        peak = _resident("VmHWM")
+        found[f"{width}x{height}"] = {"peak_mib": round(peak), "above_loaded_mib": round(peak - loaded)}
+    return found
+
+
+def _apart(part: str) -> dict[str, Any]:
+    """One part in a process of its own, with the memory settings that actors have."""
+    command = [sys.executable, __file__, part, *sys.argv[2:]]
+    done = subprocess.run(
+        command, env={**os.environ, **KEEP_BUFFERS}, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _request(arguments: Arguments, out: str) -> LabelRequest:
+    return LabelRequest(
+        images=arguments.images,
+        classes=arguments.classes,
+        checkpoint=arguments.checkpoint,
+        out=out,
+        limit=arguments.limit,
+    )
+
+
+def _plan(arguments: Arguments) -> LabelPlan:
+    with tempfile.TemporaryDirectory() as out:
+        return plan_label(_request(arguments, out))
+
+
+def _actor(plan: LabelPlan, arguments: Arguments) -> LabelActor:
+    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=arguments.execution.threads)
+    return LabelActor(
+        model=Model(),
+        checkpoint=plan.request.checkpoint,
+        vocabulary=plan.vocabulary,
+        run=plan.description.digest,
+        actors=actors,
+    )
+
+
+def _resident(field: str) -> float:
+    """A line of this process's memory status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / MIB
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Sketches: one sparse confusion per labelled image, made in tasks and summed on the driver.
+
+files ─► images_in_files ─► sketches ─► tallied (driver)
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.labels import Labels, images_in_files
+from pipelines.sources import read_bytes
+from zs3.datasets import Dataset, ImageRef, read_truth
+from zs3.evaluating import image_confusion, image_scores
+from zs3.metrics import PROTOCOLS, Confusion, counted, total, with_true_masks, with_true_names
+from zs3.tables import SCORES
+
+if TYPE_CHECKING:
+    import ray.data
+
+IMAGES_PER_TASK = 32
+"""Images that one task scores; their label rows, and one decoded truth at a time, are in its memory."""
+_SKETCHES = pa.schema(
+    [
+        *SCORES,
+        pa.field("file", pa.string()),
+        pa.field("miou", pa.float64()),
+        pa.field("truth_digest", pa.string()),
+        pa.field("has_truth", pa.bool_()),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What the driver keeps: sums over all images, and a line per image."""
+
+    as_labelled: Confusion = field(default_factory=lambda: total([]))
+    true_names: Confusion = field(default_factory=lambda: total([]))
+    true_masks: Confusion = field(default_factory=lambda: total([]))
+    scored: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Image id -> its miou (percent), the file that holds its labels, the digest of its truth."""
+    without_truth: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def sketch_graph(labels: Labels, dataset: Dataset, matches: Mapping[str, int]) -> ray.data.Dataset:
+    """The lazy dataset of one confusion per labelled image."""
+    import ray
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    files = [pa.table({"file": [file]}) for file in labels.files]
+    return (
+        ray.data.from_arrow(files)
+        .map_batches(
+            functools.partial(images_in_files, images_per_block=IMAGES_PER_TASK),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
+        .map_batches(
+            functools.partial(sketches, dataset=dataset, matches=matches),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+    )
+
+
+def sketches(batch: pa.Table, *, dataset: Dataset, matches: Mapping[str, int]) -> pa.Table:
+    """One row per labelled image: its confusion, or why there is none."""
+    refs = {ref.id: ref for ref in dataset.refs}
+    rows = [_sketch(image, refs.get(image["image_id"]), dataset, matches) for image in batch.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=_SKETCHES)
+
+
+def tallied(
+    graph: ray.data.Dataset,
+    tally: Tally,
+    dataset: Dataset,
+    on_progress: Callable[[int, int], None] | None,
+) -> Iterator[pa.Table]:
+    """Rows of `scores` as images are scored; the tally grows beside them."""
+    classes, protocol = dataset.vocabulary.classes, PROTOCOLS["zs3"]
+    for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
+        found: list[Confusion] = []
+        kept = []
+        rows: list[dict[str, Any]] = batch.to_pylist()  # type: ignore[union-attr]  # Ray cannot tell the format
+        for row in rows:
+            if not row["has_truth"]:
+                tally.without_truth.append(row["image_id"])
+            elif row["error"]:
+                tally.errors.append(row["error"])
+            elif row["image_id"] in tally.scored:
+                tally.errors.append(
+                    f"the label rows of {row['image_id']!r} lie in two places; label it again"
+                )
+            else:
+                tally.scored[row["image_id"]] = {key: row[key] for key in ("miou", "file", "truth_digest")}
+                found.append(Confusion(**{key: np.array(row[key], np.int64) for key in Confusion.__slots__}))
+                kept.append({name: row[name] for name in SCORES.names})
+        sketched = [counted(one, classes, protocol) for one in found]
+        tally.as_labelled = total([tally.as_labelled, *found])
+        tally.true_names = total([tally.true_names, *map(with_true_names, sketched)])
+        tally.true_masks = total([tally.true_masks, *map(with_true_masks, sketched)])
+        if on_progress:
+            on_progress(len(tally.scored), len(dataset.refs))
+        yield pa.Table.from_pylist(kept, schema=SCORES)
+
+
+def _sketch(
+    image: Mapping[str, Any], ref: ImageRef | None, dataset: Dataset, matches: Mapping[str, int]
+) -> dict[str, Any]:
+    """The row of one image."""
+    row: dict[str, Any] = {"image_id": image["image_id"], "truth": [], "prediction": [], "pixels": []}
+    row |= {"file": image["file"], "has_truth": ref is not None}
+    if ref is None:
+        return row
+    try:
+        if ref.truth_uri is None:
+            raise ValueError(f"image {ref.id!r} has no truth file in the data set; choose a split with truth")
+        data = read_bytes(ref.truth_uri)
+        truth_HW = read_truth(dataset.name, data, dataset.vocabulary)
+        found = image_confusion(image["rows"], truth_HW, dataset.vocabulary, matches)
+    except (ValueError, OSError) as error:
+        named = repr(image["image_id"]) in str(error)
+        return row | {"error": str(error) if named else f"image {image['image_id']!r}: {error}"}
+    return row | {
+        "truth": found.truth.tolist(),
+        "prediction": found.prediction.tolist(),
+        "pixels": found.pixels.tolist(),
+        "miou": image_scores(found, dataset.vocabulary).all,
+        "truth_digest": hashlib.sha256(data).hexdigest(),
+    }
