@@ -7,6 +7,7 @@ interrupted. `ZS3_DEBUG=1` shows the traceback.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,9 @@ DONE, STOPPED, WRONG_USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 TELLING = (ValueError, OSError, RuntimeError)
 """Errors whose message was written for the reader; of all others the kind is told too."""
+
+_RAISED = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception)): (.+)$", re.MULTILINE)
+"""The line of a traceback that says what was raised."""
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -38,9 +42,9 @@ def guarded(action: Callable[[], int]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong in one line: the message of the error at the bottom, whatever it was wrapped in on its
-    way."""
-    error = _origin(error)
+    """What went wrong in one line; of a failure on the cluster, the error that our code raised there."""
+    if type(error).__module__.startswith("ray."):
+        return _raised_on_cluster(error)
     message = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         message = f"{error.filename}: {error.strerror}"
@@ -49,11 +53,10 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {message or 'no message'} (ZS3_DEBUG=1 shows where)"
 
 
-def _origin(error: BaseException) -> BaseException:
-    """The error that a Ray task or actor raised, where this is Ray's report of one."""
-    while type(error).__module__.startswith("ray."):
-        inner = getattr(error, "cause", None) or error.__cause__
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    return error
+def _raised_on_cluster(error: BaseException) -> str:
+    """The last error of ours in Ray's report, which holds the traceback of a task or actor as text alone."""
+    raised = [found for found in _RAISED.findall(str(error)) if not found[0].startswith("ray.")]
+    if not raised:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0]} (ZS3_DEBUG=1 shows all)"
+    kind, message = raised[-1]
+    return message if kind in {"ValueError", "RuntimeError"} else f"{kind}: {message}"

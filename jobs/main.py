@@ -29,10 +29,10 @@ VERBS
 EXAMPLES
     zs3 demo
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/
-    zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out
-    s3://bucket/run zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
+    zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
+    zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
     zs3 evaluate --labels run/ --dataset voc --root VOC2012/ --split val --out report/
-    zs3 train mini
+    zs3 train mini --data-root data/ --out runs/
 
     The same doors on a Ray cluster:
     ray job submit --working-dir . -- python jobs/label.py --images s3://bucket/photos --classes voc ...
@@ -42,14 +42,13 @@ IMAGES
     column `uri`, or one image; on this machine or in an object store (s3://, gs://).
 
 CLASSES
-    A shipped list (voc, coco_stuff, ade20k_full), a text file with one class a line (`name`, or `name:
-    synonym, synonym`; a trailing * marks a class as unseen), or a classes.json.
+    A shipped list (voc, coco_stuff, ade20k_full), a text file with one class a line (`name`, or
+    `name: synonym, synonym`; a trailing * marks a class as unseen), or a classes.json.
 
 TABLES
     `label` writes two Delta Lake tables below its --out, open to DuckDB, Polars, pandas and Spark:
-    labels      one row per image and class: image_id, uri, height, width, class_id, class_name, seen, score,
-    area,
-                bbox, rle (COCO run lengths), run
+    labels      one row per image and class: image_id, uri, height, width, class_id, class_name, seen,
+                score, area, bbox, rle (COCO run lengths), run
     failures    one row per image that could not be labelled: image_id, uri, stage, error_type, message, run
     A run that was stopped continues when the same command is given again; nothing is done or written twice.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -100,11 +100,47 @@ def evaluate(
             for batch in tallied(sketch_graph(labels, dataset, matches), tally, dataset, on_progress):
                 stream.write_table(batch)
         _refuse_incomplete(tally, dataset, request)
+        report = _report(request, labels, dataset, matches, tally, extra, now)
+        pictures = gallery(tally.scored, dataset, matches, count=request.gallery, seed=request.seed)
         waiting.seek(0)
         commit_scores(request.out, pa.ipc.open_stream(waiting), _origin(labels, request))
+    write_report(request.out, report, pictures)
+    return report
+
+
+def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
+    """Further score sets from a JSON file, checked; none where there is no file to read.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not a JSON list of score sets.
+    """
+    if source is None:
+        return []
+    try:
+        content = json.loads(read_bytes(source))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"diagnostics {source!r} is not valid JSON: {error}") from error
+    if not isinstance(content, list):
+        raise ValueError(
+            f"diagnostics {source!r} holds a {type(content).__name__}; expected a list of score sets"
+        )
+    return [diagnostic(entry) for entry in content]
+
+
+def _report(
+    request: EvaluateRequest,
+    labels: Labels,
+    dataset: Dataset,
+    matches: Mapping[str, int],
+    tally: Tally,
+    extra: Sequence[Mapping[str, Any]],
+    now: datetime,
+) -> dict[str, Any]:
+    """What `report.json` holds."""
     missing = _missing(tally, dataset)
     classes, protocol = dataset.vocabulary.classes, PROTOCOLS[request.protocol]
-    report = report_values(
+    return report_values(
         title=request.title,
         scores=scores(tally.as_labelled, classes, protocol),
         protocol=protocol,
@@ -128,29 +164,6 @@ def evaluate(
             now,
         ),
     )
-    pictures = gallery(tally.scored, dataset, matches, count=request.gallery, seed=request.seed)
-    write_report(request.out, report, pictures)
-    return report
-
-
-def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
-    """Further score sets from a JSON file, checked; none where there is no file to read.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not a JSON list of score sets.
-    """
-    if source is None:
-        return []
-    try:
-        content = json.loads(read_bytes(source))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"diagnostics {source!r} is not valid JSON: {error}") from error
-    if not isinstance(content, list):
-        raise ValueError(
-            f"diagnostics {source!r} holds a {type(content).__name__}; expected a list of score sets"
-        )
-    return [diagnostic(entry) for entry in content]
 
 
 def _refuse_incomplete(tally: Tally, dataset: Dataset, request: EvaluateRequest) -> None:

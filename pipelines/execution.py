@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -95,19 +98,21 @@ def start_ray(execution: Execution) -> bool:
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
         keep = {"env_vars": KEEP_BUFFERS}
-        ray.init(address=address, runtime_env=keep, log_to_driver=False, logging_level=logging.ERROR)
+        with _silent():
+            ray.init(address=address, runtime_env=keep, log_to_driver=False, logging_level=logging.ERROR)
         return True
     os.environ.update({name: os.environ.get(name, value) for name, value in KEEP_BUFFERS.items()})
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
-    ray.init(
-        address="local",
-        num_cpus=int(max(cores(), actors_cpus) + ROOM_CPUS),
-        include_dashboard=False,
-        object_store_memory=execution.object_store_bytes,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    with _silent():
+        ray.init(
+            address="local",
+            num_cpus=int(max(cores(), actors_cpus) + ROOM_CPUS),
+            include_dashboard=False,
+            object_store_memory=execution.object_store_bytes,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
     return True
 
 
@@ -162,12 +167,26 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     importlib.import_module("ray.data")  # sets its own log level when it is imported
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
     deprecation = importlib.import_module("ray.util.annotations").RayDeprecationWarning
     warnings.filterwarnings(
         "ignore", category=deprecation
     )  # remote options as keywords; hence the pin on 2.60
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what compiled code writes to standard error meanwhile: Ray tells there which log level it was given."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def cluster_nodes() -> list[dict[str, float]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
@@ -111,20 +110,18 @@ def images_in_files(files: pa.Table, *, images_per_block: int) -> Iterator[pa.Ta
 
 def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
     """The label rows of one image."""
-    filesystem, path = fsspec.url_to_fs(file)
-    dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
-    columns = [field.name for field in REGION]
-    return list(
-        dataset.to_table(columns=columns, filter=pyarrow.dataset.field("image_id") == image_id).to_pylist()
-    )
+    return list(_rows(file, image_id))
 
 
-def _rows(file: str) -> Iterator[dict[str, Any]]:
-    """The label rows of a file, in order."""
+def _rows(file: str, image_id: str | None = None) -> Iterator[dict[str, Any]]:
+    """The label rows of a file, in order, or those of one image."""
     with fsspec.open(file, "rb") as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(
-            ROWS_AT_ONCE, columns=[field.name for field in REGION]
-        ):
+        for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=COLUMNS):
+            if image_id is not None:
+                # Arrow cannot filter the string views of files that a Delta delete has rewritten.
+                names = batch["image_id"].to_pylist()
+                found = names.count(image_id)
+                batch = batch.slice(names.index(image_id) if found else 0, found)
             yield from batch.to_pylist()
 
 

@@ -61,6 +61,8 @@ class NamingSettings:
     """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
     calibration: float = 0.0
     """γ, subtracted from the pixel score of every seen class."""
+    query_temperature: float = 1.0
+    """The query branch's logits, `no object` included, are divided by this before the softmax; 1 as published."""
     image_logit_scale: float | None = None
     """1 / temperature of the image branch; none takes the encoder's own."""
     void_in_image_softmax: bool = True

@@ -178,13 +178,11 @@ def notes(
         found.append(f"Labelled classes that the data set lacks count as wrong: {_names(foreign)}.")
     if missing["without_labels"]:
         left_out = missing["without_labels"]
-        found.append(
-            f"{len(left_out)} images of the split have no labels and were left out: {_names(left_out)}."
-        )
+        found.append(f"Left out, because they have no labels: {_names(left_out)} ({len(left_out)} in all).")
     if missing["without_truth"]:
         left_out = missing["without_truth"]
         found.append(
-            f"{len(left_out)} labelled images are not in the split and were left out: {_names(left_out)}."
+            f"Left out, because they are not in the split: {_names(left_out)} ({len(left_out)} in all)."
         )
     if len(runs) > 1:
         found.append(f"The label table mixes {len(runs)} labelling runs.")

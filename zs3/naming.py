@@ -73,7 +73,7 @@ def class_scores(
     """
     void_K1 = segments.void_logits_K[:, None]
     by_query = query_logit_scale * segments.query_embeddings_KD @ query_bank_CD.T
-    by_query = torch.cat((by_query, void_K1), dim=1).softmax(dim=1)[:, :-1]
+    by_query = (torch.cat((by_query, void_K1), dim=1) / settings.query_temperature).softmax(dim=1)[:, :-1]
     if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
         return by_query
     by_image = image_logit_scale * segments.image_embeddings_KE @ image_bank_CE.T

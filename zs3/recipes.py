@@ -65,11 +65,11 @@ def mini() -> Recipe:
         segmenting=SegmentSettings(
             short_side_px=384,
             max_side_px=1024,
-            crop_styles=("crop_and_mask", "square_and_mask", "crop_and_dim", "square_and_dim", "crop_and_blur"),
+            crop_styles=("crop_and_mask", "square_and_dim", "crop_and_blur"),
             crop_empty_masks=False,
             min_share=0.1,
         ),
-        naming=NamingSettings(),
+        naming=NamingSettings(query_temperature=2.0, image_logit_scale=9.0, calibration=0.02),
     )
 
 

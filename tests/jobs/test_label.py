@@ -147,7 +147,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(photos, capsys):
     assert door.main(arguments("--dry-run", "--limit", "3"), model=shades()) == 0
     text = capsys.readouterr().out
     for expected in (
-        "3 found at photos: 3 to label, 0 done",
+        "3 at photos: 3 to label, 0 done",
         "seen      1: bright",
         "unseen    1: dark",
         "run 0123456789ab",
@@ -245,3 +245,14 @@ def test_interruption_and_exit_codes_pass(capsys):
         one_line(FileNotFoundError(2, "No such file or directory", "/x")) == "/x: No such file or directory"
     )
     assert one_line(ValueError("two\n lines")) == "two lines"
+
+
+def test_of_an_error_on_the_cluster_the_line_tells_what_our_code_raised():
+    from ray.exceptions import RayTaskError, WorkerCrashedError
+
+    report = (
+        "ray::MapBatches()\nKeyError: 'x'\n\nThe above exception was the cause\n  raise\n"
+        "RuntimeError: the model failed\n\nray.exceptions.UserCodeException: UDF failed to process a block"
+    )
+    assert one_line(RayTaskError("label", report, ValueError("any"))) == "the model failed"
+    assert one_line(WorkerCrashedError()).startswith("WorkerCrashedError: The worker died")

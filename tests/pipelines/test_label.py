@@ -32,7 +32,7 @@ def colours(*, weights="w", kill_once=None, delay_s=0.0):
 
     Args:
         weights: what its digest is made of.
-        kill_once: a file; the process that meets a red picture and finds no such file makes it and is killed.
+        kill_once: a file; a process that meets a red picture and does not find it makes it and is killed.
         delay_s: seconds it takes for a picture.
     """
 
@@ -44,7 +44,8 @@ def colours(*, weights="w", kill_once=None, delay_s=0.0):
             def label(self, pictures):
                 if any(tuple(picture[0, 0]) == (0, 250, 0) for picture in pictures):
                     raise RuntimeError("green makes it fail")
-                if kill_once and not Path(kill_once).exists() and (pictures[0][..., 0] > 127).all():
+                red = any((picture[..., 0] > 127).all() for picture in pictures)
+                if kill_once and red and not Path(kill_once).exists():
                     Path(kill_once).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(delay_s * len(pictures))

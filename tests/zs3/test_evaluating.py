@@ -119,7 +119,7 @@ def test_notes_tell_what_makes_the_numbers_other_than_they_seem() -> None:
     assert "data set lacks count as wrong: unicorn" in told(
         seen={"unicorn": False}, matches={"unicorn": UNKNOWN}
     )
-    assert "2 images of the split have no labels" in told(
+    assert "they have no labels: a, b (2 in all)" in told(
         missing={"without_labels": ["a", "b"], "without_truth": []}
     )
     assert "mixes 2 labelling runs" in told(runs=["r", "s"])
