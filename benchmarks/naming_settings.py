@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def sweep(studies: list[Study], start: NamingSettings) -> NamingSettings:
-    """The settings with the best mean harmonic score over the data sets, by a grid and then coordinate by coordinate."""
+    """The settings with the best mean harmonic score over the data sets, by a grid, then axis by axis."""
 
     def value(settings: NamingSettings) -> float:
         held = [study.quick(settings) for study in studies]

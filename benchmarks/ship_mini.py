@@ -20,7 +20,9 @@ LIMIT_MB = 25
 
 def main() -> None:
     """Write zs3/weights/zs3-mini."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", help="the checkpoint folder of a finished run")
     parser.add_argument("--out", type=Path, default=SHIPPED / "zs3-mini")
     arguments = parser.parse_args()

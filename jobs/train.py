@@ -34,7 +34,7 @@ class Arguments:
     data_root: str
     """Folder or uri that holds the recipe's data sets."""
     out: str = "runs"
-    """Storage path of runs; the run's folder is named by recipe and digest, its result lies in `checkpoint` below it."""
+    """Storage path of runs; a run's folder is named by recipe and digest, its result is `checkpoint` below it."""
     json: bool = False
     """Print the result as one line of JSON, the last of standard output."""
     ray_address: str | None = None

@@ -158,7 +158,7 @@ def train(
             storage_path=out,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={} if use_gpu else {"env_vars": KEEP_BUFFERS},
+            worker_runtime_env={} if use_gpu else {"env_vars": KEEP_BUFFERS},  # type: ignore[call-arg]
         ),
     )
     first: list[int] = []
@@ -271,7 +271,9 @@ def _batches(
         torch.set_num_threads(1)
         plan = ray.get(plan_ref)
         crops = [
-            training_crop(plan, first_sample + int(i) * world + rank, training.augmentation, training.seed, _read)
+            training_crop(
+                plan, first_sample + int(i) * world + rank, training.augmentation, training.seed, _read
+            )
             for i in batch["id"]
         ]
         return {"crop": np.stack([c for c, _ in crops]), "labels": np.stack([t for _, t in crops])}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -80,10 +79,15 @@ def load_checkpoint(source: str) -> Checkpoint:
                 f"or a shipped name ({shipped})"
             ) from error
     try:
-        state = {k: v.float() if v.is_floating_point() else v for k, v in safetensors.torch.load(parts[WEIGHTS]).items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in safetensors.torch.load(parts[WEIGHTS]).items()
+        }
         described, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain") from error
+        raise ValueError(
+            f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain"
+        ) from error
     return Checkpoint(
         origin=source,
         recipe=recipe_from_json(described, origin=f"checkpoint {source!r}"),
@@ -112,5 +116,5 @@ def save_checkpoint(
         (part / RECIPE).write_text(json.dumps(asdict(recipe), indent=1) + "\n")
         (part / CLASSES).write_text(json.dumps(list(seen_classes), indent=1) + "\n")
         if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
-        os.replace(part, folder)
+            folder.replace(Path(temporary) / "old")
+        part.replace(folder)

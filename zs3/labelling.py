@@ -48,7 +48,12 @@ class Namer:
         def bank(text: TextConfig) -> tuple[TextBank, float]:
             encoder = load_encoder(text.encoder, device=device)
             made = text_bank(
-                self.entries, encoder, templates=text.templates, seen=flags, synonyms=text.synonyms, cache_dir=cache_dir
+                self.entries,
+                encoder,
+                templates=text.templates,
+                seen=flags,
+                synonyms=text.synonyms,
+                cache_dir=cache_dir,
             )
             return made, encoder.logit_scale
 
@@ -118,7 +123,7 @@ class Labeller:
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
-        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class that appears."""
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
         return [self.namer.name(segments) for segments in self.segmenter.segment(pictures)]
 
 

@@ -21,7 +21,7 @@ class Segments:
     query_embeddings_KD: Tensor
     """(K, D) float32 unit rows from the query branch."""
     image_embeddings_KE: Tensor
-    """(K, E) float32 unit rows from the image encoder; (K, 0) where there is no image branch, zero rows where none was made."""
+    """(K, E) float32 unit rows from the image encoder; (K, 0) without an image branch, zeros where no crop was made."""
     void_logits_K: Tensor
     """(K,) float32 logits of `no object`, on the scale of the query branch's class logits."""
     padded_hw: tuple[int, int]
@@ -111,10 +111,8 @@ def paint(
     return torch.cat(labels), torch.cat(best)
 
 
-def pixel_scores(
-    segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings
-) -> Tensor:
-    """(C, H, W) scores of every class at every pixel after calibration: the plain procedure, for tests and small pictures."""
+def pixel_scores(segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings) -> Tensor:
+    """(C, H, W) scores of every class at every pixel after calibration: the plain procedure, for tests."""
     rows = torch.arange(segments.height)
     scores = _pixel_scores(segments, scores_KC, rows, resize_first=settings.resize_first)
     return scores - (seen_C.float() * settings.calibration)[:, None, None]

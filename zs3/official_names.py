@@ -54,10 +54,14 @@ def our_name(official: str) -> str | None:
             name = re.sub(r"layer<(\d)>", lambda m: f"layer{int(m[1]) - 1}", name)
             name = re.sub(r"<(\d)>", lambda m: str(int(m[1]) - 1), name)
             return re.sub(r"\{(\d)\}", lambda m: str(2 * int(m[1])), name)
-    raise ValueError(f"tensor {official!r} is not one of the published ZegFormer's; is this another model's checkpoint?")
+    raise ValueError(
+        f"tensor {official!r} is not one of the published ZegFormer's; is this another model's checkpoint?"
+    )
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The network's state dict from the published layout, values untouched."""
     named = {our_name(key): value for key, value in state.items()}
-    return {key: value[0] if key == "void_embedding" else value for key, value in named.items() if key is not None}
+    return {
+        key: value[0] if key == "void_embedding" else value for key, value in named.items() if key is not None
+    }

@@ -30,12 +30,16 @@ def resized_size(height: int, width: int, short_side_px: int, max_side_px: int) 
 
 def resize(pixels_HW3: np.ndarray, settings: SegmentSettings) -> Tensor:
     """(3, h, w) float32 RGB in 0..255: the picture at the network's scale, resized by Pillow's bilinear filter."""
-    height, width = resized_size(*pixels_HW3.shape[:2], settings.short_side_px, settings.max_side_px)
+    height, width = resized_size(
+        pixels_HW3.shape[0], pixels_HW3.shape[1], settings.short_side_px, settings.max_side_px
+    )
     resized = Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float()
 
 
-def normalise_and_pad(image_3HW: Tensor, mean: Sequence[float], std: Sequence[float], multiple: int) -> Tensor:
+def normalise_and_pad(
+    image_3HW: Tensor, mean: Sequence[float], std: Sequence[float], multiple: int
+) -> Tensor:
     """Centre and scale RGB values in 0..255, then pad right and below with zeros to a multiple; (3, H', W')."""
     shift, scale = (torch.tensor(v, device=image_3HW.device)[:, None, None] for v in (mean, std))
     height, width = image_3HW.shape[-2:]
@@ -74,7 +78,9 @@ class Segmenter:
         seen_bank_CD: Tensor | None = None,
     ) -> None:
         if settings.min_share > 0 and seen_bank_CD is None:
-            raise ValueError(f"min_share is {settings.min_share}, but there is no bank of seen classes to weigh by")
+            raise ValueError(
+                f"min_share is {settings.min_share}, but there is no bank of seen classes to weigh by"
+            )
         if settings.image_branch and encoder is None:
             raise ValueError("the settings ask for the image branch, but there is no image encoder")
         # Channels last is faster for convolutions on either device and differs by rounding.
@@ -134,4 +140,3 @@ class Segmenter:
                 image, upsampled[kept], encoder, self.settings.crop_styles, chunk=len(logits)
             ).to(self.device)
         return embeddings
-

@@ -92,9 +92,7 @@ def test_a_finished_run_does_nothing_again(uninterrupted, tiny_recipe, shapes):
     assert again.resumed_at == again.steps and again.digest == result.digest
 
 
-def test_a_killed_worker_costs_no_step_and_changes_no_weight(
-    uninterrupted, tiny_recipe, shapes, tmp_path
-):
+def test_a_killed_worker_costs_no_step_and_changes_no_weight(uninterrupted, tiny_recipe, shapes, tmp_path):
     _, result, _ = uninterrupted
     killed = []
 

@@ -28,7 +28,7 @@ def test_weights_recipe_and_seen_classes_survive_the_disk(saved):
 
 
 def test_the_digest_is_that_of_content_not_of_place(saved, tmp_path):
-    folder, recipe, network = saved
+    _, recipe, network = saved
     save_checkpoint(tmp_path / "copy", recipe, network, ["dog", "television"])
     save_checkpoint(tmp_path / "other", recipe, network, ["dog"])
     digests = [load_checkpoint(str(tmp_path / name)).digest for name in ("model", "copy", "other")]
@@ -50,7 +50,9 @@ def test_saving_over_a_checkpoint_replaces_it_whole(saved):
 
 
 def test_a_missing_checkpoint_names_what_was_expected(tmp_path):
-    with pytest.raises(ValueError, match=r"'.*nowhere' has no recipe.json; expected a folder that zs3 train wrote"):
+    with pytest.raises(
+        ValueError, match=r"'.*nowhere' has no recipe.json; expected a folder that zs3 train wrote"
+    ):
         load_checkpoint(str(tmp_path / "nowhere"))
 
 

@@ -47,9 +47,7 @@ def test_permuting_the_class_list_permutes_the_scores_and_keeps_every_label(chec
     one, two = (Labeller(checkpoint, vocabulary, device=CPU) for vocabulary in (CLASSES, reversed_list))
     segments = one.segmenter.segment(pictures(1))[0]
     torch.testing.assert_close(one.namer.scores(segments).flip(1), two.namer.scores(segments))
-    names = [
-        np.vectorize(labeller.names.get)(labeller.label(pictures(1))[0][0]) for labeller in (one, two)
-    ]
+    names = [np.vectorize(labeller.names.get)(labeller.label(pictures(1))[0][0]) for labeller in (one, two)]
     assert np.array_equal(names[0], names[1])
 
 

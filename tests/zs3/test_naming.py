@@ -96,13 +96,19 @@ def test_strips_paint_what_plain_torch_resizing_paints():
     seen = torch.arange(7) < 4
     scores = scores_of(segments, NamingSettings(), seen)
     grow = torch.nn.functional.interpolate
-    masks = grow(segments.mask_logits_Khw[None], size=(32, 64), mode="bilinear", align_corners=False)[0].sigmoid()
+    masks = grow(segments.mask_logits_Khw[None], size=(32, 64), mode="bilinear", align_corners=False)[
+        0
+    ].sigmoid()
     volume = torch.einsum("kc,khw->chw", scores, masks)[:, :30, :43]
     plain = grow(volume[None], size=(37, 53), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(pixel_scores(segments, scores, seen, NamingSettings()), plain, rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        pixel_scores(segments, scores, seen, NamingSettings()), plain, rtol=0, atol=2e-6
+    )
 
 
-@given(seed=st.integers(0, 1000), branches=st.sampled_from(["both", "both_for_every_class", "query", "image"]))
+@given(
+    seed=st.integers(0, 1000), branches=st.sampled_from(["both", "both_for_every_class", "query", "image"])
+)
 def test_permuting_classes_permutes_scores(seed, branches):
     segments, settings = random_segments(seed), NamingSettings(branches=branches)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))

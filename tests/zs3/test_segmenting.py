@@ -67,7 +67,13 @@ def test_resizing_is_bit_exact(published, image):
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [((480, 640), (640, 853)), ((640, 480), (853, 640)), ((100, 1000), (256, 2560)), ((1, 1), (640, 640)), ((1, 5000), (1, 2560))],
+    [
+        ((480, 640), (640, 853)),
+        ((640, 480), (853, 640)),
+        ((100, 1000), (256, 2560)),
+        ((1, 1), (640, 640)),
+        ((1, 5000), (1, 2560)),
+    ],
 )
 def test_sizes_follow_the_shorter_side_until_the_longer_one_is_too_long(size, expected):
     assert resized_size(*size, 640, 2560) == expected

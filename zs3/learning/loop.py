@@ -116,6 +116,8 @@ def train_steps(
         step += 1
         last = {name: float(terms[name].detach()) for name in ("loss_ce", "loss_mask", "loss_dice")}
         on_step(
-            StepReport(step=step, loss=float(loss.detach()), terms=last, gradient_norm=norm, images=len(crops))
+            StepReport(
+                step=step, loss=float(loss.detach()), terms=last, gradient_norm=norm, images=len(crops)
+            )
         )
     return step

@@ -85,8 +85,10 @@ def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) 
     )
 
 
-def training_labels(truth_HW: np.ndarray, table: Mapping[int, int], num_classes: int, ignore_id: int) -> np.ndarray:
-    """(H, W) int16: training class, `num_classes` for certainly none of them, IGNORE for all that must reach no loss."""
+def training_labels(
+    truth_HW: np.ndarray, table: Mapping[int, int], num_classes: int, ignore_id: int
+) -> np.ndarray:
+    """(H, W) int16: training class, `num_classes` for certainly none of them, IGNORE for what must reach no loss."""
     lookup = np.full(max(*table, ignore_id) + 1, IGNORE, dtype=np.int16)
     for class_id, index in table.items():
         lookup[class_id] = {EXCLUDED: IGNORE, NEGATIVE: num_classes}.get(index, index)

@@ -16,9 +16,9 @@ STRIDES = (4, 8, 16, 32)
 
 
 class ResNet(nn.Module):
-    """Bottleneck ResNet with frozen batch norm, names as in torchvision (SPEC of detectron2's `build_resnet_backbone`).
+    """Bottleneck ResNet with frozen batch norm, names as in torchvision (detectron2's `build_resnet_backbone`).
 
-    All convolutions train, no normalisation statistic does; the stride sits in the 3x3 convolution and nothing is dilated.
+    All convolutions train, no normalisation statistic does; the stride sits in the 3x3 convolution, nothing is dilated.
 
     Args:
         blocks: bottlenecks in each of the four stages.
@@ -73,7 +73,7 @@ class TimmFeatures(nn.Module):
     def __init__(self, name: str, *, freeze_statistics: bool = True) -> None:
         super().__init__()
         probe = timm.create_model(name, features_only=True, pretrained=False)
-        reductions = list(probe.feature_info.reduction())
+        reductions = list(probe.feature_info.reduction())  # type: ignore[union-attr, operator]
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
             raise ValueError(
@@ -82,7 +82,7 @@ class TimmFeatures(nn.Module):
             )
         indices = tuple(reductions.index(stride) for stride in STRIDES)
         self.network = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
-        self.channels = tuple(self.network.feature_info.channels())
+        self.channels = tuple(self.network.feature_info.channels())  # type: ignore[union-attr, operator]
         self.freeze_statistics = freeze_statistics
 
     def train(self, mode: bool = True) -> TimmFeatures:
@@ -111,7 +111,8 @@ def build_backbone(
     if name.startswith("timm:") and name[5:] in timm.list_models():
         return TimmFeatures(name[5:])
     raise ValueError(
-        f"backbone {name!r} is not known; expected {', '.join(RESNET_BLOCKS)} or timm:NAME with a NAME of timm.list_models()"
+        f"backbone {name!r} is not known; expected {', '.join(RESNET_BLOCKS)} or timm:NAME "
+        "with a NAME of timm.list_models()"
     )
 
 
@@ -131,7 +132,9 @@ def fill_by_order(target: nn.Module, source: dict[str, Tensor]) -> list[str]:
     wanted = [(k, v) for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")]
     given = [(k, v) for k, v in source.items() if not k.endswith("num_batches_tracked")]
     if len(given) < len(wanted):
-        raise ValueError(f"weights hold {len(given)} tensors, the network wants {len(wanted)}: another network?")
+        raise ValueError(
+            f"weights hold {len(given)} tensors, the network wants {len(wanted)}: another network?"
+        )
     for (name, tensor), (origin, value) in zip(wanted, given):
         if tensor.shape != value.shape:
             raise ValueError(

@@ -18,7 +18,7 @@ class ConvNorm(nn.Sequential):
             nn.GroupNorm(32, outputs),
         ]
         super().__init__(*layers, *([nn.ReLU(inplace=True)] if relu else []))
-        nn.init.kaiming_uniform_(self[0].weight, a=1)
+        nn.init.kaiming_uniform_(self[0].weight, a=1)  # type: ignore[arg-type]
 
 
 class PixelDecoder(nn.Module):

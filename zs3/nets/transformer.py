@@ -21,7 +21,9 @@ def sine_positions(height: int, width: int, dim: int, *, device: torch.device | 
     frequency = 10000 ** (2 * torch.div(steps, 2, rounding_mode="floor") / half)
 
     def axis(length: int) -> Tensor:
-        position = torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * 2 * math.pi
+        position = (
+            torch.arange(1, length + 1, dtype=torch.float32, device=device) / (length + 1e-6) * 2 * math.pi
+        )
         angle = position[:, None] / frequency
         return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)
 
@@ -60,7 +62,15 @@ class QueryDecoder(nn.Module):
     """
 
     def __init__(
-        self, channels: int, dim: int, *, queries: int, heads: int, feedforward: int, layers: int, dropout: float
+        self,
+        channels: int,
+        dim: int,
+        *,
+        queries: int,
+        heads: int,
+        feedforward: int,
+        layers: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.input_proj = nn.Conv2d(channels, dim, 1)

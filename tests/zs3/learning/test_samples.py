@@ -1,6 +1,7 @@
 """Training sees seen classes only, and the same samples in the same order whoever reads them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from zs3.learning.targets import EXCLUDED, NEGATIVE, targets_from_labels
 from zs3.recipes import recipe
 
 UNSEEN = {"potted plant", "sheep", "sofa", "train", "tvmonitor"}
-PLAIN = Augmentation(crop_px=32, scale_range=(1.0, 1.0), brightness=0, contrast=0, saturation=0, hue_degrees=0)
+PLAIN = Augmentation(
+    crop_px=32, scale_range=(1.0, 1.0), brightness=0, contrast=0, saturation=0, hue_degrees=0
+)
 
 
 def write_folder(root, classes, masks):
@@ -42,8 +45,7 @@ def write_folder(root, classes, masks):
 
 
 def read(uri):
-    with open(uri.removeprefix("file://"), "rb") as stream:
-        return stream.read()
+    return Path(uri.removeprefix("file://")).read_bytes()
 
 
 @pytest.fixture
@@ -84,7 +86,9 @@ def test_a_leak_is_caught(folder):
 
 def test_a_class_unseen_in_one_set_or_a_synonym_of_it_is_unseen_in_all(tmp_path):
     mask = np.ones((8, 8), dtype=np.uint8)
-    one = write_folder(tmp_path / "a", [("background", "background"), ("couch", "seen"), ("dog", "seen")], [mask])
+    one = write_folder(
+        tmp_path / "a", [("background", "background"), ("couch", "seen"), ("dog", "seen")], [mask]
+    )
     two = write_folder(tmp_path / "b", [("sofa", "unseen"), ("cat", "seen")], [mask])
     plan = training_plan([one, two], background_is_negative=True)
     assert [c.name for c in plan.classes] == ["dog", "cat"]

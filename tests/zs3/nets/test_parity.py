@@ -43,7 +43,7 @@ def test_every_stage_of_the_network_equals_the_recorded_stage(tiny, image):
         x = padded(record["image_resized"], TINY)
         assert x.shape[-2:] == tuple(record["padded_hw"])
         maps = network.backbone(x)
-        # Frozen batch norm folds its factors in another order: 1e-5 measured on values up to 10. A wrong stride moves whole units.
+        # Frozen batch norm folds its factors in another order: 1e-5 on values up to 10. A wrong stride moves units.
         for level, features in enumerate(maps):
             assert worst(features[0], record[f"feat_res{level + 2}"].reshape(features[0].shape)) < 2e-4
         features = network.pixel_decoder(maps)
