@@ -177,7 +177,7 @@ def _quieten() -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Drop what compiled code writes to standard error meanwhile: Ray tells there which log level it was given."""
+    """Drop what compiled code writes to standard error meanwhile: Ray tells which log level it was given."""
     sys.stderr.flush()
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

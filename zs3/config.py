@@ -55,8 +55,9 @@ class SegmentSettings:
 class NamingSettings:
     """How segments become labels."""
 
-    branches: Literal["both", "both_for_every_class", "query", "image"] = "both"
-    """both: the geometric mean of the paper; both_for_every_class: the image branch leads everywhere."""
+    branches: Literal["both", "both_own", "both_for_every_class", "query", "image"] = "both"
+    """both: the geometric mean of the paper, which takes the mean image-branch probability of all seen classes for
+    each of them; both_own: each seen class keeps its own; both_for_every_class: the image branch leads everywhere."""
     weight: float = 2 / 3
     """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
     calibration: float = 0.0

@@ -33,7 +33,14 @@ class Segments:
     width: int
 
 
-def fuse(by_query_KC: Tensor, by_image_KC: Tensor, seen_C: Tensor, weight: float = 2 / 3) -> Tensor:
+def fuse(
+    by_query_KC: Tensor,
+    by_image_KC: Tensor,
+    seen_C: Tensor,
+    weight: float = 2 / 3,
+    *,
+    own: bool = False,
+) -> Tensor:
     """Geometric mean of two class distributions, leaning on the one trained for each class.
 
     Seen classes lean on the query branch, unseen ones on the image branch (ZegFormer, section 3.3). As in the released
@@ -44,12 +51,13 @@ def fuse(by_query_KC: Tensor, by_image_KC: Tensor, seen_C: Tensor, weight: float
         by_image_KC: (K, C) probabilities from the encoder on the cropped segment.
         seen_C: (C,) bool, True where the class had training masks.
         weight: share of the leading branch, in [0, 1].
+        own: each seen class keeps its own image-branch probability instead of the mean.
     """
     unseen = by_query_KC ** (1 - weight) * by_image_KC**weight
     if not bool(seen_C.any()):
         return unseen
-    typical = by_image_KC[:, seen_C].mean(dim=1, keepdim=True)
-    return torch.where(seen_C, by_query_KC**weight * typical ** (1 - weight), unseen)
+    image = by_image_KC if own else by_image_KC[:, seen_C].mean(dim=1, keepdim=True)
+    return torch.where(seen_C, by_query_KC**weight * image ** (1 - weight), unseen)
 
 
 def class_scores(
@@ -85,7 +93,7 @@ def class_scores(
         return by_image
     if settings.branches == "both_for_every_class":
         return fuse(by_query, by_image, torch.zeros_like(seen_C), settings.weight)
-    return fuse(by_query, by_image, seen_C, settings.weight)
+    return fuse(by_query, by_image, seen_C, settings.weight, own=settings.branches == "both_own")
 
 
 def paint(

@@ -69,7 +69,7 @@ def mini() -> Recipe:
             crop_empty_masks=False,
             min_share=0.1,
         ),
-        naming=NamingSettings(query_temperature=2.0, image_logit_scale=9.0, calibration=0.02),
+        naming=NamingSettings(branches="both_own", query_temperature=2.0, weight=0.75),
     )
 
 
