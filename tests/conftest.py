@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from zs3.config import Recipe
@@ -15,8 +16,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Set before anything imports ray: `ray.init` otherwise leaves a token under the home folder, and a later
 # `ray start` changes its mode because of it; the two others keep a test run from talking to the network.
-HERMETIC = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+HERMETIC = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "RAY_worker_niceness": "0",
+}
 os.environ.update(HERMETIC)
+
+# A busy machine must not fail a law: no deadlines.
+settings.register_profile("zs3", deadline=None)
+settings.load_profile("zs3")
 
 
 @pytest.fixture(scope="session")

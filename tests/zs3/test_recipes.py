@@ -10,10 +10,11 @@ from zs3.config import recipe_from_json
 from zs3.recipes import RECIPES, recipe
 from zs3.vocabulary import concept, known, load_vocabulary
 
-UNSEEN = (
-    "potted plant, sheep, sofa, train, tvmonitor, tree, cow, chair, cat, boat, aeroplane, parking meter, bear, suitcase, "
-    "frisbee, snowboard, fork, sandwich, hot dog, toilet, mouse, toaster, hair drier"
-).split(", ")
+UNSEEN = [
+    "potted plant", "sheep", "sofa", "train", "tvmonitor", "tree", "cow", "chair", "cat", "boat", "aeroplane",
+    "parking meter", "bear", "suitcase", "frisbee", "snowboard", "fork", "sandwich", "hot dog", "toilet", "mouse",
+    "toaster", "hair drier",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RECIPES)
