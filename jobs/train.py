@@ -15,7 +15,8 @@ import tyro
 
 from jobs.errors import DONE, guarded
 from pipelines.execution import Execution, start_ray
-from pipelines.train import Progress, TrainRequest, Workers, train
+from pipelines.train import TrainRequest, Workers, train
+from pipelines.train_worker import Progress
 from zs3.config import Recipe
 from zs3.recipes import RECIPES, recipe
 

@@ -33,9 +33,11 @@ KEEP_BUFFERS = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
+    "MALLOC_ARENA_MAX": "1",
 }
 """Environment of workers that compute on a CPU: glibc keeps large buffers instead of returning them to the
-system after every layer, which doubled the speed of a convolutional network."""
+system after every layer, which doubled the speed of a convolutional network. One arena, because Ray calls an
+actor from a thread of its own, whose arena would not keep them: 1.19 images/s became 1.41."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

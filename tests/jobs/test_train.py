@@ -5,7 +5,8 @@ import json
 import pytest
 
 import jobs.train as door
-from pipelines.train import Progress, TrainResult
+from pipelines.train import TrainResult
+from pipelines.train_worker import Progress
 
 RESULT = TrainResult(checkpoint="runs/x/checkpoint", run="x", steps=7, resumed_at=3, seconds=1.0, digest="d")
 

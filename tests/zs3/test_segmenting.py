@@ -1,5 +1,7 @@
 """Pictures become the recorded segments, end to end, and nothing but the picture decides them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from zs3.encoders import EncoderConfig, load_encoder
 from zs3.naming import class_scores, paint
 from zs3.nets.zegformer import ZegFormer
 from zs3.official_names import from_official
-from zs3.segmenting import Segmenter, normalise_and_pad, resize, resized_size
+from zs3.segmenting import Segmenter, largest_shares, normalise_and_pad, resize, resized_size
 
 CPU = torch.device("cpu")
 
@@ -102,3 +104,25 @@ def test_an_image_branch_without_an_encoder_is_refused(published):
     _, network, _ = published
     with pytest.raises(ValueError, match="no image encoder"):
         Segmenter(network, None, settings(64), device=CPU)
+
+
+def test_a_segment_counts_by_its_largest_share_of_any_pixel():
+    logits = torch.tensor([[[9.0, -9.0]], [[0.0, -9.0]], [[9.0, 9.0]]])
+    shares = largest_shares(logits, torch.tensor([0.0, 0.0, 1.0]))
+    assert float(shares[0]) == pytest.approx(2 / 3, abs=0.01), "sure of a pixel that another half claims"
+    assert float(shares[2]) == 0.0, "no object, however sure its mask"
+
+
+def test_dropping_segments_keeps_the_others_as_they_were(published):
+    folder, network, encoder = published
+    picture = np.load(folder / "img3.npz")["image"]
+    bank = torch.from_numpy(np.load(folder / "text_features.npz")["train"]).float()
+    every = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
+    some = replace(settings(64), min_share=0.2)
+    kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=bank).segment([picture])[0]
+    assert 0 < len(kept.void_logits_K) < len(every.void_logits_K)
+    places = [int((every.void_logits_K == void).nonzero()[0]) for void in kept.void_logits_K]
+    assert torch.equal(every.mask_logits_Khw[places], kept.mask_logits_Khw)
+    torch.testing.assert_close(every.image_embeddings_KE[places], kept.image_embeddings_KE)
+    with pytest.raises(ValueError, match="no bank of seen classes"):
+        Segmenter(network, encoder, some, device=CPU)
