@@ -29,7 +29,7 @@ from zs3.learning.optimizer import adamw
 from zs3.learning.samples import TrainingPlan, training_crop
 from zs3.nets.backbone import fill_by_order
 from zs3.nets.zegformer import ZegFormer
-from zs3.text import text_bank
+from zs3.text import bank_from_npy, text_bank
 from zs3.vocabulary import ClassEntry
 
 STATE = "trainer.pt"
@@ -50,6 +50,9 @@ class Progress:
 
 def training_bank(text: TextConfig, plan: TrainingPlan, device: torch.device) -> torch.Tensor:
     """(K, D) unit rows of the training classes."""
+    if text.embeddings:
+        names = [c.name for c in plan.classes]
+        return torch.from_numpy(bank_from_npy(text.embeddings, names, [True] * len(names)).embeddings)
     encoder = load_encoder(text.encoder, device=device)
     entries = [ClassEntry(id=i, name=c.name, synonyms=c.synonyms) for i, c in enumerate(plan.classes)]
     bank = text_bank(

@@ -26,6 +26,8 @@ class TextConfig:
     """The text encoder; the image branch uses the same one's image side."""
     templates: str = "plain"
     """Name of a set of prompt templates in zs3/data/prompt_templates.json."""
+    embeddings: str = ""
+    """A .npy matrix with one row per class, in the order of the class list, instead of encoding names."""
     synonyms: bool = True
     """Average the synonyms of a class into its row; the published code uses names verbatim."""
 

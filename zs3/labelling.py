@@ -15,7 +15,7 @@ from zs3.config import NamingSettings, SegmentSettings, TextConfig, digest_of
 from zs3.encoders import load_encoder
 from zs3.naming import Segments, class_scores, paint
 from zs3.segmenting import Segmenter
-from zs3.text import TextBank, text_bank
+from zs3.text import TextBank, bank_from_npy, text_bank
 from zs3.vocabulary import ClassEntry, Vocabulary, known
 
 
@@ -47,6 +47,9 @@ class Namer:
 
         def bank(text: TextConfig) -> tuple[TextBank, float]:
             encoder = load_encoder(text.encoder, device=device)
+            if text.embeddings:
+                names = [entry.name for entry in self.entries]
+                return bank_from_npy(text.embeddings, names, flags), encoder.logit_scale
             made = text_bank(
                 self.entries,
                 encoder,

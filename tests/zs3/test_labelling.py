@@ -1,5 +1,7 @@
 """Labels are names of segments: bit for bit, whatever the order, for any class list."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,17 @@ def test_a_labeller_loads_by_place(checkpoint):
     here = Labeller(checkpoint, CLASSES, device=CPU)
     assert loaded.digest == here.digest
     assert np.array_equal(loaded.label(pictures(1))[0][0], here.label(pictures(1))[0][0])
+
+
+def test_a_text_bank_can_come_from_a_file(checkpoint, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(4, 384)).astype(np.float16)
+    np.save(tmp_path / "bank.npy", rows)
+    text = replace(checkpoint.recipe.query_text, embeddings=str(tmp_path / "bank.npy"))
+    stored = replace(checkpoint, recipe=replace(checkpoint.recipe, query_text=text))
+    bank = Labeller(stored, CLASSES, device=CPU).namer.query_bank
+    assert bank.names == tuple(entry.name for entry in CLASSES.candidates)
+    expected = rows.astype(np.float32) / np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
+    np.testing.assert_allclose(bank.embeddings, expected, atol=1e-6)
+    five = parse_class_list("a\nb\nc\nd\ne\n", "five")
+    with pytest.raises(ValueError, match="expected a float matrix with 5 rows"):
+        Labeller(stored, five, device=CPU)
