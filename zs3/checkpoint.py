@@ -73,7 +73,7 @@ def load_checkpoint(source: str) -> Checkpoint:
         try:
             parts[name] = filesystem.cat_file(f"{root}/{name}")
         except (FileNotFoundError, NotADirectoryError) as error:
-            shipped = ", ".join(sorted(p.name for p in SHIPPED.glob("*"))) or "none"
+            shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{RECIPE}"))) or "none"
             raise ValueError(
                 f"checkpoint {source!r} has no {name}; expected a folder that zs3 train wrote "
                 f"or a shipped name ({shipped})"
