@@ -2,8 +2,7 @@
 
 `open_clip` is the paper's CLIP and every other model that package knows. `imagenet_words` is made of two
 models that install as packages (an ImageNet classifier and a sentence encoder), so it runs with no download.
-`minilm`
-is that sentence encoder alone, without an image side.
+`minilm` is that sentence encoder alone, without an image side.
 """
 
 # N prompt or crop, D text embedding, E image embedding (D == E), S crop side in pixels
