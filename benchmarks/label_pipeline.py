@@ -87,8 +87,8 @@ def bare(arguments: Arguments) -> dict[str, Any]:
     actor = _actor(plan, arguments)
     size = arguments.execution.batch_size
     labelling = decoding = 0.0
-    for start in range(0, len(plan.todo), size):
-        ids, uris = zip(*plan.todo[start : start + size])
+    for start in range(0, len(plan.left.todo), size):
+        ids, uris = zip(*plan.left.todo[start : start + size])
         refs = pa.table({"image_id": list(ids), "uri": list(uris)})
         began = time.perf_counter()
         batch = pa.concat_tables(
@@ -98,7 +98,7 @@ def bare(arguments: Arguments) -> dict[str, Any]:
         actor(batch)
         decoding += decoded - began
         labelling += time.perf_counter() - decoded
-    images = len(plan.todo)
+    images = len(plan.left.todo)
     return {
         "images": images,
         "actor": round(images / labelling, 3),
@@ -122,7 +122,7 @@ def pipeline(arguments: Arguments) -> dict[str, Any]:
 def memory(arguments: Arguments) -> dict[str, Any]:
     """Peak of the actor's process while it labels images of each size, one at a time, in MiB."""
     plan = _plan(arguments)
-    source = decode(Path(plan.todo[0][1]).read_bytes())
+    source = decode(Path(plan.left.todo[0][1]).read_bytes())
     actor = _actor(plan, arguments)
     loaded = _resident("VmRSS")
     found: dict[str, Any] = {"loaded_mib": round(loaded)}

@@ -27,8 +27,9 @@ from rich.console import Console
 from jobs.errors import DONE, SOME_FAILED, guarded
 from jobs.label import query
 from pipelines.evaluate import EvaluateRequest, evaluate
-from pipelines.label import LabelResult, label
+from pipelines.label import label
 from pipelines.label_plan import LabelRequest, Model
+from pipelines.table_run import RunResult
 from zs3.images import encode_label_png
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
@@ -76,7 +77,7 @@ def _run(argv: list[str], model: Model | None) -> int:
     return SOME_FAILED if labelled.failed else DONE
 
 
-def label_and_evaluate(options: DemoOptions, model: Model | None) -> tuple[LabelResult, dict[str, Any]]:
+def label_and_evaluate(options: DemoOptions, model: Model | None) -> tuple[RunResult, dict[str, Any]]:
     """The demo without its words: what labelling did, and what `report.json` holds."""
     root = Path(options.out) / "photographs"
     write_dataset(root)
@@ -99,7 +100,7 @@ def label_and_evaluate(options: DemoOptions, model: Model | None) -> tuple[Label
     return labelled, evaluate(scored, now=datetime.now(UTC))
 
 
-def directions(out: str, labelled: LabelResult, seconds: float) -> str:
+def directions(out: str, labelled: RunResult, seconds: float) -> str:
     """Where the results lie, and a command that queries the label table."""
     skipped = f", {labelled.skipped} were labelled before" if labelled.skipped else ""
     statement = (

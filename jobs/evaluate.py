@@ -1,6 +1,7 @@
-"""Score a label table against a data set: seen, unseen and harmonic mIoU, with a report.
+"""Score a label table, or a checkpoint, against a data set: seen, unseen and harmonic mIoU, with a report.
 
     zs3 evaluate --labels runs/voc --dataset voc --root /data/VOC2012 --split val --out runs/voc/report
+    zs3 evaluate --checkpoint zs3-mini --dataset voc --root /data/VOC2012 --split val --out runs/voc/report
     ray job submit --working-dir . -- python jobs/evaluate.py --labels s3://bucket/run --dataset coco_stuff …
 
 The result goes to standard output as a table, or with --json as one line; progress goes to standard error.
@@ -9,9 +10,9 @@ The result goes to standard output as a table, or with --json as one line; progr
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -20,16 +21,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.errors import DONE, guarded
 from pipelines.evaluate import EvaluateRequest, evaluate
 from pipelines.execution import Execution
+from pipelines.label_plan import Model
+from zs3.metrics.intervals import REPLICATES
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
-    """Score a label table against the truth of a data set; write report.json, report.md and report.html."""
+    """Score a label table, or a checkpoint, against the truth of a data set; write report.json, report.md and
+    report.html."""
 
-    labels: str
-    """Label table, or the --out of a `zs3 label` run that holds it; local path or uri."""
     dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
     """How the data set lies on disk."""
     root: str
@@ -38,9 +40,18 @@ class EvaluateOptions:
     """Which part of it to score against, for example val."""
     out: str
     """Folder or uri that gets the reports and the table `scores` (one confusion per image)."""
-    protocol: Literal["zs3", "paper"] = "zs3"
-    """Which pixels count and how classes are averaged. Both ignore background, as the paper does. `paper`
-    repeats the published evaluator: one class absent from the truth leaves its group's mean undefined."""
+    labels: str | None = None
+    """Label table, or the --out of a `zs3 label` run that holds it; local path or uri. This or --checkpoint."""
+    checkpoint: str | None = None
+    """Shipped name, folder or uri of a checkpoint: label the images now and score them, without a label table."""
+    classes: str | None = None
+    """Class list to label with, beside --checkpoint; by default the data set's own."""
+    protocol: Literal["zs3", "paper", "voc21", "all"] = "zs3"
+    """Which pixels count and how classes are averaged. `zs3` and `paper` ignore background, as the paper does;
+    `paper` repeats the published evaluator: one class absent from the truth leaves its group's mean undefined.
+    `voc21` counts background as a class. `all` gives every one; `zs3` is then the headline."""
+    transductive: bool = False
+    """Say that training saw the pictures of unseen classes. Stored with the numbers, changes none."""
     allow_missing: bool = False
     """Score the images that have both labels and truth, instead of stopping when some have one only."""
     diagnostics: str | None = None
@@ -48,25 +59,31 @@ class EvaluateOptions:
     gallery: int = 12
     """Images shown in the report: a third each of the worst, the best, and random ones."""
     seed: int = 0
-    """Chooses the random images of the gallery."""
+    """Chooses the random images of the gallery, and the drawings of the intervals."""
+    replicates: int = REPLICATES
+    """Drawings of the images behind each 95 % interval."""
     json: bool = False
     """Print the scores as one line of JSON, the last line of standard output, instead of a table."""
-    ray_address: str | None = None
-    """Ray cluster to join; by default RAY_ADDRESS, else a Ray of its own on this machine."""
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How to run; changes no result. Actors and batches are for --checkpoint."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> int:
     """The exit code of one evaluation: 0 when a report was written.
 
     Args:
         argv: the command line after the verb; by default the process's own.
+        model: how to come by the labeller of a checkpoint; tests put their own here.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], model: Model | None) -> int:
     options = tyro.cli(
-        EvaluateOptions, args=argv, prog="zs3 evaluate", config=(tyro.conf.FlagCreatePairsOff,)
+        EvaluateOptions,
+        args=argv,
+        prog="zs3 evaluate",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
     request = EvaluateRequest(**{name: getattr(options, name) for name in EvaluateRequest.__slots__})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -74,8 +91,9 @@ def _run(argv: list[str]) -> int:
         bar = progress.add_task("scoring", total=None)
         report = evaluate(
             request,
-            Execution(ray_address=options.ray_address),
+            options.execution,
             now=datetime.now(UTC),
+            model=model,
             on_progress=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     if options.json:

@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import tyro
 
 from jobs.errors import DONE, SOME_FAILED, guarded
+from jobs.progress import progress, run_summary
 from pipelines.commit import table_uri
 from pipelines.execution import Execution
-from pipelines.label import LabelRequest, LabelResult, Progress, label
-from pipelines.label_plan import LabelPlan, Model, plan_label
+from pipelines.label import label
+from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
+from pipelines.table_run import RunResult
 from zs3.images import DEFAULT_MAX_PIXELS
-
-LINE_EVERY_S = 5.0
-"""Seconds between lines of progress where standard error is no terminal."""
 
 REASONS = "SELECT image_id, stage, message FROM t"
 AREAS = "SELECT class_name, count(*) AS images, sum(area) AS pixels FROM t GROUP BY 1 ORDER BY 3 DESC"
@@ -95,7 +93,7 @@ def _run(argv: list[str], model: Model | None) -> int:
             json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan, arguments)
         )
         return DONE
-    with _progress() as show:
+    with progress("labelling") as show:
         result = label(request, arguments.execution, model=model, on_progress=show)
     sys.stderr.write(_summary(result))
     if arguments.json:
@@ -103,13 +101,9 @@ def _run(argv: list[str], model: Model | None) -> int:
     return SOME_FAILED if result.failed else DONE
 
 
-def _summary(result: LabelResult) -> str:
+def _summary(result: RunResult) -> str:
     """What was done and how to look at it, in a few lines."""
-    lines = [
-        f"{result.images} images labelled, {result.failed} failed, {result.skipped} skipped as done before; "
-        f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
-        f"after {result.startup_seconds:.1f} s of start-up"
-    ]
+    lines = [run_summary(result, "labelled")]
     if result.failed:
         lines.append(f"why they failed:     {query(result.out, 'failures', REASONS)}")
     lines.append(f"look at the labels:  {query(result.out, 'labels', AREAS)}")
@@ -134,9 +128,9 @@ def _plan_values(plan: LabelPlan) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
         "dry_run": True,
-        "images": len(plan.todo),
-        "skipped": plan.skipped,
-        "retried": len(plan.retried),
+        "images": len(plan.left.todo),
+        "skipped": plan.left.skipped,
+        "retried": len(plan.left.retried),
         "out": plan.request.out,
         "classes": [
             {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
@@ -151,11 +145,11 @@ def _plan_text(plan: LabelPlan, arguments: Arguments) -> str:
     names: dict[bool, list[str]] = {True: [], False: []}
     for entry in plan.vocabulary.candidates:
         names[plan.description.seen[entry.id]].append(entry.name)
-    found = len(plan.todo) + plan.skipped
-    retried = f", {len(plan.retried)} of them failed before" if plan.retried else ""
+    found = len(plan.left.todo) + plan.left.skipped
+    retried = f", {len(plan.left.retried)} of them failed before" if plan.left.retried else ""
     lines = [
-        f"images      {found} at {arguments.images}: {len(plan.todo)} to label{retried}, {plan.skipped} done",
-        *(f"            {image_id}  {uri}" for image_id, uri in plan.todo[:3]),
+        f"images      {found} at {arguments.images}: {len(plan.left.todo)} to label{retried}, {plan.left.skipped} done",
+        *(f"            {image_id}  {uri}" for image_id, uri in plan.left.todo[:3]),
         f"classes     {arguments.classes}: {len(plan.vocabulary.candidates)}",
         f"  seen      {len(names[True])}: {_some(names[True])}",
         f"  unseen    {len(names[False])}: {_some(names[False])}",
@@ -172,50 +166,6 @@ def _plan_text(plan: LabelPlan, arguments: Arguments) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A function that shows progress on standard error: a bar in a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda seen: bar.update(task, total=seen.total, completed=seen.done, description=_rate(seen))
-
-
-def _lines() -> Callable[[Progress], None]:
-    """A function that writes a line for the first, the last, and every now and then."""
-    last = float("-inf")
-
-    def show(seen: Progress) -> None:
-        nonlocal last
-        if seen.seconds - last >= LINE_EVERY_S or seen.done == seen.total:
-            last = seen.seconds
-            sys.stderr.write(f"{seen.done}/{seen.total} images, {_rate(seen)}\n")
-            sys.stderr.flush()
-
-    return show
-
-
-def _rate(seen: Progress) -> str:
-    """Speed, time left and failures, in words."""
-    left = f", {_clock(seen.remaining_s)} left" if seen.remaining_s is not None else ""
-    failed = f", {seen.failed} failed" if seen.failed else ""
-    return f"{seen.images_per_second:.2f} images/s{left}{failed}"
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 if __name__ == "__main__":

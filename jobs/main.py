@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = ("demo", "label", "evaluate", "train")
+VERBS = ("demo", "label", "segment", "name", "evaluate", "compare", "train")
 """Each is a module of this package with `main(argv) -> int`."""
 
 MANUAL = """\
@@ -23,7 +23,10 @@ SYNOPSIS
 VERBS
     demo        label photographs that come with the installation, and evaluate the labels; downloads nothing
     label       images and a class list -> a table of labelled regions
+    segment     images -> a table of segments that know no class name; runs the networks once for any class list
+    name        a table of segments and a class list -> a table of labelled regions, on CPUs, without a picture
     evaluate    a table of labels and a data set's truth -> seen, unseen and harmonic mIoU
+    compare     two evaluations of the same images -> what differs, how surely, and where
     train       a recipe and seen-class truth -> a checkpoint
 
 EXAMPLES
@@ -31,6 +34,8 @@ EXAMPLES
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
+    zs3 segment --images photos/ --checkpoint zs3-mini --out kept/
+    zs3 name --segments kept/ --classes other_classes.txt --out named/
     zs3 evaluate --labels run/ --dataset voc --root VOC2012/ --split val --out report/
     zs3 train mini --data-root data/ --out runs/
 
@@ -57,6 +62,7 @@ EXIT CODES
     1    stopped by an error, told in one line on standard error
     2    wrong usage
     3    done, but some images failed; they are in the table `failures`, and tried again next time
+    4    compare: the difference is lower than --fail-below
 
 ENVIRONMENT
     RAY_ADDRESS         the Ray cluster to join; without it each run has a Ray of its own on this machine

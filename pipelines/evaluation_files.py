@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
@@ -21,10 +22,12 @@ from pipelines.commit import storage_options, table_uri
 from pipelines.labels import Labels, rows_of_image
 from pipelines.sources import read_bytes
 from zs3.datasets import Dataset, ImageRef, read_truth
-from zs3.evaluating import chosen, gallery_item, predicted_ids
+from zs3.evaluating import gallery_item, predicted_ids
 from zs3.images import decode
+from zs3.metrics.intervals import BLOCK
 from zs3.report import markdown, page
 from zs3.report.overlays import GalleryItem
+from zs3.tables import SCORES
 from zs3.vocabulary import Vocabulary
 
 
@@ -40,6 +43,7 @@ def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any
         ValueError: the table cannot be written.
     """
     uri = table_uri(out, "scores")
+    told = {name.decode(): value.decode() for name, value in (SCORES.metadata or {}).items()}
     try:
         write_deltalake(
             uri,
@@ -47,38 +51,46 @@ def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any
             mode="overwrite",
             schema_mode="overwrite",
             name="scores",
-            description=json.dumps(origin),
+            description=json.dumps({**told, **origin}, ensure_ascii=False),
             storage_options=storage_options(uri),
         )
     except (DeltaError, OSError) as error:
         raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
 
 
+def scores_by_id(waiting: Path) -> Iterator[pa.Table]:
+    """Rows of `scores` in blocks, by image id whatever their order in the file, which stays on disk."""
+    with pa.memory_map(str(waiting)) as file:
+        rows = pa.ipc.open_stream(file).read_all()
+        yield from in_order(rows)
+
+
+def in_order(rows: pa.Table) -> Iterator[pa.Table]:
+    """Blocks of rows by image id."""
+    order = pc.sort_indices(rows["image_id"])
+    for start in range(0, rows.num_rows, BLOCK):
+        yield rows.take(order.slice(start, BLOCK))
+
+
 def gallery(
-    images: Mapping[str, Mapping[str, Any]],
+    sources: Sequence[tuple[str, str, str | list[dict[str, Any]]]],
     dataset: Dataset,
     matches: Mapping[str, int],
-    *,
-    count: int,
-    seed: int,
 ) -> list[GalleryItem]:
-    """Pictures of the worst, best and some random images, without those whose photograph cannot be read.
+    """Pictures of some images, without those whose photograph cannot be read.
 
     Args:
-        images: image id -> its miou and the file that holds its labels.
+        sources: image id, why it was chosen, and the file that holds its labels, or its label rows.
         dataset: the data set.
         matches: labelled name -> class id of the data set.
-        count: how many to show.
-        seed: chooses the random ones.
     """
     import ray
 
     refs = {ref.id: ref for ref in dataset.refs}
-    mious = {image_id: line["miou"] for image_id, line in images.items()}
     draw = ray.remote(_picture)
     drawn = [
-        draw.remote(refs[image_id], kind, images[image_id]["file"], dataset.name, dataset.vocabulary, matches)
-        for image_id, kind in chosen(mious, count, seed)
+        draw.remote(refs[image_id], kind, source, dataset.name, dataset.vocabulary, matches)
+        for image_id, kind, source in sources
     ]
     return [item for item in ray.get(drawn) if item is not None]
 
@@ -140,7 +152,12 @@ def provenance(
 
 
 def _picture(
-    ref: ImageRef, kind: str, file: str, layout: str, vocabulary: Vocabulary, matches: Mapping[str, int]
+    ref: ImageRef,
+    kind: str,
+    source: str | list[dict[str, Any]],
+    layout: str,
+    vocabulary: Vocabulary,
+    matches: Mapping[str, int],
 ) -> GalleryItem | None:
     """One image of the gallery, or none if its photograph cannot be shown beside its truth."""
     assert ref.truth_uri is not None
@@ -151,5 +168,6 @@ def _picture(
     truth_HW = read_truth(layout, read_bytes(ref.truth_uri), vocabulary)
     if photo_HW3.shape[:2] != truth_HW.shape:
         return None
-    prediction_HW = predicted_ids(rows_of_image(file, ref.id), matches)
+    rows = rows_of_image(source, ref.id) if isinstance(source, str) else source
+    prediction_HW = predicted_ids(rows, matches)
     return gallery_item(photo_HW3, truth_HW, prediction_HW, vocabulary, image_id=ref.id, kind=kind)

@@ -85,6 +85,11 @@ class ActorPlan:
         """The torch device of an actor's model."""
         return "cuda" if self.gpus else "cpu"
 
+    @property
+    def cpu_threads(self) -> int:
+        """Threads of each, on the machine that asks."""
+        return self.threads or max(1, cores() // self.per_machine)
+
 
 def start_ray(execution: Execution) -> bool:
     """Join the Ray that is meant, or start one on this machine; True if one was started or joined here.

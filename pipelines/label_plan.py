@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.commit import existing_table, image_uris, open_table, table_uri
 from pipelines.sources import list_images
+from pipelines.table_run import Remaining, Target, remaining
 from zs3.images import DEFAULT_MAX_PIXELS
 from zs3.tables import FAILURES, LABELS
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -105,23 +105,13 @@ class LabelPlan:
     request: LabelRequest
     vocabulary: Vocabulary
     description: Description
-    todo: tuple[tuple[str, str], ...]
-    """(image id, uri) still to be labelled."""
-    skipped: int
-    """Images that are in the table already."""
-    retried: frozenset[str]
-    """Ids to do that failed before."""
+    left: Remaining
+    """What is to be done."""
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """What the tables say of themselves; `run` must agree between runs into the same table."""
-        return {
-            "run": dict(self.description.provenance),
-            "digest": self.description.digest,
-            "checkpoint": self.request.checkpoint,
-            "vocabulary": self.vocabulary.to_json(),
-            "seen": {str(class_id): seen for class_id, seen in self.description.seen.items()},
-        }
+    def target(self) -> Target:
+        """The tables that the run adds to."""
+        return _target(self.request, self.vocabulary, self.description)
 
 
 def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
@@ -136,42 +126,26 @@ def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
     vocabulary = load_vocabulary(request.classes)
     refs = list_images(request.images, request.limit)
     description = (model or Model()).describe(request.checkpoint, vocabulary)
-    plan = LabelPlan(
-        request=request,
-        vocabulary=vocabulary,
-        description=description,
-        todo=(),
-        skipped=0,
-        retried=frozenset(),
-    )
-    held: dict[str, dict[str, str]] = {name: {} for name in TABLES}
-    for name, schema in TABLES.items():
-        uri = table_uri(request.out, name)
-        if existing_table(uri) is not None:
-            held[name] = image_uris(open_table(uri, schema, plan.provenance))
-    _refuse_other_images(refs, held["labels"], request.out)
-    todo = tuple(ref for ref in refs if ref[0] not in held["labels"])
-    return LabelPlan(
-        request=request,
-        vocabulary=vocabulary,
-        description=description,
-        todo=todo,
-        skipped=len(refs) - len(todo),
-        retried=frozenset(image_id for image_id, _ in todo if image_id in held["failures"]),
+    left = remaining(refs, _target(request, vocabulary, description))
+    return LabelPlan(request=request, vocabulary=vocabulary, description=description, left=left)
+
+
+def _target(request: LabelRequest, vocabulary: Vocabulary, description: Description) -> Target:
+    return Target(
+        out=request.out,
+        results="labels",
+        schema=LABELS,
+        provenance=label_provenance(description, request.checkpoint, vocabulary),
+        digest=description.digest,
     )
 
 
-def _refuse_other_images(refs: Sequence[tuple[str, str]], held: Mapping[str, str], out: str) -> None:
-    """Refuse a listing whose ids mean other images than those in the table."""
-    ids = {uri: image_id for image_id, uri in held.items()}
-    for image_id, uri in refs:
-        if held.get(image_id, uri) != uri:
-            raise ValueError(
-                f"{out} already holds labels of an image called {image_id!r}, from {held[image_id]}; "
-                f"the one to be labelled is {uri}; choose another --out"
-            )
-        if ids.get(uri, image_id) != image_id:
-            raise ValueError(
-                f"{out} already holds labels of {uri} under the id {ids[uri]!r}; in this listing its "
-                f"id is {image_id!r}, as file names repeat; choose another --out"
-            )
+def label_provenance(description: Description, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a label table says of itself; `run` must agree between runs into the same table."""
+    return {
+        "run": dict(description.provenance),
+        "digest": description.digest,
+        "checkpoint": checkpoint,
+        "vocabulary": vocabulary.to_json(),
+        "seen": {str(class_id): seen for class_id, seen in description.seen.items()},
+    }

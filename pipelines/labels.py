@@ -7,7 +7,7 @@ as a stream of whole images, by any task, and no shuffle is needed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from pipelines.commit import existing_table, provenance_of, table_uri
 from zs3.vocabulary import Vocabulary
@@ -29,6 +30,7 @@ REGION = pa.struct(
         "width": pa.int32(),
         "class_id": pa.int32(),
         "class_name": pa.string(),
+        "score": pa.float32(),
         "area": pa.int64(),
         "rle": pa.large_binary(),
     }
@@ -42,10 +44,11 @@ _IMAGES = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.li
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """A label table at one version: its files, and the classes that occur in it."""
+    """A label table at one version: its files, and the classes that occur in it; or a labeller without a table."""
 
-    uri: str
-    version: int
+    uri: str | None
+    """None where labels are made while they are scored."""
+    version: int | None
     files: tuple[str, ...]
     rows: int
     runs: tuple[str, ...]
@@ -91,6 +94,20 @@ def open_labels(source: str) -> Labels:
     )
 
 
+def open_labels_at(uri: str, version: int) -> DeltaTable | None:
+    """The label table of a report, as it was; none where it is gone or was vacuumed."""
+    try:
+        table = existing_table(uri)
+        if table is None:
+            return None
+        table.load_as_version(version)
+        files = table.file_uris()
+    except (ValueError, DeltaError, OSError):
+        return None
+    filesystem = fsspec.url_to_fs(files[0])[0] if files else None
+    return table if filesystem is None or all(filesystem.exists(file) for file in files) else None
+
+
 def failed_ids(source: str) -> frozenset[str]:
     """Ids of the images that the labelling run could not process; empty where it left no such table."""
     table = existing_table(table_uri(source, "failures"))
@@ -111,6 +128,13 @@ def images_in_files(files: pa.Table, *, images_per_block: int) -> Iterator[pa.Ta
 def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
     """The label rows of one image."""
     return list(_rows(file, image_id))
+
+
+def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(image id, its label rows) of some images of a file, read once, in a stream."""
+    for image_id, rows in itertools.groupby(_rows(file), key=lambda row: row["image_id"]):
+        if image_id in ids:
+            yield image_id, list(rows)
 
 
 def _rows(file: str, image_id: str | None = None) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Sketches: one sparse confusion per labelled image, made in tasks and summed on the driver.
+"""Sketches: what is kept of one labelled image, made in tasks and summed on the driver.
 
 files ─► images_in_files ─► sketches ─► tallied (driver)
+images ─► read_and_decode ─► LabelActor ─► sketches_of_labels ─► tallied (driver)
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.labels import Labels, images_in_files
 from pipelines.sources import read_bytes
 from zs3.datasets import Dataset, ImageRef, read_truth
-from zs3.evaluating import image_confusion, image_scores
-from zs3.metrics import PROTOCOLS, Confusion, counted, total, with_true_masks, with_true_names
+from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
+from zs3.metrics.reliability import Reliability
+from zs3.sketching import confusion_of, scores_of, sketch
 from zs3.tables import SCORES
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _SKETCHES = pa.schema(
         pa.field("miou", pa.float64()),
         pa.field("truth_digest", pa.string()),
         pa.field("has_truth", pa.bool_()),
+        pa.field("names", pa.list_(pa.string())),
+        pa.field("failure", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
@@ -45,9 +48,14 @@ class Tally:
     as_labelled: Confusion = field(default_factory=lambda: total([]))
     true_names: Confusion = field(default_factory=lambda: total([]))
     true_masks: Confusion = field(default_factory=lambda: total([]))
+    reliability: Reliability = field(default_factory=Reliability)
+    names: set[str] = field(default_factory=set)
+    """Labelled names that occur."""
     scored: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Image id -> its miou (percent), the file that holds its labels, the digest of its truth."""
     without_truth: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Image id -> why it could not be labelled, where labelling is part of the graph."""
     errors: list[str] = field(default_factory=list)
 
 
@@ -85,16 +93,19 @@ def tallied(
     graph: ray.data.Dataset,
     tally: Tally,
     dataset: Dataset,
+    headline: Protocol,
     on_progress: Callable[[int, int], None] | None,
 ) -> Iterator[pa.Table]:
-    """Rows of `scores` as images are scored; the tally grows beside them."""
-    classes, protocol = dataset.vocabulary.classes, PROTOCOLS["zs3"]
+    """Rows of `scores` as images are scored; the tally grows beside them, as the headline protocol counts."""
+    classes = dataset.vocabulary.classes
     for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
         found: list[Confusion] = []
         kept = []
         rows: list[dict[str, Any]] = batch.to_pylist()  # type: ignore[union-attr]  # Ray cannot tell the format
         for row in rows:
-            if not row["has_truth"]:
+            if row["failure"]:
+                tally.failed[row["image_id"]] = row["failure"]
+            elif not row["has_truth"]:
                 tally.without_truth.append(row["image_id"])
             elif row["error"]:
                 tally.errors.append(row["error"])
@@ -104,9 +115,11 @@ def tallied(
                 )
             else:
                 tally.scored[row["image_id"]] = {key: row[key] for key in ("miou", "file", "truth_digest")}
-                found.append(Confusion(**{key: np.array(row[key], np.int64) for key in Confusion.__slots__}))
+                found.append(confusion_of(row))
+                tally.names.update(row["names"])
+                tally.reliability.add(found[-1], scores_of(row), classes, headline)
                 kept.append({name: row[name] for name in SCORES.names})
-        sketched = [counted(one, classes, protocol) for one in found]
+        sketched = [counted(one, classes, PROTOCOLS["zs3"]) for one in found]
         tally.as_labelled = total([tally.as_labelled, *found])
         tally.true_names = total([tally.true_names, *map(with_true_names, sketched)])
         tally.true_masks = total([tally.true_masks, *map(with_true_masks, sketched)])
@@ -115,11 +128,31 @@ def tallied(
         yield pa.Table.from_pylist(kept, schema=SCORES)
 
 
+def sketches_of_labels(batch: pa.Table, *, dataset: Dataset, matches: Mapping[str, int]) -> pa.Table:
+    """One row per image that a labelling actor was given: its sketch, or why it could not be labelled."""
+    refs = {ref.id: ref for ref in dataset.refs}
+    rows = []
+    for image in batch.to_pylist():
+        if image["failures"]:
+            (failure,) = image["failures"]
+            told = {"image_id": failure["image_id"], "failure": failure["message"], "has_truth": True}
+            rows.append({**_EMPTY, **told, "names": []})
+        else:
+            image_id = image["labels"][0]["image_id"]
+            labelled = {"image_id": image_id, "file": "", "rows": image["labels"]}
+            rows.append(_sketch(labelled, refs.get(image_id), dataset, matches))
+    return pa.Table.from_pylist(rows, schema=_SKETCHES)
+
+
+_EMPTY: dict[str, Any] = {name: [] for name in SCORES.names if name != "image_id"}
+
+
 def _sketch(
     image: Mapping[str, Any], ref: ImageRef | None, dataset: Dataset, matches: Mapping[str, int]
 ) -> dict[str, Any]:
     """The row of one image."""
-    row: dict[str, Any] = {"image_id": image["image_id"], "truth": [], "prediction": [], "pixels": []}
+    names = sorted({row["class_name"] for row in image["rows"] if row["area"]})
+    row: dict[str, Any] = {**_EMPTY, "image_id": image["image_id"], "names": names}
     row |= {"file": image["file"], "has_truth": ref is not None}
     if ref is None:
         return row
@@ -128,14 +161,8 @@ def _sketch(
             raise ValueError(f"image {ref.id!r} has no truth file in the data set; choose a split with truth")
         data = read_bytes(ref.truth_uri)
         truth_HW = read_truth(dataset.name, data, dataset.vocabulary)
-        found = image_confusion(image["rows"], truth_HW, dataset.vocabulary, matches)
+        columns, miou = sketch(image["rows"], truth_HW, dataset.vocabulary, matches)
     except (ValueError, OSError) as error:
         named = repr(image["image_id"]) in str(error)
         return row | {"error": str(error) if named else f"image {image['image_id']!r}: {error}"}
-    return row | {
-        "truth": found.truth.tolist(),
-        "prediction": found.prediction.tolist(),
-        "pixels": found.pixels.tolist(),
-        "miou": image_scores(found, dataset.vocabulary).all,
-        "truth_digest": hashlib.sha256(data).hexdigest(),
-    }
+    return row | columns | {"miou": miou, "truth_digest": hashlib.sha256(data).hexdigest()}

@@ -21,6 +21,7 @@ from ray.util.queue import Empty, Queue
 
 from pipelines.execution import KEEP_BUFFERS
 from pipelines.train_worker import Progress, train_worker
+from zs3.banks import stored_digest
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
 from zs3.datasets import open_dataset
@@ -77,9 +78,19 @@ class TrainResult:
 
 
 def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
-    """Recipe name and a digest of all that defines the run: reusing a name resumes, so a name must mean one run."""
+    """Recipe name and a digest of all that defines the run: reusing a name resumes, so a name must mean one run.
+
+    Stored text embeddings count by their content and not by where they lie.
+
+    Raises:
+        FileNotFoundError: the recipe names stored text embeddings that are not there.
+    """
     recipe = asdict(request.recipe)
     defining = {key: recipe[key] for key in RESULT_DEFINING}
+    if request.recipe.query_text.embeddings:
+        defining["query_text"]["embeddings"] = stored_digest(request.recipe.query_text.embeddings)
+    if request.recipe.training.start:
+        defining["training"]["start"] = load_checkpoint(request.recipe.training.start).digest
     pictures = [(which, ref.id) for which, ref in plan.refs]
     classes = [asdict(c) for c in plan.classes]
     digest = digest_of({"recipe": defining, "pictures": pictures, "classes": classes})
@@ -114,6 +125,8 @@ def train(
         train_loop_config={
             "recipe": asdict(recipe),
             "plan": ray.put(plan),
+            # Read here: a local path means nothing on the machine of a worker.
+            "start": ray.put(load_checkpoint(recipe.training.start)) if recipe.training.start else None,
             "threads": workers.threads,
             "decode_tasks": workers.decode_tasks,
             "report_every_s": workers.report_every_s,

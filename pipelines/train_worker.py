@@ -20,16 +20,15 @@ import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
-from zs3.checkpoint import load_checkpoint, save_checkpoint
-from zs3.config import Recipe, TextConfig, recipe_from_json
-from zs3.encoders import load_encoder
+from zs3.banks import class_bank
+from zs3.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from zs3.config import Recipe, recipe_from_json
 from zs3.encoders.imagenet_words import load_classifier
 from zs3.learning.loop import StepReport, train_steps
 from zs3.learning.optimizer import adamw
 from zs3.learning.samples import TrainingPlan, training_crop
 from zs3.nets.backbone import fill_by_order
-from zs3.nets.zegformer import ZegFormer
-from zs3.text import bank_from_npy, text_bank
+from zs3.nets.networks import Network, build_network
 from zs3.vocabulary import ClassEntry
 
 STATE = "trainer.pt"
@@ -48,29 +47,37 @@ class Progress:
     seconds_left: float = 0.0
 
 
-def training_bank(text: TextConfig, plan: TrainingPlan, device: torch.device) -> torch.Tensor:
-    """(K, D) unit rows of the training classes."""
-    if text.embeddings:
-        names = [c.name for c in plan.classes]
-        return torch.from_numpy(bank_from_npy(text.embeddings, names, [True] * len(names)).embeddings)
-    encoder = load_encoder(text.encoder, device=device)
-    entries = [ClassEntry(id=i, name=c.name, synonyms=c.synonyms) for i, c in enumerate(plan.classes)]
-    bank = text_bank(
-        entries, encoder, templates=text.templates, seen=[True] * len(entries), synonyms=text.synonyms
-    )
-    return torch.from_numpy(bank.embeddings)
-
-
-def initial_network(recipe: Recipe) -> ZegFormer:
-    """The network before its first step: seeded weights, the backbone from where the recipe says, parts of it frozen.
+def training_bank(recipe: Recipe, plan: TrainingPlan, device: torch.device) -> torch.Tensor:
+    """(K, D) unit rows of the training classes.
 
     Raises:
-        ValueError: the backbone's weights do not fit it.
+        ValueError: they are of another length than the network's embeddings, or do not fit the classes.
+    """
+    entries = [ClassEntry(id=i, name=c.name, synonyms=c.synonyms) for i, c in enumerate(plan.classes)]
+    rows = class_bank(recipe.query_text, entries, [True] * len(entries), device=device).embeddings
+    if rows.shape[1] != recipe.model.text_dim:
+        raise ValueError(
+            f"text embeddings have {rows.shape[1]} numbers, but model.text_dim is {recipe.model.text_dim}; "
+            f"set model.text_dim to {rows.shape[1]}"
+        )
+    return torch.from_numpy(rows)
+
+
+def initial_network(recipe: Recipe, start: Checkpoint | None = None) -> Network:
+    """The network before its first step: seeded weights, the backbone from where the recipe says, parts of it frozen.
+
+    Args:
+        start: the checkpoint of `training.start`; it takes the place of the backbone's weights.
+
+    Raises:
+        ValueError: the weights do not fit.
     """
     torch.manual_seed(recipe.training.seed)
-    network = ZegFormer(recipe.model)
+    network = build_network(recipe.model)
     source = recipe.training.backbone_weights
-    if source == "efficientnet_lite0":
+    if start is not None:
+        start_from(network, start)
+    elif source == "efficientnet_lite0":
         fill_by_order(network.backbone, load_classifier().state_dict())
     elif source:
         state = torch.load(source, map_location="cpu", weights_only=True)
@@ -78,6 +85,23 @@ def initial_network(recipe: Recipe) -> ZegFormer:
     for name, parameter in network.backbone.named_parameters():
         parameter.requires_grad_(not name.startswith(recipe.training.frozen))
     return network
+
+
+def start_from(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the weights of a checkpoint; parts of the network that it lacks keep theirs.
+
+    Raises:
+        ValueError: it holds tensors that the network lacks or has in another shape.
+    """
+    target = network.state_dict()
+    for name, value in checkpoint.state.items():
+        if name not in target or target[name].shape != value.shape:
+            held = tuple(target[name].shape) if name in target else "no such tensor"
+            raise ValueError(
+                f"training.start {checkpoint.origin!r} holds {name!r} of shape {tuple(value.shape)}, the network has "
+                f"{held}; start from a checkpoint of the same model"
+            )
+    network.load_state_dict({**target, **checkpoint.state})
 
 
 def _batches(
@@ -125,8 +149,10 @@ def train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(config["threads"] or os.cpu_count() or 1)
     plan: TrainingPlan = ray.get(config["plan"])
-    bank = training_bank(recipe.query_text, plan, device).to(device)
-    network = initial_network(recipe).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bank = training_bank(recipe, plan, device).to(device)
+    network = initial_network(recipe, ray.get(config["start"]) if config["start"] else None).to(
+        device=device, memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
     optimizer = adamw(network, recipe.training.optimizer)
     first = 0
     checkpoint = ray.train.get_checkpoint()

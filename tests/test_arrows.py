@@ -64,7 +64,8 @@ def test_pipelines_do_not_import_jobs(repo: Path) -> None:
 
 @pytest.mark.parametrize("module", VALUES)
 def test_values_import_nothing_of_ours(repo: Path, module: str) -> None:
-    assert offenders(repo, module, ROOMS) == []
+    own = f" imports {module}."  # a value may be a package of several files
+    assert [line for line in offenders(repo, module, ROOMS) if own not in line] == []
 
 
 def test_networks_know_no_data(repo: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from zs3.config import Recipe, digest_of, recipe_from_json
-from zs3.nets.zegformer import ZegFormer
+from zs3.nets.networks import Network, build_network
 from zs3.vocabulary import concept
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -25,7 +25,7 @@ WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.jso
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A trained model: what `ZegFormer(recipe.model)` needs to run and to know which classes it has seen."""
+    """A trained model: what `build_network(recipe.model)` needs to run and to know which classes it has seen."""
 
     origin: str
     """Where it was read from, for messages."""
@@ -42,13 +42,13 @@ class Checkpoint:
         """The seen classes with synonyms folded together."""
         return frozenset(concept(name) for name in self.seen_classes)
 
-    def network(self) -> ZegFormer:
+    def network(self) -> Network:
         """The network in evaluation mode.
 
         Raises:
             ValueError: the weights are of another model than the recipe says.
         """
-        network = ZegFormer(self.recipe.model)
+        network = build_network(self.recipe.model)
         try:
             network.load_state_dict(self.state, strict=True)
         except RuntimeError as error:
@@ -98,7 +98,7 @@ def load_checkpoint(source: str) -> Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, recipe: Recipe, network: ZegFormer, seen_classes: Sequence[str], *, half: bool = False
+    folder: Path, recipe: Recipe, network: Network, seen_classes: Sequence[str], *, half: bool = False
 ) -> None:
     """Write a checkpoint that appears whole or not at all.
 

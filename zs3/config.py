@@ -27,7 +27,8 @@ class TextConfig:
     templates: str = "plain"
     """Name of a set of prompt templates in zs3/data/prompt_templates.json."""
     embeddings: str = ""
-    """A .npy matrix with one row per class, in the order of the class list, instead of encoding names."""
+    """Stored embeddings instead of encoding names: a .npy matrix with one row per class, in the order of the class
+    list, or a folder of embeddings.npy and names.json whose rows are found by name."""
     synonyms: bool = True
     """Average the synonyms of a class into its row; the published code uses names verbatim."""
 
@@ -96,6 +97,9 @@ class TrainingConfig:
     """bfloat16 runs the network under autocast; losses and matching stay float32."""
     backbone_weights: str = ""
     """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or a path."""
+    start: str = ""
+    """Checkpoint (shipped name, folder or uri) whose weights the whole network starts from, instead of
+    `backbone_weights`; what its network lacks starts as in any other."""
     frozen: tuple[str, ...] = ()
     """Beginnings of names of the backbone's parameters that stay as they start."""
     augmentation: Augmentation = field(default_factory=Augmentation)

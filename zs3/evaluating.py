@@ -86,6 +86,17 @@ def image_confusion(
     Raises:
         ValueError: sizes differ, or the rows are not those of one image.
     """
+    return confusion(truth_HW, checked_prediction(rows, truth_HW, matches), ignore_id=vocabulary.ignore_id)
+
+
+def checked_prediction(
+    rows: Sequence[Mapping[str, Any]], truth_HW: np.ndarray, matches: Mapping[str, int]
+) -> np.ndarray:
+    """(H, W) int32 class ids of the data set, as `predicted_ids` gives them, for a truth of the same size.
+
+    Raises:
+        ValueError: sizes differ, or the rows are not those of one image.
+    """
     prediction_HW = predicted_ids(rows, matches)
     if prediction_HW.shape != truth_HW.shape:
         labelled, true = (f"{shape[1]}x{shape[0]}" for shape in (prediction_HW.shape, truth_HW.shape))
@@ -93,7 +104,7 @@ def image_confusion(
             f"labels of {rows[0]['image_id']!r} are {labelled} pixels and its truth {true}; "
             "was another version of the picture labelled?"
         )
-    return confusion(truth_HW, prediction_HW, ignore_id=vocabulary.ignore_id)
+    return prediction_HW
 
 
 def image_scores(image: Confusion, vocabulary: Vocabulary) -> Scores:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from zs3 import __version__
+from zs3.banks import class_bank, stored_digest
 from zs3.checkpoint import Checkpoint, load_checkpoint
-from zs3.config import NamingSettings, SegmentSettings, TextConfig, digest_of
+from zs3.config import NamingSettings, SegmentSettings, digest_of
 from zs3.encoders import load_encoder
 from zs3.naming import Segments, class_scores, paint
-from zs3.segmenting import Segmenter
-from zs3.text import TextBank, bank_from_npy, text_bank
+from zs3.nets.pixel_level import PixelLevel, cell_logits
+from zs3.nets.zegformer import ZegFormer
+from zs3.pixel_naming import CellLogits, paint_pixels
+from zs3.segmenting import Segmenter, normalise_and_pad, resize
 from zs3.vocabulary import ClassEntry, Vocabulary, known
 
 
@@ -45,23 +48,11 @@ class Namer:
         self.names = {entry.id: entry.name for entry in self.entries}
         flags = [self.seen[entry.id] for entry in self.entries]
 
-        def bank(text: TextConfig) -> tuple[TextBank, float]:
-            encoder = load_encoder(text.encoder, device=device)
-            if text.embeddings:
-                names = [entry.name for entry in self.entries]
-                return bank_from_npy(text.embeddings, names, flags), encoder.logit_scale
-            made = text_bank(
-                self.entries,
-                encoder,
-                templates=text.templates,
-                seen=flags,
-                synonyms=text.synonyms,
-                cache_dir=cache_dir,
-            )
-            return made, encoder.logit_scale
-
-        self.query_bank, _ = bank(recipe.query_text)
-        self.image_bank, own_scale = bank(recipe.image_text)
+        self.query_bank, self.image_bank = (
+            class_bank(text, self.entries, flags, device=device, cache_dir=cache_dir)
+            for text in (recipe.query_text, recipe.image_text)
+        )
+        own_scale = load_encoder(recipe.image_text.encoder, device=device).logit_scale
         self.image_logit_scale = self.settings.image_logit_scale or own_scale
         self.query_logit_scale = 1 / recipe.model.temperature
         self._seen_C = torch.tensor(flags)
@@ -83,11 +74,7 @@ class Namer:
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
         """(H, W) int32 class ids and the mean pixel score of each class that appears."""
         index, best = paint(segments, self.scores(segments), self._seen_C, self.settings)
-        flat = index.flatten().numpy()
-        areas = np.bincount(flat, minlength=len(self._ids_C))
-        sums = np.bincount(flat, weights=best.flatten().numpy(), minlength=len(self._ids_C))
-        scores = {int(self._ids_C[c]): float(sums[c] / areas[c]) for c in np.flatnonzero(areas)}
-        return self._ids_C[index.numpy()], scores
+        return _label_map(index, best, self._ids_C)
 
 
 class Labeller:
@@ -110,17 +97,9 @@ class Labeller:
         naming: NamingSettings | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        recipe = checkpoint.recipe
-        segmenting = segmenting or recipe.segmenting
+        segmenting = segmenting or checkpoint.recipe.segmenting
+        self.segmenter = segmenter_of(checkpoint, segmenting, device=device)
         self.namer = Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
-        encoder = load_encoder(recipe.image_text.encoder, device=device) if segmenting.image_branch else None
-        self.segmenter = Segmenter(
-            checkpoint.network(),
-            encoder,
-            segmenting,
-            device=device,
-            seen_bank_CD=seen_bank(checkpoint, device) if segmenting.min_share > 0 else None,
-        )
         self.seen, self.names = self.namer.seen, self.namer.names
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
@@ -130,13 +109,107 @@ class Labeller:
         return [self.namer.name(segments) for segments in self.segmenter.segment(pictures)]
 
 
+class PixelLabeller:
+    """A checkpoint of the pixel-level baseline and a vocabulary, ready to label pictures as `Labeller` does.
+
+    Pictures are resized as the segment settings say; of the naming settings only the calibration is read.
+
+    Attributes:
+        seen, names, digest, provenance: as those of `Labeller`.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        vocabulary: Vocabulary,
+        *,
+        device: torch.device,
+        segmenting: SegmentSettings | None = None,
+        naming: NamingSettings | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        recipe, network = checkpoint.recipe, checkpoint.network()
+        if not isinstance(network, PixelLevel):
+            raise ValueError(
+                f"checkpoint {checkpoint.origin!r} is a {recipe.model.architecture} model, not pixel_level"
+            )
+        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.segmenting, self.naming = segmenting or recipe.segmenting, naming or recipe.naming
+        entries = vocabulary.candidates
+        self.seen = {entry.id: known(entry, checkpoint.seen_concepts) for entry in entries}
+        self.names = {entry.id: entry.name for entry in entries}
+        flags = [self.seen[entry.id] for entry in entries]
+        bank = class_bank(recipe.query_text, entries, flags, device=device, cache_dir=cache_dir)
+        self._bank_CD, self._seen_C = torch.from_numpy(bank.embeddings).to(device), torch.tensor(flags)
+        self._ids_C = np.array([entry.id for entry in entries], dtype=np.int32)
+        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
+        self.digest = digest_of(self.provenance)
+
+    @torch.inference_mode()
+    def cells(self, pixels_HW3: np.ndarray) -> CellLogits:
+        """The class logits of one (H, W, 3) uint8 RGB picture, on the CPU."""
+        config = self.network.config
+        resized = resize(pixels_HW3, self.segmenting).to(self.device)
+        x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
+        embeddings = self.network(x[None].contiguous(memory_format=torch.channels_last))
+        logits = cell_logits(embeddings, self._bank_CD, config.temperature)[0].cpu()
+        covered = (
+            resized.shape[1] * logits.shape[1] / x.shape[1],
+            resized.shape[2] * logits.shape[2] / x.shape[2],
+        )
+        return CellLogits(
+            logits_Chw=logits, covered_hw=covered, height=pixels_HW3.shape[0], width=pixels_HW3.shape[1]
+        )
+
+    @torch.inference_mode()
+    def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
+        calibration = self.naming.calibration
+        painted = (paint_pixels(self.cells(picture), self._seen_C, calibration) for picture in pictures)
+        return [_label_map(index, best, self._ids_C) for index, best in painted]
+
+
+def _label_map(
+    index_HW: torch.Tensor, best_HW: torch.Tensor, ids_C: np.ndarray
+) -> tuple[np.ndarray, dict[int, float]]:
+    """(H, W) int32 class ids and the mean pixel score of each class that appears."""
+    flat = index_HW.flatten().numpy()
+    areas = np.bincount(flat, minlength=len(ids_C))
+    sums = np.bincount(flat, weights=best_HW.flatten().numpy(), minlength=len(ids_C))
+    scores = {int(ids_C[c]): float(sums[c] / areas[c]) for c in np.flatnonzero(areas)}
+    return ids_C[index_HW.numpy()], scores
+
+
+def segmenter_of(checkpoint: Checkpoint, segmenting: SegmentSettings, *, device: torch.device) -> Segmenter:
+    """The segmenter of a checkpoint, loaded.
+
+    Raises:
+        ValueError: the checkpoint is of an architecture that makes no segments.
+    """
+    recipe, network = checkpoint.recipe, checkpoint.network()
+    if not isinstance(network, ZegFormer):
+        raise ValueError(
+            f"checkpoint {checkpoint.origin!r} is a {recipe.model.architecture} model, which makes no segments; "
+            "zs3 label works with it"
+        )
+    return Segmenter(
+        network,
+        load_encoder(recipe.image_text.encoder, device=device) if segmenting.image_branch else None,
+        segmenting,
+        device=device,
+        seen_bank_CD=seen_bank(checkpoint, device) if segmenting.min_share > 0 else None,
+    )
+
+
 def seen_bank(checkpoint: Checkpoint, device: torch.device) -> torch.Tensor:
     """(C, D) unit rows of the checkpoint's seen classes, by name, for the query branch."""
-    text = checkpoint.recipe.query_text
+    text = replace(checkpoint.recipe.query_text, synonyms=False)
     entries = [ClassEntry(id=i, name=name) for i, name in enumerate(checkpoint.seen_classes)]
-    encoder = load_encoder(text.encoder, device=device)
-    flags = [True] * len(entries)
-    bank = text_bank(entries, encoder, templates=text.templates, seen=flags, synonyms=False)
+    bank = class_bank(text, entries, [True] * len(entries), device=device)
     return torch.from_numpy(bank.embeddings)
 
 
@@ -147,16 +220,29 @@ def provenance(
     segmenting: SegmentSettings | None = None,
     naming: NamingSettings | None = None,
 ) -> dict[str, str]:
-    """What defines the labels of a picture, part by part; known without loading a network."""
+    """What defines the labels of a picture, part by part; known without loading a network.
+
+    Stored text embeddings count by their content, so a file that changed is another run.
+    """
+    recipe = checkpoint.recipe
+    stored = {
+        name: stored_digest(text.embeddings)
+        for name, text in (("query_names", recipe.query_text), ("image_names", recipe.image_text))
+        if text.embeddings
+    }
     return {
         "checkpoint": checkpoint.digest,
         "segmenting": digest_of(asdict(segmenting or checkpoint.recipe.segmenting)),
         "naming": digest_of(asdict(naming or checkpoint.recipe.naming)),
         "vocabulary": vocabulary.digest,
         "zs3": __version__,
+        **stored,
     }
 
 
-def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str = "cpu") -> Labeller:
+def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str = "cpu") -> Labeller | PixelLabeller:
     """The labeller of a shipped name, folder or uri, on the device called `device`."""
-    return Labeller(load_checkpoint(checkpoint), vocabulary, device=torch.device(device))
+    loaded = load_checkpoint(checkpoint)
+    if loaded.recipe.model.architecture == "pixel_level":
+        return PixelLabeller(loaded, vocabulary, device=torch.device(device))
+    return Labeller(loaded, vocabulary, device=torch.device(device))

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from zs3.config import NamingSettings
 
+MARGIN = 1 - 1e-5
+"""How far below another class a class must be to be left out: more than any rounding on the way to a pixel."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segments:
@@ -80,11 +83,11 @@ def class_scores(
         seen_C: (C,) bool. query_logit_scale, image_logit_scale: 1 / temperature of each branch.
     """
     void_K1 = segments.void_logits_K[:, None]
-    by_query = query_logit_scale * segments.query_embeddings_KD @ query_bank_CD.T
+    by_query = query_logit_scale * _cosines(segments.query_embeddings_KD, query_bank_CD)
     by_query = (torch.cat((by_query, void_K1), dim=1) / settings.query_temperature).softmax(dim=1)[:, :-1]
     if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
         return by_query
-    by_image = image_logit_scale * segments.image_embeddings_KE @ image_bank_CE.T
+    by_image = image_logit_scale * _cosines(segments.image_embeddings_KE, image_bank_CE)
     if settings.void_in_image_softmax:
         by_image = torch.cat((by_image, void_K1), dim=1).softmax(dim=1)[:, :-1]
     else:
@@ -108,7 +111,9 @@ def paint(
     Returns:
         (H, W) int64 class index and (H, W) float32 score.
     """
-    handicap_C11 = (seen_C.float() * settings.calibration)[:, None, None]
+    classes_N = contenders(scores_KC, seen_C if settings.calibration else torch.zeros_like(seen_C))
+    scores_KC, handicapped_N = scores_KC[:, classes_N], seen_C[classes_N]
+    handicap_C11 = (handicapped_N.float() * settings.calibration)[:, None, None]
     labels, best = [], []
     for start in range(0, segments.height, strip_rows):
         rows = torch.arange(start, min(start + strip_rows, segments.height))
@@ -116,7 +121,31 @@ def paint(
         top, index = strip.max(dim=0)
         labels.append(index)
         best.append(top)
-    return torch.cat(labels), torch.cat(best)
+    return classes_N[torch.cat(labels)], torch.cat(best)
+
+
+def _cosines(rows_KD: Tensor, bank_CD: Tensor) -> Tensor:
+    """(K, C) products of unit rows; in double precision, so that the order in which threads add is rounded away."""
+    return (rows_KD.double() @ bank_CD.double().T).float()
+
+
+def contenders(scores_KC: Tensor, handicapped_C: Tensor) -> Tensor:
+    """(N,) index of each class that can be the best one of a pixel, ascending.
+
+    Mask probabilities are not negative, so a class that scores less than another one in every segment is less at every
+    pixel, unless the other one is handicapped and it is not. The first class of either kind stays, for pixels that no
+    segment reaches at all.
+
+    Args:
+        scores_KC: (K, C) not negative. handicapped_C: (C,) bool, True where the same number is subtracted.
+    """
+    below_CC = handicapped_C[:, None] | ~handicapped_C[None, :]
+    for scores_C in scores_KC:
+        below_CC = below_CC & (scores_C[:, None] < scores_C[None, :] * MARGIN)
+    stays_C = ~below_CC.any(dim=1)
+    for kind in (handicapped_C, ~handicapped_C):
+        stays_C[kind.nonzero()[:1, 0]] = True
+    return stays_C.nonzero()[:, 0]
 
 
 def pixel_scores(segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings) -> Tensor:
@@ -139,10 +168,29 @@ def _pixel_scores(segments: Segments, scores_KC: Tensor, rows: Tensor, *, resize
     logits = _resize_columns(logits, padded_w)[:, :, :resized_w]
     if resize_first:
         logits = torch.lerp(logits[:, above - first], logits[:, below - first], share[None, :, None])
-        return torch.einsum("kc,khw->chw", scores_KC, _resize_columns(logits, segments.width).sigmoid())
-    scores = torch.einsum("kc,khw->chw", scores_KC, logits.sigmoid())
+        return _class_sums(scores_KC, probabilities(_resize_columns(logits, segments.width)))
+    scores = _class_sums(scores_KC, probabilities(logits))
     scores = torch.lerp(scores[:, above - first], scores[:, below - first], share[None, :, None])
     return _resize_columns(scores, segments.width)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """1 / (1 + exp(-logits)), the same bits for any number of threads.
+
+    `torch.sigmoid` rounds the ends of each thread's share otherwise than the rest.
+    """
+    return logits.neg().exp_().add_(1).reciprocal_()
+
+
+def _class_sums(scores_KC: Tensor, probabilities_Khw: Tensor) -> Tensor:
+    """(C, h, w) sums over segments of class score times mask probability, the same bits for any number of threads.
+
+    One product for each row: threads share rows, but would cut a single product, and its last bits depend on the cut.
+    """
+    rows_hKw = probabilities_Khw.permute(1, 0, 2)
+    if len(rows_hKw) == 1:
+        return _class_sums(scores_KC, probabilities_Khw.expand(-1, 2, -1))[:, :1]
+    return torch.matmul(scores_KC.T, rows_hKw).permute(1, 0, 2)
 
 
 def _neighbours(index: Tensor, length_in: int, length_out: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -57,24 +57,62 @@ LABELS = _schema(
 """One row per (image, class region). bbox is x, y, width, height in pixels; score lies in [0, 1] as the
 labeller gives it; run is the digest of weights, settings and vocabulary."""
 
+SEGMENTS = _schema(
+    "segments",
+    1,
+    [
+        _field("image_id", pa.string()),
+        _field("uri", pa.string()),
+        _field("height", pa.int32()),
+        _field("width", pa.int32()),
+        _field("padded_height", pa.int32()),
+        _field("padded_width", pa.int32()),
+        _field("resized_height", pa.int32()),
+        _field("resized_width", pa.int32()),
+        _field("mask_height", pa.int32()),
+        _field("mask_width", pa.int32()),
+        _field("num_segments", pa.int32()),
+        _field("masks", pa.large_binary()),
+        _field("mask_store", pa.string()),
+        _field("query_embeddings", _list_of(_list_of(pa.float32()))),
+        _field("image_embeddings", _list_of(_list_of(pa.float32()))),
+        _field("void_logits", _list_of(pa.float32())),
+        _field("disagreement", pa.float32()),
+        _field("run", pa.string()),
+    ],
+)
+"""One row per image: what the networks know of it, without any class name (`zs3.naming.Segments`). mask_store says how
+`masks` is to be read (`zs3.mask_store`); embeddings hold one row per segment; disagreement lies in [0, 1], see
+`zs3.segments_table`; run is the digest of weights, settings and mask store."""
+
 FAILURES = _schema(
     "failures",
     1,
     [_field(name, pa.string()) for name in ("image_id", "uri", "stage", "error_type", "message", "run")],
 )
-"""One row per image that could not be processed; stage is `read`, `decode` or `label`."""
+"""One row per image that could not be processed; stage is `read`, `decode`, `label`, `segment` or `name`."""
 
 SCORES = _schema(
     "scores",
-    1,
+    2,
     [
         _field("image_id", pa.string()),
         _field("truth", _list_of(pa.int32())),
         _field("prediction", _list_of(pa.int32())),
         _field("pixels", _list_of(pa.int64())),
+        _field("boundary_truth", _list_of(pa.int32())),
+        _field("boundary_prediction", _list_of(pa.int32())),
+        _field("boundary_pixels", _list_of(pa.int64())),
+        _field("boundary_class", _list_of(pa.int32())),
+        _field("boundary_true", _list_of(pa.int64())),
+        _field("boundary_hits", _list_of(pa.int64())),
+        _field("labelled", _list_of(pa.int32())),
+        _field("score", _list_of(pa.float32())),
     ],
 )
-"""One row per image: its confusion as parallel lists of truth id, predicted id and number of pixels."""
+"""One row per image: its confusion as parallel lists of truth id, predicted id and number of pixels; the same of the
+outlines of predicted regions; per true class the pixels of its outline and those of them that are met
+(`zs3.metrics.boundaries`); and per class that was labelled the score of its region."""
 
 
 def label_rows(

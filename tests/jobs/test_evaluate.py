@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Requests that reach the pipeline, which answers with a small report."""
     requests: list[Any] = []
 
-    def answer(request: Any, execution: Any, *, now: Any, on_progress: Any) -> dict[str, Any]:
+    def answer(request: Any, execution: Any, *, now: Any, model: Any, on_progress: Any) -> dict[str, Any]:
         requests.append(request)
         on_progress(3, 7)
         return REPORT
@@ -97,5 +97,5 @@ def test_truth_labelled_as_itself_scores_100_through_the_door(
         == 0
     )
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert line["all"] == {"miou": 100.0} and line["images"] == 8
+    assert line["all"]["miou"] == 100.0 and line["images"] == 8
     assert (tmp_path / "out" / "report.html").stat().st_size > 20_000

@@ -17,9 +17,10 @@ from PIL import Image
 from pipelines.commit import image_uris, open_table, publish, write_part
 from pipelines.execution import ActorPlan, Execution
 from pipelines.label import LabelRequest, label, label_graph, plan_label
-from pipelines.label_actor import HOPELESS, LabelActor
+from pipelines.label_actor import LabelActor
 from pipelines.label_plan import Description, Model
 from pipelines.sources import list_images, read_and_decode
+from pipelines.table_rows import HOPELESS
 from zs3.tables import LABELS, label_rows
 from zs3.vocabulary import load_vocabulary
 
@@ -108,8 +109,8 @@ def expected(photos, only=None):
 def labelled_before(request, count, model):
     """Put the first images of a request into its table without a run."""
     plan = plan_label(request, model)
-    held = open_table(f"{request.out}/labels", LABELS, plan.provenance)
-    rows = expected(Path(request.images), {image_id for image_id, _ in plan.todo[:count]})
+    held = open_table(f"{request.out}/labels", LABELS, plan.target.provenance)
+    rows = expected(Path(request.images), {image_id for image_id, _ in plan.left.todo[:count]})
     part = write_part(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
     publish(held, LABELS, [part], run=plan.description.digest, written_ms=0)
 
@@ -171,7 +172,9 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
     assert (result.images, result.failed) == (23, 0)
     assert table(request) == expected(photos)
 
-    monkeypatch.setattr("pipelines.label.start_ray", lambda execution: pytest.fail("started Ray for nothing"))
+    monkeypatch.setattr(
+        "pipelines.table_run.start_ray", lambda execution: pytest.fail("started Ray for nothing")
+    )
     again = label(request, SMALL, model=colours())
     assert (again.images, again.failed, again.skipped, again.images_per_second) == (0, 0, 23, 0.0)
 
@@ -272,11 +275,11 @@ def test_an_id_that_means_another_image_is_refused(photos, tmp_path):
 
 
 def test_a_plan_counts_what_is_done_and_writes_nothing(photos):
-    assert (len(plan_label(request_for(photos, limit=4), colours()).todo)) == 4
+    assert (len(plan_label(request_for(photos, limit=4), colours()).left.todo)) == 4
     assert not (photos.parent / "out").exists()
     labelled_before(request_for(photos), 3, colours())
     plan = plan_label(request_for(photos, limit=4), colours())
-    assert (len(plan.todo), plan.skipped, plan.retried) == (1, 3, frozenset())
+    assert (len(plan.left.todo), plan.left.skipped, plan.left.retried) == (1, 3, frozenset())
 
 
 @pytest.mark.parametrize(

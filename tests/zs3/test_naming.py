@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs3.config import NamingSettings
-from zs3.naming import Segments, class_scores, fuse, paint, pixel_scores
+from zs3.naming import Segments, class_scores, contenders, fuse, paint, pixel_scores, probabilities
 
 MODES = {
     "img0": NamingSettings(calibration=0.1),
@@ -156,3 +156,100 @@ def test_a_segment_that_is_no_object_scores_low_for_every_class():
     segments = random_segments(12)
     void = replace(segments, void_logits_K=segments.void_logits_K + 100)
     assert float(scores_of(void, NamingSettings(), torch.arange(7) < 4).max()) < 1e-6
+
+
+@given(seed=st.integers(0, 2**32 - 1), calibration=st.sampled_from([0.0, 0.2]), resize_first=st.booleans())
+def test_classes_that_cannot_win_are_left_out_and_nothing_changes(seed, calibration, resize_first):
+    segments, seen = random_segments(seed, segments=3, classes=9), torch.arange(9) % 3 > 0
+    settings = NamingSettings(calibration=calibration, resize_first=resize_first)
+    scores = scores_of(segments, settings, seen)
+    scores[:, 8] = scores[:, 7] / 2  # both seen
+    left = contenders(scores, seen if calibration else torch.zeros_like(seen))
+    assert 8 not in left
+    index, best = paint(segments, scores, seen, settings)
+    plain = pixel_scores(segments, scores, seen, settings).max(dim=0)
+    assert torch.equal(index, plain.indices)
+    # The same sums of at most 3 products in another order of additions: a few units in the last place of numbers below
+    # 3. A pruned class that would have won differs by the gap between two classes, which is random.
+    torch.testing.assert_close(best, plain.values, atol=1e-6, rtol=0)
+
+
+def test_where_no_segment_reaches_the_first_class_wins_as_without_pruning():
+    segments = random_segments(0, segments=2, classes=4)
+    nowhere = replace(segments, mask_logits_Khw=torch.full((2, 8, 16), -200.0))
+    seen, scores = torch.tensor([True, False, True, False]), torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 2)
+    for calibration, expected in ((0.0, 0), (0.1, 1)):
+        index, _ = paint(nowhere, scores, seen, NamingSettings(calibration=calibration))
+        assert (index == expected).all()
+
+
+def test_probabilities_have_the_same_bits_for_any_number_of_threads():
+    logits, threads = (
+        8 * torch.randn(999_983, generator=torch.Generator().manual_seed(0)),
+        torch.get_num_threads(),
+    )
+    try:
+        drawn = [torch.set_num_threads(number) or probabilities(logits) for number in (1, 2, 3, 7)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(drawn[0], other) for other in drawn[1:])
+    # One unit in the last place of numbers below 1; a wrong formula is off by more somewhere.
+    torch.testing.assert_close(drawn[0], logits.sigmoid(), atol=1.2e-7, rtol=0)
+    assert probabilities(torch.tensor([-500.0, 500.0])).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("resize_first", [False, True])
+def test_painting_has_the_same_bits_for_any_number_of_threads(resize_first):
+    segments, seen = random_segments(1, segments=5, classes=9, size=(129, 333)), torch.arange(9) < 5
+    settings, threads = NamingSettings(resize_first=resize_first), torch.get_num_threads()
+    scores = torch.rand(5, 9, generator=torch.Generator().manual_seed(1))
+    painted = []
+    try:
+        for number in (1, 2, 3, 8):
+            torch.set_num_threads(number)
+            painted.append(paint(segments, scores, seen, settings))
+    finally:
+        torch.set_num_threads(threads)
+    for labels, best in painted[1:]:
+        assert torch.equal(labels, painted[0][0]) and torch.equal(best, painted[0][1])
+
+
+@given(seed=st.integers(0, 2**32 - 1), low=st.floats(-4, 3))
+def test_a_class_that_takes_little_changes_no_label_that_was_clear(seed, low):
+    """Under a softmax a new class takes its share from all, more in some segments than in others, so that even a class
+    that wins nowhere may tip a pixel. But where its share of every segment is at most a, scores of the others fall by
+    at most the factor 1 - a: a pixel whose best class leads by more, and which the new one does not win, keeps its
+    label."""
+    segments, seen = random_segments(seed, classes=6), torch.arange(6) < 3
+    settings = NamingSettings(branches="query")
+    grown = torch.cat([segments.query_embeddings_KD, segments.query_embeddings_KD[:, :1] * 0 + low], dim=1)
+    more = replace(segments, query_embeddings_KD=grown)
+    before, after = scores_of(segments, settings, seen), scores_of(more, settings, torch.arange(7) < 3)
+    share = float(after[:, 6].max())
+    plain = pixel_scores(segments, before, seen, settings)
+    first, second = plain.topk(2, dim=0).values
+    labels, _ = paint(more, after, torch.arange(7) < 3, settings)
+    clear = (first * (1 - share) > second * (1 + 1e-5)) & (labels != 6)
+    assert torch.equal(labels[clear], plain.argmax(dim=0)[clear])
+    if low == -4:
+        assert clear.any()
+
+
+@pytest.mark.parametrize("branches", ["query", "image", "both", "both_own", "both_for_every_class"])
+def test_a_class_without_any_share_changes_nothing(branches):
+    segments, seen = random_segments(3, classes=6), torch.arange(6) < 3
+    far = torch.full((5, 1), -300.0)
+    more = replace(
+        segments,
+        query_embeddings_KD=torch.cat([segments.query_embeddings_KD, far], dim=1),
+        image_embeddings_KE=torch.cat([segments.image_embeddings_KE, far], dim=1),
+    )
+    settings = NamingSettings(branches=branches)
+    before = scores_of(segments, settings, seen)
+    after = scores_of(more, settings, torch.cat([seen, torch.tensor([False])]))
+    # exp(-300) is 0 in float32, so only the order of a sum of 8 shares may differ: some units in the last place.
+    torch.testing.assert_close(after[:, :6], before, atol=1e-6, rtol=0)
+    assert torch.equal(
+        paint(more, after, torch.cat([seen, torch.tensor([False])]), settings)[0],
+        paint(segments, before, seen, settings)[0],
+    )

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from zs3.config import Recipe
 from zs3.learning.losses import segmentation_losses, total_loss
 from zs3.learning.optimizer import clip_gradients, set_learning_rate
+from zs3.learning.pixel_loss import pixel_loss
 from zs3.learning.samples import IGNORE, class_index
 from zs3.learning.schedule import learning_rate_factor
 from zs3.learning.targets import Targets, count_masks, targets_from_labels, targets_to
 from zs3.nets.zegformer import class_logits
+
+LAST_LAYER = ("loss_ce", "loss_mask", "loss_dice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class StepReport:
     loss: float
     """Weighted sum of all terms of all layers."""
     terms: dict[str, float]
-    """Unweighted terms of the last layer."""
+    """Unweighted terms of the last layer; the pixel-level baseline has the cross-entropy alone."""
     gradient_norm: float
     """Before clipping."""
     images: int
@@ -55,16 +58,25 @@ def batch_losses(
 
     Args:
         labels_BCC: int16 from `training_labels`. bank_KD: unit rows of the training classes.
-        mean_count: averages the number of target masks over the workers.
+        mean_count: averages the number of target masks, or of labelled pixels, over the workers.
     """
     training, device = recipe.training, bank_KD.device
+    half = training.precision == "bfloat16"
+    images = normalised(crops_BCC3, recipe, device)
+    if recipe.model.architecture == "pixel_level":
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            embeddings = network(images)
+        resolution, temperature = training.losses.mask_resolution, recipe.model.temperature
+        loss = pixel_loss(
+            embeddings, labels_BCC, bank_KD, temperature, resolution=resolution, mean_count=mean_count
+        )
+        return {"loss_ce": loss}
     classes = class_index(len(bank_KD))
     targets: list[Targets] = [
         targets_to(targets_from_labels(labels, classes, ignore_id=IGNORE), device) for labels in labels_BCC
     ]
-    half = training.precision == "bfloat16"
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-        outputs = network(normalised(crops_BCC3, recipe, device), all_layers=True)
+        outputs = network(images, all_layers=True)
     logits = [class_logits(output, bank_KD, recipe.model.temperature) for output in outputs]
     masks = [output.mask_logits_BQhw for output in outputs]
     count = max(mean_count(count_masks(targets)), 1.0)
@@ -114,7 +126,7 @@ def train_steps(
         norm = clip_gradients(network.parameters(), training.optimizer.clip_norm)
         optimizer.step()
         step += 1
-        last = {name: float(terms[name].detach()) for name in ("loss_ce", "loss_mask", "loss_dice")}
+        last = {name: float(terms[name].detach()) for name in LAST_LAYER if name in terms}
         on_step(
             StepReport(
                 step=step, loss=float(loss.detach()), terms=last, gradient_norm=norm, images=len(crops)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zs3.nets.backbone import build_backbone
 from zs3.nets.pixel_decoder import PixelDecoder
@@ -23,6 +25,9 @@ IMAGENET_STD: RGB = (58.395, 57.120, 57.375)
 class ModelConfig:
     """Size and parts of the network; the defaults are the published R50 model."""
 
+    architecture: Literal["zegformer", "pixel_level"] = "zegformer"
+    """zegformer: segments with an embedding each; pixel_level: the paper's baseline, an embedding for every pixel
+    (`zs3.nets.pixel_level`), which reads none of the decoder's fields."""
     backbone: str = "resnet50"
     """resnet50, resnet101 or timm:NAME."""
     backbone_width: int = 64
@@ -45,6 +50,9 @@ class ModelConfig:
     """Decoder layers."""
     dropout: float = 0.1
     """Dropout inside the decoder, a share."""
+    segment_features: Literal["query", "query_and_pooled"] = "query"
+    """What a segment embedding is made of: the decoder's query alone, as published, or also the backbone's two
+    coarsest maps averaged under the segment's mask."""
     text_dim: int = 512
     """Length of the text embeddings that segment embeddings are compared with."""
     temperature: float = 0.01
@@ -95,6 +103,11 @@ class ZegFormer(nn.Module):
             nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.mask_dim)
         )
         self.projection = nn.Linear(dim, config.text_dim)
+        self.pooled = (
+            PooledFeatures(self.backbone.channels[-2:], config.text_dim)
+            if config.segment_features == "query_and_pooled"
+            else None
+        )
         # The published code leaves this vector at its own length, so `no object` is not a cosine like the classes.
         self.void_embedding = nn.Parameter(torch.empty(config.text_dim))
         nn.init.uniform_(self.void_embedding, -1 / math.sqrt(config.text_dim), 1 / math.sqrt(config.text_dim))
@@ -107,14 +120,43 @@ class ZegFormer(nn.Module):
         maps = self.backbone(images_B3HW)
         mask_features = self.pixel_decoder(maps)
         hidden = self.decoder(maps[-1])
-        return [self._heads(h, mask_features) for h in (hidden if all_layers else hidden[-1:])]
+        return [self._heads(h, mask_features, maps[-2:]) for h in (hidden if all_layers else hidden[-1:])]
 
-    def _heads(self, hidden_BQE: Tensor, mask_features_BDhw: Tensor) -> LayerOutput:
+    def _heads(self, hidden_BQE: Tensor, mask_features_BDhw: Tensor, maps: Sequence[Tensor]) -> LayerOutput:
         masks = torch.einsum("bqd,bdhw->bqhw", self.mask_embed(hidden_BQE), mask_features_BDhw)
         projected = self.projection(hidden_BQE).float()
+        if self.pooled is not None:
+            projected = projected + self.pooled(masks, maps).float()
         embeddings = projected / projected.norm(dim=-1, keepdim=True)
         void = embeddings @ self.void_embedding.float() / self.config.temperature
         return LayerOutput(embeddings, void, masks)
+
+
+class PooledFeatures(nn.Module):
+    """What the backbone saw under each segment, as a share of its embedding.
+
+    Maps are averaged under the mask probabilities, each normalised, then projected together. The masks get no gradient
+    from here: they are trained to group, not to be easily named.
+
+    Args:
+        channels: of the maps. text_dim: D.
+    """
+
+    def __init__(self, channels: Sequence[int], text_dim: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(count) for count in channels)
+        self.projection = nn.Linear(sum(channels), text_dim, bias=False)
+
+    def forward(self, mask_logits_BQhw: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """(B, Q, h, w) mask logits and the maps (B, C, h / n, w / n) → (B, Q, D), not normalised."""
+        shares_BQhw = mask_logits_BQhw.detach().float().sigmoid()
+        pooled = []
+        for norm, features_BChw in zip(self.norms, maps):
+            height, width = features_BChw.shape[-2:]
+            weights_BQhw = functional.adaptive_avg_pool2d(shares_BQhw, (height, width))
+            sums_BQC = torch.einsum("bqhw,bchw->bqc", weights_BQhw, features_BChw.float())
+            pooled.append(norm(sums_BQC / weights_BQhw.sum((-2, -1)).clamp(min=1e-6)[..., None]))
+        return self.projection(torch.cat(pooled, dim=-1))
 
 
 def class_logits(output: LayerOutput, bank_CD: Tensor, temperature: float) -> Tensor:

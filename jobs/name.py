@@ -1,0 +1,163 @@
+"""Label stored segments with a class list: `zs3 name`, `python jobs/name.py`, or on a cluster
+
+    ray job submit --working-dir . -- python jobs/name.py \\
+        --segments s3://bucket/run --classes voc --out s3://bucket/labelled
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from jobs.errors import DONE, SOME_FAILED, guarded
+from jobs.label import AREAS, REASONS, query
+from jobs.progress import progress, run_summary
+from pipelines.execution import Execution
+from pipelines.name import name
+from pipelines.name_plan import NameModel, NamePlan, NameRequest, plan_name
+from pipelines.table_run import RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamingChanges:
+    """Naming settings that replace the checkpoint's own; see `zs3.config.NamingSettings`."""
+
+    branches: Literal["both", "both_own", "both_for_every_class", "query", "image"] | None = None
+    """Which branches name, and how they are fused."""
+    weight: float | None = None
+    """λ, the share of the leading branch, in [0, 1]."""
+    calibration: float | None = None
+    """γ, subtracted from the pixel score of every seen class."""
+    query_temperature: float | None = None
+    """Divides the query branch's logits before the softmax."""
+    image_logit_scale: float | None = None
+    """1 / temperature of the image branch."""
+    void_in_image_softmax: Literal["yes", "no"] | None = None
+    """Whether `no object` competes in the image branch's softmax."""
+    resize_first: Literal["yes", "no"] | None = None
+    """Whether masks are resized before scoring instead of scores after."""
+
+    def given(self) -> dict[str, object]:
+        """The fields that were given, as `NamingSettings` has them."""
+        flags = {"yes": True, "no": False}
+        return {key: flags.get(value, value) for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Label stored segments with a list of class names, on CPUs, without a picture or a network.
+
+    Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. A run that was stopped
+    continues when the same command is given again. Exit code 0: all was done; 3: some images failed; 1: stopped by an
+    error; 2: wrong usage.
+    """
+
+    segments: str
+    """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
+    classes: str
+    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    out: str
+    """Folder or uri that gets the tables."""
+    checkpoint: str | None = None
+    """The checkpoint that made the segments; by default the place that it was read from then."""
+    naming: NamingChanges = field(default_factory=NamingChanges)
+    """Naming settings that differ from the checkpoint's own."""
+    limit: int | None = None
+    """Take only the first images of the table."""
+    dry_run: bool = False
+    """Say what would be done, and write nothing."""
+    json: bool = False
+    """Print the result as one line of JSON, the last of standard output."""
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How to run; changes no result. By default one actor of one thread per CPU; no GPU is used."""
+
+
+def main(argv: Sequence[str] | None = None, *, model: NameModel | None = None) -> int:
+    """The exit code of one naming run.
+
+    Args:
+        argv: the command line after the verb; by default the process's own.
+        model: how to come by the namer; tests put their own here.
+    """
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
+
+
+def _run(argv: list[str], model: NameModel | None) -> int:
+    arguments = tyro.cli(
+        Arguments,
+        prog="zs3 name",
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    request = NameRequest(
+        segments=arguments.segments,
+        classes=arguments.classes,
+        out=arguments.out,
+        checkpoint=arguments.checkpoint,
+        naming=arguments.naming.given(),
+        limit=arguments.limit,
+    )
+    if arguments.dry_run:
+        plan = plan_name(request, model)
+        sys.stdout.write(json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan))
+        return DONE
+    with progress("naming") as show:
+        result = name(request, arguments.execution, model=model, on_progress=show)
+    sys.stderr.write(_summary(result))
+    if arguments.json:
+        sys.stdout.write(json.dumps(asdict(result)) + "\n")
+    return SOME_FAILED if result.failed else DONE
+
+
+def _summary(result: RunResult) -> str:
+    """What was done and how to look at it, in a few lines."""
+    lines = [run_summary(result, "named")]
+    if result.failed:
+        lines.append(f"why they failed:     {query(result.out, 'failures', REASONS)}")
+    lines.append(f"look at the labels:  {query(result.out, 'labels', AREAS)}")
+    return "\n".join(lines) + "\n"
+
+
+def _plan_values(plan: NamePlan) -> dict[str, object]:
+    """A dry run as JSON values."""
+    return {
+        "dry_run": True,
+        "images": len(plan.left.todo),
+        "skipped": plan.left.skipped,
+        "retried": len(plan.left.retried),
+        "out": plan.request.out,
+        "classes": [
+            {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
+            for entry in plan.vocabulary.candidates
+        ],
+        "digest": plan.target.digest,
+    }
+
+
+def _plan_text(plan: NamePlan) -> str:
+    """A dry run for a reader."""
+    request, left = plan.request, plan.left
+    changes = ", ".join(f"{key} {value}" for key, value in request.naming.items()) or "the checkpoint's own"
+    lines = [
+        f"segments    {len(left.todo) + left.skipped} images at {request.segments}: {len(left.todo)} to name, "
+        f"{left.skipped} done",
+        f"classes     {request.classes}: {len(plan.vocabulary.candidates)}",
+        f"naming      {changes}",
+        f"checkpoint  {plan.checkpoint}, run {plan.target.digest[:12]}",
+        *(
+            f"            {part} {value[:12]}"
+            for part, value in sorted(plan.target.provenance["run"].items())
+        ),
+        f"tables      {', '.join(plan.target.uris.values())}",
+        "nothing was written: this was a dry run",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Keep what the networks know of images: `zs3 segment`, `python jobs/segment.py`, or on a cluster
+
+    ray job submit --working-dir . -- python jobs/segment.py \\
+        --images s3://bucket/photos --checkpoint zs3-mini --out s3://bucket/run
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+import tyro
+
+from jobs.errors import DONE, SOME_FAILED, guarded
+from jobs.label import REASONS, query
+from jobs.progress import progress, run_summary
+from pipelines.execution import Execution
+from pipelines.segment import segment
+from pipelines.segment_plan import DEFAULT_STORE, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
+from pipelines.table_run import RunResult
+from zs3.images import DEFAULT_MAX_PIXELS
+
+SIZES = (
+    "SELECT count(*) AS images, sum(num_segments) AS segments, avg(octet_length(masks)) AS mask_bytes FROM t"
+)
+"""A query that the summary offers, of the table called `t`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Run the networks over images once, and keep their segments; `zs3 name` then labels them with any class list.
+
+    Writes the Delta Lake tables `segments` and `failures` below --out. A run that was stopped continues when
+    the same command is given again. Exit code 0: all was done; 3: some images failed; 1: stopped by an error;
+    2: wrong usage.
+    """
+
+    images: str
+    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or
+    gs://."""
+    checkpoint: str
+    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
+    out: str
+    """Folder or uri that gets the tables."""
+    masks: str = DEFAULT_STORE
+    """How masks are kept: `compact`, or `lossless`, with which naming gives the labels of `zs3 label` bit for
+    bit."""
+    limit: int | None = None
+    """Take only the first images of the listing."""
+    dry_run: bool = False
+    """Say what would be done, and write nothing."""
+    json: bool = False
+    """Print the result as one line of JSON, the last of standard output."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Pictures of more pixels become failures instead of being decoded."""
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How to run; changes no result."""
+
+
+def main(argv: Sequence[str] | None = None, *, model: SegmentModel | None = None) -> int:
+    """The exit code of one segmenting run.
+
+    Args:
+        argv: the command line after the verb; by default the process's own.
+        model: how to come by the grouper; tests put their own here.
+    """
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
+
+
+def _run(argv: list[str], model: SegmentModel | None) -> int:
+    arguments = tyro.cli(
+        Arguments,
+        prog="zs3 segment",
+        args=argv,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    request = SegmentRequest(
+        images=arguments.images,
+        checkpoint=arguments.checkpoint,
+        out=arguments.out,
+        masks=arguments.masks,
+        limit=arguments.limit,
+        max_pixels=arguments.max_pixels,
+    )
+    if arguments.dry_run:
+        plan = plan_segment(request, model)
+        sys.stdout.write(json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan))
+        return DONE
+    with progress("segmenting") as show:
+        result = segment(request, arguments.execution, model=model, on_progress=show)
+    sys.stderr.write(_summary(result))
+    if arguments.json:
+        sys.stdout.write(json.dumps(asdict(result)) + "\n")
+    return SOME_FAILED if result.failed else DONE
+
+
+def _summary(result: RunResult) -> str:
+    """What was done and how to look at it, in a few lines."""
+    lines = [run_summary(result, "segmented")]
+    if result.failed:
+        lines.append(f"why they failed:       {query(result.out, 'failures', REASONS)}")
+    lines.append(f"look at the segments:  {query(result.out, 'segments', SIZES)}")
+    lines.append(f"label them:            zs3 name --segments {result.out} --classes voc --out labelled/")
+    return "\n".join(lines) + "\n"
+
+
+def _plan_values(plan: SegmentPlan) -> dict[str, object]:
+    """A dry run as JSON values."""
+    return {
+        "dry_run": True,
+        "images": len(plan.left.todo),
+        "skipped": plan.left.skipped,
+        "retried": len(plan.left.retried),
+        "out": plan.request.out,
+        "digest": plan.target.digest,
+    }
+
+
+def _plan_text(plan: SegmentPlan) -> str:
+    """A dry run for a reader."""
+    request, left = plan.request, plan.left
+    retried = f", {len(left.retried)} of them failed before" if left.retried else ""
+    lines = [
+        f"images      {len(left.todo) + left.skipped} at {request.images}: {len(left.todo)} to segment{retried}, "
+        f"{left.skipped} done",
+        f"checkpoint  {request.checkpoint}, run {plan.target.digest[:12]}",
+        *(
+            f"            {part} {value[:12]}"
+            for part, value in sorted(plan.target.provenance["run"].items())
+        ),
+        f"tables      {', '.join(plan.target.uris.values())}",
+        "nothing was written: this was a dry run",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

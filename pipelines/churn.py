@@ -1,0 +1,128 @@
+"""Pixel churn: how many pixels two label tables name differently, and from which class to which.
+
+files of A ─► images_in_files ─► changes (CPU tasks, which read B's files of the same images) ─► sum (driver)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from pipelines.execution import Execution, start_ray
+from pipelines.labels import images_in_files, rows_of_images
+from pipelines.sketches import IMAGES_PER_TASK
+from zs3.evaluating import predicted_ids
+from zs3.metrics import UNLABELLED, Confusion, confusion, total
+
+_CHANGES = pa.schema(
+    {
+        "first": pa.list_(pa.int64()),
+        "second": pa.list_(pa.int64()),
+        "pixels": pa.list_(pa.int64()),
+        "size_differs": pa.bool_(),
+    }
+)
+
+
+def churn(first: DeltaTable, second: DeltaTable, execution: Execution) -> dict[str, Any]:
+    """Pixels by the name that each table gives them: how many in all, how many changed, and every change.
+
+    Only images of both tables count; those whose size differs are counted and passed over.
+    """
+    import ray
+    from ray.data import DataContext
+
+    start_ray(execution)
+    DataContext.get_current().enable_progress_bars = False
+    names = sorted(_names(first) | _names(second))
+    numbers = {name: number for number, name in enumerate(names)}
+    places = _places(second)
+    graph = (
+        ray.data.from_arrow([pa.table({"file": [file]}) for file in sorted(first.file_uris())])
+        .map_batches(
+            functools.partial(images_in_files, images_per_block=IMAGES_PER_TASK),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
+        .map_batches(
+            functools.partial(changes, places=places, numbers=numbers),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
+    )
+    whole, differing = total([]), 0
+    for row in graph.iter_rows():
+        differing += row["size_differs"]
+        part = (np.array(row[key], np.int64) for key in ("first", "second", "pixels"))
+        truth, prediction, pixels = part
+        whole = total([whole, Confusion(truth=truth, prediction=prediction, pixels=pixels)])
+    moved = whole.truth != whole.prediction
+    called = {UNLABELLED: "no label"} | dict(enumerate(names))
+    listed = sorted(
+        zip(whole.truth[moved].tolist(), whole.prediction[moved].tolist(), whole.pixels[moved].tolist()),
+        key=lambda change: (-change[2], change[0], change[1]),
+    )
+    return {
+        "pixels": int(whole.pixels.sum()),
+        "changed": int(whole.pixels[moved].sum()),
+        "sizes_differ": differing,
+        "changes": [{"from": called[one], "to": called[to], "pixels": pixels} for one, to, pixels in listed],
+    }
+
+
+def changes(batch: pa.Table, *, places: Mapping[str, str], numbers: Mapping[str, int]) -> pa.Table:
+    """Per image of one table that is in the other: its pixels by both labels.
+
+    Args:
+        batch: images with their label rows, as `images_in_files` gives them.
+        places: image id -> the file of the other table that holds it.
+        numbers: class name -> number.
+    """
+    images = [image for image in batch.to_pylist() if image["image_id"] in places]
+    wanted: dict[str, set[str]] = {}
+    for image in images:
+        wanted.setdefault(places[image["image_id"]], set()).add(image["image_id"])
+    others = {image_id: rows for file, ids in wanted.items() for image_id, rows in rows_of_images(file, ids)}
+    found = []
+    for image in images:
+        maps = [predicted_ids(rows, numbers) for rows in (image["rows"], others[image["image_id"]])]
+        if maps[0].shape != maps[1].shape:
+            found.append({"first": [], "second": [], "pixels": [], "size_differs": True})
+            continue
+        pairs = confusion(maps[0], maps[1], ignore_id=UNLABELLED - 1)
+        found.append(
+            {
+                "first": pairs.truth.tolist(),
+                "second": pairs.prediction.tolist(),
+                "pixels": pairs.pixels.tolist(),
+                "size_differs": False,
+            }
+        )
+    return pa.Table.from_pylist(found, schema=_CHANGES)
+
+
+def _names(table: DeltaTable) -> set[str]:
+    """Class names that occur."""
+    found: set[str] = set()
+    for batch in table.to_pyarrow_dataset().scanner(columns=["class_name"]).to_batches():
+        found.update(batch["class_name"].unique().to_pylist())
+    return found - {""}
+
+
+def _places(table: DeltaTable) -> dict[str, str]:
+    """Image id -> the file that holds its rows."""
+    import fsspec
+    import pyarrow.parquet as pq
+
+    places = {}
+    for file in sorted(table.file_uris()):
+        with fsspec.open(file, "rb") as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(columns=["image_id"]):
+                places.update(dict.fromkeys(batch["image_id"].to_pylist(), file))
+    return places

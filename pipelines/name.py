@@ -1,0 +1,188 @@
+"""The naming graph: read segments, name, write, commit. It sees no picture and runs on CPUs.
+
+    files of the segments table ─► read_segments (tasks) ─► NameActor (text banks) ─► write_tables (tasks) ─► commits
+    (driver)
+
+Its tables are those of `pipelines/label.py`. The text banks are encoded once, on the driver, and travel to the actors.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.execution import (
+    DECODE_CPUS,
+    ROOM_CPUS,
+    WRITE_CPUS,
+    Execution,
+    actor_plan,
+    cluster_nodes,
+)
+from pipelines.label_actor import rows_of_map
+from pipelines.label_plan import TABLES
+from pipelines.name_plan import NameModel, NamePlan, Namer, NameRequest, plan_name
+from pipelines.table_rows import Guard, Rows, rows_table, write_tables
+from pipelines.table_run import RETRIES, Progress, RunResult, run_graph
+from zs3.segments_table import NEEDED, segments_at
+from zs3.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+MOST_PER_FILE = 1024
+"""Images in one file of labels, some megabytes."""
+
+IMAGES_AT_ONCE = 16
+"""Rows of segments that a task reads and hands on together."""
+
+
+def name(
+    request: NameRequest,
+    execution: Execution | None = None,
+    *,
+    model: NameModel | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Name the segments of every image that has no labels yet, and commit tables as the run goes.
+
+    Args:
+        request: what to name.
+        execution: how; changes no result.
+        model: how to come by the namer; tests put their own here.
+        on_progress: called in this process whenever a file of rows has been written.
+
+    Raises:
+        ValueError, FileNotFoundError: the request cannot be carried out.
+        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+    """
+    called = time.time()
+    execution, model = execution or Execution(), model or NameModel()
+    plan = plan_name(request, model)
+
+    def graph() -> Dataset:
+        return name_graph(plan, model.load(plan.checkpoint, plan.vocabulary, request.naming), execution)
+
+    return run_graph(plan.target, plan.left, graph, execution, called=called, on_progress=on_progress)
+
+
+def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
+    """The lazy dataset whose rows are the files written below the plan's --out."""
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 64 << 20
+    actors = actor_plan(one_per_core(execution, cluster_nodes()), cluster_nodes())
+    wanted = frozenset(image_id for image_id, _ in plan.left.todo)
+    return (
+        ray.data.from_arrow([pa.table({"file": [file]}) for file in plan.files])
+        .map_batches(
+            functools.partial(read_segments, wanted=wanted),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=DECODE_CPUS,
+            max_retries=RETRIES,
+        )
+        .map_batches(
+            NameActor,
+            batch_size=execution.batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=min(actors.num_actors, len(plan.files)),  # a file is what one task reads
+                max_tasks_in_flight_per_actor=execution.tasks_in_flight,
+            ),
+            num_cpus=actors.cpus,
+            fn_constructor_kwargs={
+                "namer": namer,
+                "vocabulary": plan.vocabulary,
+                "run": plan.target.digest,
+                "threads": actors.threads or 1,
+            },
+            max_task_retries=RETRIES,
+        )
+        .map_batches(
+            functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
+            batch_size=execution.images_per_file or min(MOST_PER_FILE, max(16, len(plan.left.todo) // 16)),
+            batch_format="pyarrow",
+            num_cpus=WRITE_CPUS,
+        )
+    )
+
+
+def one_per_core(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Execution:
+    """The execution with actors for naming: one of one thread per CPU of the Ray in use, room for tasks left."""
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    return replace(
+        execution,
+        num_actors=execution.num_actors or max(1, int(cpus - ROOM_CPUS)),
+        cpus_per_actor=execution.cpus_per_actor or min(1.0, max(0.5, cpus - ROOM_CPUS)),
+        gpus_per_actor=0.0,
+    )
+
+
+def read_segments(files: pa.Table, *, wanted: frozenset[str]) -> Iterator[pa.Table]:
+    """The wanted rows of Parquet files of segments, some at a time, with the columns that naming needs.
+
+    Args:
+        files: a column `file`.
+        wanted: ids of the images to read.
+    """
+    columns = ["image_id", "uri", *NEEDED]
+    for file in files["file"].to_pylist():
+        with fsspec.open(file, "rb") as opened:
+            parquet = pq.ParquetFile(opened)
+            ids = parquet.read(columns=["image_id"])["image_id"].to_pylist()
+            if wanted.isdisjoint(ids):
+                continue
+            for batch in parquet.iter_batches(IMAGES_AT_ONCE, columns=columns):
+                # Row by row: Arrow cannot filter the string views of files that a Delta delete has rewritten.
+                rows = pa.Table.from_batches([batch])
+                kept = [
+                    index for index, image_id in enumerate(rows["image_id"].to_pylist()) if image_id in wanted
+                ]
+                if kept:
+                    yield pa.concat_tables([rows.slice(index, 1) for index in kept])
+
+
+class NameActor:
+    """Turns batches of segments into label rows and failure rows.
+
+    Raises:
+        RuntimeError: naming fails for every image.
+    """
+
+    def __init__(self, *, namer: Namer, vocabulary: Vocabulary, run: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._namer, self._vocabulary, self._run = namer, vocabulary, run
+        self._guard = Guard(results="labels", stage="name", run=run)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row per image: its rows of `labels`, or its row of `failures`."""
+        started = time.time()
+        images = batch.select(["image_id", "uri"]).to_pylist()
+        outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
+        return rows_table(started, outcomes, TABLES)
+
+    def _rows(self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> list[Rows]:
+        """The label rows of some images, each with its row in the batch."""
+        return [
+            rows_of_map(
+                image,
+                *self._namer.name(segments_at(batch, row)),
+                seen=self._namer.seen,
+                vocabulary=self._vocabulary,
+                run=self._run,
+            )
+            for image, row in zip(images, rows, strict=True)
+        ]

@@ -1,0 +1,122 @@
+"""The segmenting graph: list, read and decode, group, write, commit.
+
+    refs ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
+    (driver)
+
+What it leaves knows no class name; `pipelines/name.py` labels it with any class list.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipelines.execution import ActorPlan, Execution, actor_plan, cluster_nodes
+from pipelines.picture_actor import Image, Picture, PictureModel, picture_graph
+from pipelines.segment_plan import Grouper, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
+from pipelines.table_rows import Rows
+from pipelines.table_run import Progress, RunResult, run_graph
+from zs3.segments_table import segments_row
+from zs3.tables import FAILURES, SEGMENTS
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+MOST_PER_FILE = 128
+"""Images in one file of segments: 5 MB in the compact store, 80 MB in the lossless one. A file is also what one task
+of `name` reads."""
+
+TABLES = {"segments": SEGMENTS, "failures": FAILURES}
+"""What a segmenting run leaves below its --out."""
+
+
+def segment(
+    request: SegmentRequest,
+    execution: Execution | None = None,
+    *,
+    model: SegmentModel | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RunResult:
+    """Segment every image that has no segments yet, and commit tables as the run goes.
+
+    Args:
+        request: what to segment.
+        execution: how; changes no result.
+        model: how to come by the grouper; tests put their own here.
+        on_progress: called in this process whenever a file of rows has been written.
+
+    Raises:
+        ValueError, FileNotFoundError: the request cannot be carried out.
+        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+    """
+    called = time.time()
+    execution, model = execution or Execution(), model or SegmentModel()
+    plan = plan_segment(request, model)
+    return run_graph(
+        plan.target,
+        plan.left,
+        lambda: segment_graph(plan, model, execution),
+        execution,
+        called=called,
+        on_progress=on_progress,
+    )
+
+
+def segment_graph(plan: SegmentPlan, model: SegmentModel, execution: Execution) -> Dataset:
+    """The lazy dataset whose rows are the files written below the plan's --out."""
+    actors = actor_plan(execution, cluster_nodes())
+    return picture_graph(
+        SegmentActor,
+        target=plan.target,
+        left=plan.left,
+        max_pixels=plan.request.max_pixels,
+        most_per_file=MOST_PER_FILE,
+        actors=actors,
+        execution=execution,
+        arguments={
+            "model": model,
+            "checkpoint": plan.request.checkpoint,
+            "store": plan.request.masks,
+            "run": plan.target.digest,
+            "actors": actors,
+        },
+    )
+
+
+class SegmentActor:
+    """One loaded model that turns batches of pixels into rows of segments and failure rows.
+
+    Raises:
+        RuntimeError: the model here is not the one the run was planned with, or it fails for every image.
+    """
+
+    def __init__(
+        self, *, model: SegmentModel, checkpoint: str, store: str, run: str, actors: ActorPlan
+    ) -> None:
+        self._model = PictureModel(
+            lambda device: model.load(checkpoint, store, device),
+            origin=checkpoint,
+            actors=actors,
+            run=run,
+            results="segments",
+            stage="segment",
+        )
+        self._store, self._run = store, run
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row per image: its row of `segments`, or its row of `failures`."""
+        return self._model.rows(batch, self._rows, TABLES)
+
+    def _rows(self, grouper: Grouper, images: Sequence[Image], pictures: Sequence[Picture]) -> list[Rows]:
+        """The row of each image."""
+        return [
+            [
+                segments_row(
+                    image["image_id"], image["uri"], segments, disagreement, self._run, store=self._store
+                )
+            ]
+            for image, (segments, disagreement) in zip(images, grouper.group(pictures), strict=True)
+        ]

@@ -1,0 +1,92 @@
+"""The doors of `segment` and `name`: exit codes, one error line, a JSON line, dry runs."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import name as name_door
+from jobs import segment as segment_door
+from tests.pipelines.stored import grouping, naming
+
+RUN = ["images", "failed", "skipped", "seconds", "images_per_second", "out", "startup_seconds"]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        pixels = np.zeros((8, 12, 3), np.uint8)
+        pixels[:, :, 2] = 200
+        pixels[:, : 4 * index, [0, 2]] = (200, 0)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"i{index}.png")
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return tmp_path / "photos"
+
+
+def to_segment(*more, out="kept"):
+    return ["--images", "photos", "--checkpoint", "colours", "--out", out, *more]
+
+
+def to_name(*more, segments="kept", classes="classes.txt"):
+    return ["--segments", segments, "--classes", classes, "--out", "named", *more]
+
+
+def test_segment_then_name_with_a_bad_image(ray_session, photos, capfd):
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    assert segment_door.main(to_segment("--json"), model=grouping()) == 3
+    out, err = capfd.readouterr()
+    result = json.loads(out.splitlines()[-1])
+    assert list(result) == RUN
+    assert (result["images"], result["failed"], result["out"]) == (3, 1, "kept")
+    assert "3 images segmented, 1 failed" in err and "zs3 name --segments kept" in err
+
+    assert name_door.main(to_name("--dry-run", "--json", "--naming.weight", "0.5"), model=naming()) == 0
+    plan = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (plan["dry_run"], plan["images"], plan["skipped"]) == (True, 3, 0)
+    assert name_door.main(to_name("--dry-run", "--naming.resize-first", "yes"), model=naming()) == 0
+    text = capfd.readouterr().out
+    assert "3 images at kept: 3 to name, 0 done" in text and "naming      resize_first True" in text
+
+    assert name_door.main(to_name("--json", "--naming.calibration", "0.25"), model=naming()) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out.splitlines()[-1])["images"] == 3
+    assert "3 images named, 0 failed" in err
+    assert name_door.main(to_name("--naming.calibration", "0.5"), model=naming()) == 1
+    assert "made with a different naming" in capfd.readouterr().err
+
+
+def test_a_dry_run_of_segment_tells_all_and_writes_nothing(photos, capsys):
+    assert segment_door.main(to_segment("--dry-run"), model=grouping()) == 0
+    text = capsys.readouterr().out
+    for expected in ("3 at photos: 3 to segment, 0 done", "masks compact", "nothing was written"):
+        assert expected in text
+    assert segment_door.main(to_segment("--dry-run", "--json", "--masks", "lossless"), model=grouping()) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 3
+    assert not (photos.parent / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("door", "argv", "model", "message"),
+    [
+        (segment_door, to_segment("--masks", "best"), grouping(), "no mask store is called 'best'"),
+        (segment_door, to_segment(), None, "checkpoint 'colours' has no recipe.json"),
+        (segment_door, to_segment(out="classes.txt"), grouping(), "classes.txt is a file, expected a folder"),
+        (name_door, to_name(), naming(), "no segments table at"),
+        (name_door, to_name(classes="gone.txt"), naming(), "class list 'gone.txt' is neither"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(photos, capsys, door, argv, model, message):
+    assert door.main(argv, model=model) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith("zs3: error: ") and message in err
+
+
+@pytest.mark.parametrize("door", [segment_door, name_door])
+def test_help_ends_with_0_and_wrong_usage_with_2(door, capsys):
+    assert door.main(["--help"]) == 0
+    assert "--out" in capsys.readouterr().out
+    assert door.main(["--speed", "9"]) == 2

@@ -1,0 +1,1 @@
+"""Label maps in the file formats of other tools; no format here knows of tables or of the engine."""

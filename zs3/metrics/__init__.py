@@ -1,0 +1,31 @@
+"""Zero-shot segmentation scores: sparse confusions, protocols, scores, outlines, calibration, intervals."""
+
+from zs3.metrics.confusions import (
+    UNKNOWN,
+    UNLABELLED,
+    Confusion,
+    confusion,
+    total,
+    with_true_masks,
+    with_true_names,
+)
+from zs3.metrics.protocols import PROTOCOLS, EvaluatedClass, Protocol
+from zs3.metrics.scoring import ClassScore, Scores, counted, harmonic, scores
+
+__all__ = [
+    "PROTOCOLS",
+    "UNKNOWN",
+    "UNLABELLED",
+    "ClassScore",
+    "Confusion",
+    "EvaluatedClass",
+    "Protocol",
+    "Scores",
+    "confusion",
+    "counted",
+    "harmonic",
+    "scores",
+    "total",
+    "with_true_masks",
+    "with_true_names",
+]

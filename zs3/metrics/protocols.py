@@ -1,0 +1,197 @@
+"""Protocols: which pixels count and how classes are averaged, as small values that are stored with every number."""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class EvaluatedClass(typing.Protocol):
+    """What a class of the data set must tell: id, name and role (seen, unseen, background or excluded)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """Which pixels count and how classes are averaged. Void pixels of the truth never count."""
+
+    name: str
+    """What a report calls it."""
+    void_roles: frozenset[str] = frozenset({"background", "excluded"})
+    """True pixels of classes with these roles do not count, as in the paper (VOC's background is ignored).
+    Without `background` among them, background is a class like the seen ones, and a pixel with no label, or
+    with a label that the data set lacks, is labelled as background."""
+    candidates: typing.Literal["generalised", "restricted"] = "generalised"
+    """Seen and unseen names compete for every pixel; or only pixels of unseen classes count, for labellers
+    that were given the unseen names alone."""
+    absent: typing.Literal["skip", "nan"] = "skip"
+    """A class without true pixels is left out of its group's mean, or makes that mean not a number."""
+    transductive: bool = False
+    """Whether training saw the pictures of unseen classes, though not their masks. Changes no number; numbers
+    with and without are not compared."""
+
+    @property
+    def background_counts(self) -> bool:
+        """Whether background is a class."""
+        return "background" not in self.void_roles
+
+    def counts(self, entry: EvaluatedClass) -> bool:
+        """Whether true pixels of a class count."""
+        return entry.role not in self.void_roles and (
+            self.candidates == "generalised" or entry.role == "unseen"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: every field, and the words."""
+        return self.fields() | {"words": list(self.words)}
+
+    def fields(self) -> dict[str, Any]:
+        """Plain values that define the protocol."""
+        return {
+            "name": self.name,
+            "void_roles": sorted(self.void_roles),
+            "background": "class" if self.background_counts else "void",
+            "candidates": self.candidates,
+            "absent": self.absent,
+            "transductive": self.transductive,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Protocol":
+        """The protocol that `to_json` wrote.
+
+        Raises:
+            ValueError: a field is missing.
+        """
+        names = ("name", "void_roles", "candidates", "absent", "transductive")
+        lacking = [name for name in names if name not in content]
+        if lacking:
+            raise ValueError(f"protocol {content.get('name')!r} was stored without {lacking[0]!r}")
+        held = {name: content[name] for name in names}
+        return cls(**{**held, "void_roles": frozenset(content["void_roles"])})
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The protocol as sentences for a report."""
+        means = _MEANS[self.absent]
+        harmonic = "Harmonic = 2 · seen · unseen / (seen + unseen)."
+        training = ("Training saw the pictures of unseen classes, without their masks (transductive).",)
+        return (
+            *self._counted,
+            self._candidates,
+            _IOU,
+            means,
+            harmonic,
+            *(training if self.transductive else ()),
+        )
+
+    @property
+    def _counted(self) -> tuple[str, ...]:
+        void = " or ".join(sorted(self.void_roles)) or "no"
+        which = "an unseen class" if self.candidates == "restricted" else "a seen or an unseen class"
+        if self.background_counts:
+            which += ", or background"
+        counted = (
+            f"A pixel counts when its truth is {which}. Pixels that the truth leaves void, "
+            f"or whose class has the role {void}, are ignored, whatever was predicted there."
+        )
+        background = (
+            "Background is a class and belongs to the seen group. A pixel with no label, or with the label of a "
+            "class that the data set lacks, is labelled as background: the labeller found none of its classes."
+        )
+        return (counted, background) if self.background_counts else (counted,)
+
+    @property
+    def _candidates(self) -> str:
+        if self.candidates == "restricted":
+            return "Only unseen names compete (restricted zero-shot); any other label of a counted pixel is wrong."
+        names = "Every seen and unseen name competes for every pixel (generalised zero-shot)."
+        if self.background_counts:
+            return names
+        return names + (
+            " A counted pixel with no label, or with the label of a class that the data set lacks, is wrong."
+        )
+
+
+_IOU = (
+    "IoU of a class = its correctly labelled pixels / pixels that are truly it or labelled it, "
+    "summed over all images before dividing. Accuracy = its correctly labelled / its true pixels."
+)
+_MEANS = {
+    "skip": (
+        "Seen, unseen and all are plain means of IoU over the classes that occur in the truth. "
+        "Absent classes are left out and listed; pixels wrongly given to them count as misses."
+    ),
+    "nan": (
+        "As the published evaluator: one class absent from the truth makes its group's mean, and the "
+        "harmonic mean, undefined. The mean over all sums the IoU of the classes in the truth and "
+        "divides by the number of classes that occur in truth or prediction."
+    ),
+}
+
+PROTOCOLS = {
+    "zs3": Protocol(name="zs3"),
+    "paper": Protocol(name="paper", absent="nan"),
+    "voc21": Protocol(name="voc21", void_roles=frozenset({"excluded"})),
+}
+"""`zs3`: the paper's pixels, absent classes skipped; `paper`: the published evaluator, oddities included; `voc21`:
+background is a class."""
+
+ALL = "all"
+"""What asks for every protocol at once; the first of them is the headline."""
+
+
+def chosen_protocols(
+    name: str, classes: Sequence[EvaluatedClass], *, transductive: bool = False
+) -> tuple[list[Protocol], list[str]]:
+    """The protocols that a name asks for, headline first, and why others of `all` cannot be taken.
+
+    Raises:
+        ValueError: there is none of that name, or the class list does not allow it.
+    """
+    if name != ALL and name not in PROTOCOLS:
+        raise ValueError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}, {ALL}")
+    wanted = [
+        Protocol.from_json(held.fields() | {"transductive": transductive})
+        for held in (PROTOCOLS.values() if name == ALL else [PROTOCOLS[name]])
+    ]
+    reasons = {held.name: why_not(held, classes) for held in wanted}
+    if name != ALL and reasons[name]:
+        raise ValueError(f"{reasons[name]}; choose another --protocol")
+    return [held for held in wanted if not reasons[held.name]], [
+        reason for reason in reasons.values() if reason
+    ]
+
+
+def why_not(protocol: Protocol, classes: Sequence[EvaluatedClass]) -> str:
+    """Why a class list cannot be scored under a protocol; empty where it can."""
+    backgrounds = [entry.name for entry in classes if entry.role == "background"]
+    if protocol.background_counts and len(backgrounds) != 1:
+        return (
+            f"protocol {protocol.name!r} needs one class with the role background, and the class list has "
+            f"{len(backgrounds)} ({', '.join(backgrounds) or 'none'})"
+        )
+    return ""
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Fields of two stored protocols that differ, as `field: one against other`."""
+    keys = [key for key in (*first, *(key for key in second if key not in first)) if key != "words"]
+    return [
+        f"{key}: {_plain(first.get(key))} against {_plain(second.get(key))}"
+        for key in keys
+        if first.get(key) != second.get(key)
+    ]
+
+
+def _plain(value: Any) -> str:
+    """A stored value for people."""
+    if isinstance(value, list):
+        return " and ".join(map(str, value)) or "none"
+    return "not told" if value is None else str(value)
