@@ -1,6 +1,6 @@
 """Which mask store to take: bytes, labels kept, scores kept and time, for several ways to keep soft masks.
 
-    zs3 segment --images PHOTOGRAPHS --checkpoint zs3-mini --masks lossless --out kept/
+    zs3 segment --images PHOTOGRAPHS --checkpoint zs3-mini --store lossless --out kept/
     python benchmarks/mask_store.py --segments kept/ --dataset voc --root VOC2012/ --split val
 
 The photographs are those of the data set's split, or some of them. Every candidate keeps the masks of the lossless
@@ -47,7 +47,7 @@ class Arguments:
     """What to measure on."""
 
     segments: str
-    """The --out of `zs3 segment --masks lossless`."""
+    """The --out of `zs3 segment --store lossless`."""
     dataset: str = "voc"
     """Layout of the data set."""
     root: str

@@ -1,6 +1,6 @@
 """Choose how zs3-mini names its segments, on val, and say where the error is.
 
-    python benchmarks/naming_settings.py --checkpoint zs3-mini --data-root DATA [--sweep] [--diagnostics DIR]
+    python benchmarks/naming_settings.py --checkpoint zs3-mini --data-root DATA [--sweep] [--picture-share S]
 
 Segments are computed once per picture; every setting is then scored from them. The sweep scores on the grid of the
 masks (stride 4, truth sampled at cell centres) to be quick; what is printed at the end and written to DIR is exact.
@@ -18,18 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from zs3.checkpoint import load_checkpoint
-from zs3.classify.masked_crops import segment_embeddings
 from zs3.config import NamingSettings
 from zs3.datasets import open_dataset, read_truth
-from zs3.diagnosis import regions, segments_of_regions, true_names
+from zs3.diagnosis import regions, true_names
+from zs3.given import given_segments
+from zs3.hard_masks import INSIDE
 from zs3.images import decode
 from zs3.labelling import Labeller
 from zs3.metrics import PROTOCOLS, Scores, confusion, scores, total
 from zs3.naming import class_scores, paint
-from zs3.segmenting import normalise_and_pad, resize
 
 SETS = {"voc_mini": "voc", "msrc_mini": "folder", "coco_things_mini": "folder"}
 
@@ -44,23 +43,13 @@ class Study:
         self.ignore_id = dataset.vocabulary.ignore_id
         self.ids = [entry.id for entry in self.namer.entries]
         self.cases = []
-        encoder = labeller.segmenter.encoder
         for number, ref in enumerate(dataset.refs[:limit]):
             pixels = decode(Path(ref.image_uri).read_bytes())
             truth = read_truth(SETS[name], Path(ref.truth_uri).read_bytes(), dataset.vocabulary)
             segments = labeller.segmenter.segment([pixels])[0]
             present, masks = regions(truth, self.ids)
-            image_embeddings = torch.zeros(0, segments.image_embeddings_KE.shape[1])
-            if present and encoder is not None:
-                resized = resize(pixels, labeller.segmenter.settings)
-                image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, 32)
-                small = F.interpolate(masks[None].float(), size=resized.shape[1:])[0]
-                grown = F.pad(small, (0, image.shape[2] - small.shape[2], 0, image.shape[1] - small.shape[1]))
-                with torch.inference_mode():
-                    image_embeddings = segment_embeddings(
-                        image, grown > 0.5, encoder, labeller.segmenter.settings.crop_styles
-                    )
-            in_truth = segments_of_regions(segments, masks, image_embeddings) if present else None
+            given = np.where(masks.numpy(), INSIDE, -INSIDE).astype(np.int8)
+            in_truth = given_segments(labeller.segmenter, pixels, given) if present else None
             self.cases.append((segments, truth, present, masks, in_truth))
             if number % 50 == 49:
                 sys.stderr.write(f"{name}: {number + 1} pictures\n")
@@ -144,13 +133,17 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--picture-share", type=float, help="instead of the checkpoint's own")
     parser.add_argument("--diagnostics", type=Path, help="folder for one diagnostics JSON per data set")
     arguments = parser.parse_args()
     checkpoint = load_checkpoint(arguments.checkpoint)
+    segmenting = checkpoint.recipe.segmenting
+    if arguments.picture_share is not None:
+        segmenting = replace(segmenting, picture_share=arguments.picture_share)
     studies = []
     for name in arguments.sets:
         vocabulary = open_dataset(SETS[name], f"{arguments.data_root}/{name}", arguments.split).vocabulary
-        labeller = Labeller(checkpoint, vocabulary, device=torch.device("cpu"))
+        labeller = Labeller(checkpoint, vocabulary, device=torch.device("cpu"), segmenting=segmenting)
         studies.append(Study(labeller, arguments.data_root, name, arguments.split, arguments.limit))
     settings = checkpoint.recipe.naming
     if arguments.sweep:

@@ -26,7 +26,8 @@ from rich.console import Console
 
 from jobs.errors import DONE, SOME_FAILED, guarded
 from jobs.label import query
-from pipelines.evaluate import EvaluateRequest, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_request import EvaluateRequest
 from pipelines.label import label
 from pipelines.label_plan import LabelRequest, Model
 from pipelines.table_run import RunResult

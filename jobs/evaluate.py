@@ -1,6 +1,7 @@
-"""Score a label table, or a checkpoint, against a data set: seen, unseen and harmonic mIoU, with a report.
+"""Score labels, stored segments or a checkpoint against a data set: seen, unseen and harmonic mIoU, with a report.
 
     zs3 evaluate --labels runs/voc --dataset voc --root /data/VOC2012 --split val --out runs/voc/report
+    zs3 evaluate --segments runs/kept --dataset voc --root /data/VOC2012 --split val --out runs/kept/report
     zs3 evaluate --checkpoint zs3-mini --dataset voc --root /data/VOC2012 --split val --out runs/voc/report
     ray job submit --working-dir . -- python jobs/evaluate.py --labels s3://bucket/run --dataset coco_stuff …
 
@@ -19,9 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.errors import DONE, guarded
-from pipelines.evaluate import EvaluateRequest, evaluate
+from jobs.name import NamingChanges
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.label_plan import Model
+from pipelines.name_plan import NameModel
 from zs3.metrics.intervals import REPLICATES
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
@@ -29,8 +33,8 @@ from zs3.report.terminal import summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
-    """Score a label table, or a checkpoint, against the truth of a data set; write report.json, report.md and
-    report.html."""
+    """Score a label table, stored segments, or a checkpoint, against the truth of a data set; write report.json,
+    report.md and report.html. With segments, the report splits the error into grouping and naming."""
 
     dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
     """How the data set lies on disk."""
@@ -41,11 +45,19 @@ class EvaluateOptions:
     out: str
     """Folder or uri that gets the reports and the table `scores` (one confusion per image)."""
     labels: str | None = None
-    """Label table, or the --out of a `zs3 label` run that holds it; local path or uri. This or --checkpoint."""
+    """Label table, or the --out of a `zs3 label` run that holds it; local path or uri. This, --segments, or
+    --checkpoint."""
+    segments: str | None = None
+    """Segments table, or the --out of a `zs3 segment` run: name and score it, and say where the error is."""
     checkpoint: str | None = None
-    """Shipped name, folder or uri of a checkpoint: label the images now and score them, without a label table."""
+    """Shipped name, folder or uri of a checkpoint: label the images now and score them, without a label table.
+    Beside --segments, where the checkpoint that made them lies now; by default where it was then."""
     classes: str | None = None
-    """Class list to label with, beside --checkpoint; by default the data set's own."""
+    """Class list to label with, beside --checkpoint or --segments; by default the data set's own."""
+    naming: NamingChanges = field(default_factory=NamingChanges)
+    """Naming settings that differ from the checkpoint's own, beside --segments."""
+    settings: str | None = None
+    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings, beside --segments."""
     protocol: Literal["zs3", "paper", "voc21", "all"] = "zs3"
     """Which pixels count and how classes are averaged. `zs3` and `paper` ignore background, as the paper does;
     `paper` repeats the published evaluator: one class absent from the truth leaves its group's mean undefined.
@@ -65,27 +77,31 @@ class EvaluateOptions:
     json: bool = False
     """Print the scores as one line of JSON, the last line of standard output, instead of a table."""
     execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result. Actors and batches are for --checkpoint."""
+    """How to run; changes no result. Actors and batches are for --checkpoint and --segments."""
 
 
-def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, model: Model | None = None, names: NameModel | None = None
+) -> int:
     """The exit code of one evaluation: 0 when a report was written.
 
     Args:
         argv: the command line after the verb; by default the process's own.
         model: how to come by the labeller of a checkpoint; tests put their own here.
+        names: how to come by the namer of segments; likewise.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
+    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model, names))
 
 
-def _run(argv: list[str], model: Model | None) -> int:
+def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
     options = tyro.cli(
         EvaluateOptions,
         args=argv,
         prog="zs3 evaluate",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
-    request = EvaluateRequest(**{name: getattr(options, name) for name in EvaluateRequest.__slots__})
+    values = {name: getattr(options, name) for name in EvaluateRequest.__slots__}
+    request = EvaluateRequest(**{**values, "naming": options.naming.given()})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("scoring", total=None)
@@ -94,6 +110,7 @@ def _run(argv: list[str], model: Model | None) -> int:
             options.execution,
             now=datetime.now(UTC),
             model=model,
+            names=names,
             on_progress=lambda done, of: progress.update(bar, completed=done, total=of),
         )
     if options.json:

@@ -22,6 +22,7 @@ from pipelines.execution import Execution
 from pipelines.label import label
 from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
 from pipelines.table_run import RunResult
+from zs3.class_checks import ClosePair
 from zs3.images import DEFAULT_MAX_PIXELS
 
 REASONS = "SELECT image_id, stage, message FROM t"
@@ -89,8 +90,10 @@ def _run(argv: list[str], model: Model | None) -> int:
     )
     if arguments.dry_run:
         plan = plan_label(request, model)
+        names = plan.description.names() if plan.description.names else None
+        pairs = names.confusable() if names else []
         sys.stdout.write(
-            json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan, arguments)
+            json.dumps(_plan_values(plan, pairs)) + "\n" if arguments.json else _plan_text(plan, arguments)
         )
         return DONE
     with progress("labelling") as show:
@@ -124,7 +127,7 @@ def query(out: str, table: str, statement: str) -> str:
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
 
 
-def _plan_values(plan: LabelPlan) -> dict[str, object]:
+def _plan_values(plan: LabelPlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
         "dry_run": True,
@@ -137,6 +140,7 @@ def _plan_values(plan: LabelPlan) -> dict[str, object]:
             for entry in plan.vocabulary.candidates
         ],
         "digest": plan.description.digest,
+        "warnings": [asdict(pair) for pair in pairs],
     }
 
 

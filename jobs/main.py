@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = ("demo", "label", "segment", "name", "evaluate", "compare", "train")
+VERBS = ("demo", "label", "segment", "name", "tune", "evaluate", "compare", "train", "convert")
 """Each is a module of this package with `main(argv) -> int`."""
 
 MANUAL = """\
@@ -25,9 +25,11 @@ VERBS
     label       images and a class list -> a table of labelled regions
     segment     images -> a table of segments that know no class name; runs the networks once for any class list
     name        a table of segments and a class list -> a table of labelled regions, on CPUs, without a picture
-    evaluate    a table of labels and a data set's truth -> seen, unseen and harmonic mIoU
+    tune        a table of segments and a data set's truth -> the naming settings that suit it, and a trade-off curve
+    evaluate    labels or segments and a data set's truth -> seen, unseen and harmonic mIoU, and where the error is
     compare     two evaluations of the same images -> what differs, how surely, and where
     train       a recipe and seen-class truth -> a checkpoint
+    convert     a checkpoint of the published ZegFormer -> a checkpoint
 
 EXAMPLES
     zs3 demo
@@ -35,9 +37,12 @@ EXAMPLES
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
     zs3 segment --images photos/ --checkpoint zs3-mini --out kept/
+    zs3 segment --images photos/ --masks proposals.json --checkpoint zs3-mini --out given/
     zs3 name --segments kept/ --classes other_classes.txt --out named/
+    zs3 tune --segments kept/ --dataset voc --root VOC2012/ --split train --out tuned/
     zs3 evaluate --labels run/ --dataset voc --root VOC2012/ --split val --out report/
     zs3 train mini --data-root data/ --out runs/
+    zs3 convert official.pth --out models/coco_stuff_r101
 
     The same doors on a Ray cluster:
     ray job submit --working-dir . -- python jobs/label.py --images s3://bucket/photos --classes voc ...
@@ -48,7 +53,8 @@ IMAGES
 
 CLASSES
     A shipped list (voc, coco_stuff, ade20k_full), a text file with one class a line (`name`, or
-    `name: synonym, synonym`; a trailing * marks a class as unseen), or a classes.json.
+    `name: synonym, synonym`; a trailing * marks a class as unseen), or a classes.json. Classes that the model can
+    hardly tell apart are warned of before a run; those with the same embedding are refused.
 
 TABLES
     `label` writes two Delta Lake tables below its --out, open to DuckDB, Polars, pandas and Spark:

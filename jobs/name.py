@@ -21,6 +21,7 @@ from pipelines.execution import Execution
 from pipelines.name import name
 from pipelines.name_plan import NameModel, NamePlan, NameRequest, plan_name
 from pipelines.table_run import RunResult
+from zs3.class_checks import ClosePair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class NamingChanges:
     weight: float | None = None
     """λ, the share of the leading branch, in [0, 1]."""
     calibration: float | None = None
-    """γ, subtracted from the pixel score of every seen class."""
+    """γ, subtracted from the pixel score of every seen class; a negative one is taken from unseen classes instead."""
     query_temperature: float | None = None
     """Divides the query branch's logits before the softmax."""
     image_logit_scale: float | None = None
@@ -41,6 +42,8 @@ class NamingChanges:
     """Whether `no object` competes in the image branch's softmax."""
     resize_first: Literal["yes", "no"] | None = None
     """Whether masks are resized before scoring instead of scores after."""
+    templates: str | None = None
+    """Prompt set of the text banks of both branches: plain, photo, single, imagenet_select, …"""
 
     def given(self) -> dict[str, object]:
         """The fields that were given, as `NamingSettings` has them."""
@@ -67,6 +70,9 @@ class Arguments:
     """The checkpoint that made the segments; by default the place that it was read from then."""
     naming: NamingChanges = field(default_factory=NamingChanges)
     """Naming settings that differ from the checkpoint's own."""
+    settings: str | None = None
+    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings. The label table then says on which
+    split they were tuned, and so do reports of it."""
     limit: int | None = None
     """Take only the first images of the table."""
     dry_run: bool = False
@@ -100,11 +106,14 @@ def _run(argv: list[str], model: NameModel | None) -> int:
         out=arguments.out,
         checkpoint=arguments.checkpoint,
         naming=arguments.naming.given(),
+        settings=arguments.settings,
         limit=arguments.limit,
     )
     if arguments.dry_run:
         plan = plan_name(request, model)
-        sys.stdout.write(json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan))
+        namer = (model or NameModel()).load(plan.checkpoint, plan.vocabulary, plan.naming)
+        values = _plan_values(plan, namer.confusable())
+        sys.stdout.write(json.dumps(values) + "\n" if arguments.json else _plan_text(plan))
         return DONE
     with progress("naming") as show:
         result = name(request, arguments.execution, model=model, on_progress=show)
@@ -123,7 +132,7 @@ def _summary(result: RunResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plan_values(plan: NamePlan) -> dict[str, object]:
+def _plan_values(plan: NamePlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
         "dry_run": True,
@@ -136,13 +145,16 @@ def _plan_values(plan: NamePlan) -> dict[str, object]:
             for entry in plan.vocabulary.candidates
         ],
         "digest": plan.target.digest,
+        "warnings": [asdict(pair) for pair in pairs],
     }
 
 
 def _plan_text(plan: NamePlan) -> str:
     """A dry run for a reader."""
     request, left = plan.request, plan.left
-    changes = ", ".join(f"{key} {value}" for key, value in request.naming.items()) or "the checkpoint's own"
+    changes = ", ".join(f"{key} {value}" for key, value in plan.naming.items()) or "the checkpoint's own"
+    if request.settings:
+        changes += f" (tuned on {plan.target.provenance['tuning']['title']})"
     lines = [
         f"segments    {len(left.todo) + left.skipped} images at {request.segments}: {len(left.todo)} to name, "
         f"{left.skipped} done",

@@ -45,9 +45,12 @@ class Arguments:
     """Shipped name (zs3-mini), folder or uri of a checkpoint."""
     out: str
     """Folder or uri that gets the tables."""
-    masks: str = DEFAULT_STORE
-    """How masks are kept: `compact`, or `lossless`, with which naming gives the labels of `zs3 label` bit for
-    bit."""
+    masks: str | None = None
+    """Masks from elsewhere, which take the place of the network's own: COCO's JSON (annotations or results), a
+    folder of label PNGs (<image id>.png), or one with a folder of a PNG for each mask per image."""
+    store: str = DEFAULT_STORE
+    """How segments are kept: `compact`, or `lossless`, with which naming gives the labels of `zs3 label` bit
+    for bit."""
     limit: int | None = None
     """Take only the first images of the listing."""
     dry_run: bool = False
@@ -82,6 +85,7 @@ def _run(argv: list[str], model: SegmentModel | None) -> int:
         checkpoint=arguments.checkpoint,
         out=arguments.out,
         masks=arguments.masks,
+        store=arguments.store,
         limit=arguments.limit,
         max_pixels=arguments.max_pixels,
     )
@@ -126,6 +130,7 @@ def _plan_text(plan: SegmentPlan) -> str:
     lines = [
         f"images      {len(left.todo) + left.skipped} at {request.images}: {len(left.todo)} to segment{retried}, "
         f"{left.skipped} done",
+        *_masks_text(plan),
         f"checkpoint  {request.checkpoint}, run {plan.target.digest[:12]}",
         *(
             f"            {part} {value[:12]}"
@@ -135,6 +140,17 @@ def _plan_text(plan: SegmentPlan) -> str:
         "nothing was written: this was a dry run",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _masks_text(plan: SegmentPlan) -> list[str]:
+    """What masks are given, for how many of the images to segment."""
+    if plan.proposals is None:
+        return []
+    given = sum(image_id in plan.proposals.of_image for image_id, _ in plan.left.todo)
+    return [
+        f"masks       {plan.proposals.kind} at {plan.request.masks}, "
+        f"for {given} of the {len(plan.left.todo)} images to segment"
+    ]
 
 
 if __name__ == "__main__":

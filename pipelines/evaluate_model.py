@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> Labels:
-    """What a table of this labeller would say of itself.
+def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> tuple[Labels, Model]:
+    """What a table of this labeller would say of itself, and the model with its class names embedded.
 
     Raises:
-        ValueError: there is no such checkpoint, or it is none of ours.
+        ValueError: there is no such checkpoint, it is none of ours, or it cannot tell two of the classes apart.
     """
     description = model.describe(checkpoint, vocabulary)
-    return Labels(
+    labels = Labels(
         uri=None,
         version=None,
         files=(),
@@ -49,6 +49,7 @@ def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> L
             "checkpoint": checkpoint,
         },
     )
+    return labels, model.with_names(description)
 
 
 def model_sketch_graph(

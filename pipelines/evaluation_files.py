@@ -103,15 +103,26 @@ def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[Gallery
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        target = table_uri(out, name)
+        write_whole(table_uri(out, name), text.encode())
+
+
+def write_whole(target: str, content: bytes) -> None:
+    """Write a file that readers see whole or not at all; its folder is made where it is missing.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    try:
         if "://" in target:
             with fsspec.open(target, "wb") as file:
-                file.write(text.encode())
-        else:
-            hidden = Path(target).with_name(f".{name}.{os.getpid()}")
-            hidden.parent.mkdir(parents=True, exist_ok=True)
-            hidden.write_text(text, encoding="utf-8")
-            hidden.replace(target)
+                file.write(content)
+            return
+        hidden = Path(target).with_name(f".{Path(target).name}.{os.getpid()}")
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        hidden.write_bytes(content)
+        hidden.replace(target)
+    except OSError as error:
+        raise ValueError(f"cannot write {target}: {error}; is the folder writable?") from error
 
 
 def provenance(
@@ -123,9 +134,6 @@ def provenance(
     now: datetime,
 ) -> dict[str, Any]:
     """Where the numbers come from: settings, versions, and digests of labels and truth."""
-    truth = hashlib.sha256()
-    for image_id, digest in sorted(truth_digests.items()):
-        truth.update(f"{image_id}\0{digest}\n".encode())
     return {
         "evaluated_at": now.isoformat(timespec="seconds"),
         "settings": dict(settings),
@@ -136,18 +144,30 @@ def provenance(
             "runs": list(labels.runs),
             **labels.provenance,
         },
-        "dataset": {
-            "layout": dataset.name,
-            "root": root,
-            "split": dataset.split,
-            "images": len(dataset.refs),
-            "vocabulary": dataset.vocabulary.digest,
-            "truth": truth.hexdigest(),
-        },
+        "dataset": dataset_provenance(dataset, root, truth_digests),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("zs3", "ray", "numpy", "pyarrow", "deltalake")},
         },
+    }
+
+
+def dataset_provenance(dataset: Dataset, root: str, truth_digests: Mapping[str, str]) -> dict[str, Any]:
+    """Which split was scored, and a digest of its truth.
+
+    Args:
+        truth_digests: image id → SHA-256 (hex) of its truth file.
+    """
+    truth = hashlib.sha256()
+    for image_id, digest in sorted(truth_digests.items()):
+        truth.update(f"{image_id}\0{digest}\n".encode())
+    return {
+        "layout": dataset.name,
+        "root": root,
+        "split": dataset.split,
+        "images": len(dataset.refs),
+        "vocabulary": dataset.vocabulary.digest,
+        "truth": truth.hexdigest(),
     }
 
 

@@ -2,6 +2,8 @@
 
 refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
 (driver)
+
+Class names are embedded and checked once, on the driver, and travel to the actors.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ def label(
     called = time.time()
     execution, model = execution or Execution(), model or Model()
     plan = plan_label(request, model)
+    if plan.left.todo:
+        model = model.with_names(plan.description)
     return run_graph(
         plan.target,
         plan.left,

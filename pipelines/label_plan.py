@@ -7,13 +7,15 @@ starts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.class_lists import ClassNames, warn_of_confusable
 from pipelines.sources import list_images
 from pipelines.table_run import Remaining, Target, remaining
 from zs3.images import DEFAULT_MAX_PIXELS
@@ -46,6 +48,8 @@ class Description:
     """The parts of the digest, by name."""
     seen: Mapping[int, bool]
     """Class id → whether the checkpoint had masks of the class."""
+    names: Callable[[], ClassNames] | None = field(default=None, compare=False)
+    """Embeds and checks the class names, for `Model.load`; none where a labeller has none to embed."""
 
 
 def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
@@ -54,22 +58,34 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
     Raises:
         ValueError: there is no such checkpoint, or it is none of ours.
     """
-    from zs3.checkpoint import load_checkpoint  # with torch, which takes seconds, so only when it is time
+    import torch  # takes seconds, so only when it is time
+
+    from zs3.checkpoint import load_checkpoint
     from zs3.config import digest_of
-    from zs3.labelling import provenance
+    from zs3.labelling import Namer, provenance
     from zs3.vocabulary import known
 
     held = load_checkpoint(checkpoint)
     parts = provenance(held, vocabulary)
     seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
-    return Description(digest=digest_of(parts), provenance=parts, seen=seen)
+
+    def names() -> Namer:
+        namer = Namer(held, vocabulary, device=torch.device("cpu"))
+        warn_of_confusable(namer)
+        return namer
+
+    return Description(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
 
 
-def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str) -> Labeller:
-    """The labeller of a checkpoint of zs3, loaded."""
+def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str, names: Any = None) -> Labeller:
+    """The labeller of a checkpoint of zs3, loaded.
+
+    Args:
+        names: what the description's `names` gave, so that no name is embedded again.
+    """
     from zs3.labelling import load_labeller as load
 
-    return load(checkpoint, vocabulary, device)
+    return load(checkpoint, vocabulary, device, names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +93,18 @@ class Model:
     """The two ways to a labeller; both travel to other processes, so closures do, instances need not."""
 
     describe: Callable[[str, Vocabulary], Description] = describe_labeller
-    load: Callable[[str, Vocabulary, str], Labeller] = load_labeller
+    load: Callable[..., Labeller] = load_labeller
+    """Checkpoint, vocabulary, device, and `names` where the description has them → the labeller."""
+
+    def with_names(self, description: Description) -> Model:
+        """This model with its class names embedded here, once for all labellers.
+
+        Raises:
+            ValueError: two classes cannot be told apart at all.
+        """
+        if description.names is None:
+            return self
+        return replace(self, load=functools.partial(self.load, names=description.names()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,15 +66,46 @@ def name(
     called = time.time()
     execution, model = execution or Execution(), model or NameModel()
     plan = plan_name(request, model)
-
-    def graph() -> Dataset:
-        return name_graph(plan, model.load(plan.checkpoint, plan.vocabulary, request.naming), execution)
-
-    return run_graph(plan.target, plan.left, graph, execution, called=called, on_progress=on_progress)
+    namer = functools.cache(lambda: model.load(plan.checkpoint, plan.vocabulary, plan.naming))
+    if plan.left.todo:
+        namer()  # refuses class lists, so it comes before any table is made
+    return run_graph(
+        plan.target,
+        plan.left,
+        lambda: name_graph(plan, namer(), execution),
+        execution,
+        called=called,
+        on_progress=on_progress,
+    )
 
 
 def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
     """The lazy dataset whose rows are the files written below the plan's --out."""
+    wanted = frozenset(image_id for image_id, _ in plan.left.todo)
+    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest}
+    return segments_graph(plan.files, wanted, NameActor, named, execution).map_batches(
+        functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
+        batch_size=execution.images_per_file or min(MOST_PER_FILE, max(16, len(plan.left.todo) // 16)),
+        batch_format="pyarrow",
+        num_cpus=WRITE_CPUS,
+    )
+
+
+def segments_graph(
+    files: Sequence[str],
+    wanted: frozenset[str],
+    actor: type,
+    arguments: Mapping[str, Any],
+    execution: Execution,
+) -> Dataset:
+    """The lazy dataset of what an actor class makes of stored segments, batch by batch.
+
+    Args:
+        files: of the segments table.
+        wanted: ids of the images to read.
+        actor: called with tables as `read_segments` gives them.
+        arguments: of its constructor, beside `threads`.
+    """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -82,9 +113,8 @@ def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
     context.enable_progress_bars = False
     context.target_max_block_size = 64 << 20
     actors = actor_plan(one_per_core(execution, cluster_nodes()), cluster_nodes())
-    wanted = frozenset(image_id for image_id, _ in plan.left.todo)
     return (
-        ray.data.from_arrow([pa.table({"file": [file]}) for file in plan.files])
+        ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
         .map_batches(
             functools.partial(read_segments, wanted=wanted),
             batch_size=None,
@@ -93,27 +123,16 @@ def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
             max_retries=RETRIES,
         )
         .map_batches(
-            NameActor,
+            actor,
             batch_size=execution.batch_size,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=min(actors.num_actors, len(plan.files)),  # a file is what one task reads
+                size=min(actors.num_actors, len(files)),  # a file is what one task reads
                 max_tasks_in_flight_per_actor=execution.tasks_in_flight,
             ),
             num_cpus=actors.cpus,
-            fn_constructor_kwargs={
-                "namer": namer,
-                "vocabulary": plan.vocabulary,
-                "run": plan.target.digest,
-                "threads": actors.threads or 1,
-            },
+            fn_constructor_kwargs={**arguments, "threads": actors.threads or 1},
             max_task_retries=RETRIES,
-        )
-        .map_batches(
-            functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
-            batch_size=execution.images_per_file or min(MOST_PER_FILE, max(16, len(plan.left.todo) // 16)),
-            batch_format="pyarrow",
-            num_cpus=WRITE_CPUS,
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,19 +10,29 @@ from typing import Any, Protocol
 import numpy as np
 from deltalake import DeltaTable
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pipelines.class_lists import ClassNames, warn_of_confusable
 from pipelines.commit import existing_table, image_uris, provenance_of, table_uri
 from pipelines.label_plan import Description, label_provenance
+from pipelines.sources import read_bytes
 from pipelines.table_run import Remaining, Target, remaining
+from zs3.config import NamingSettings
 from zs3.naming import Segments
 from zs3.tables import LABELS, SEGMENTS
-from zs3.vocabulary import Vocabulary, load_vocabulary
+from zs3.tuned import Tuned
+from zs3.vocabulary import ClassEntry, Vocabulary, load_vocabulary
 
 
-class Namer(Protocol):
+class Namer(ClassNames, Protocol):
     """What names segments; `zs3.labelling.Namer` in earnest. It travels to other processes."""
 
     seen: dict[int, bool]
+    entries: tuple[ClassEntry, ...]
+    settings: NamingSettings
+
+    def scores(self, segments: Segments, /) -> Tensor:
+        """Segments → (K, C) score of each entry for each segment."""
 
     def name(self, segments: Segments, /) -> tuple[NDArray[np.integer], Mapping[int, float]]:
         """Segments → (H, W) class ids, and a score for each class that occurs."""
@@ -42,11 +53,12 @@ def describe_namer(
         ValueError: there is no such checkpoint, or the segments come from other weights than it has.
     """
     from zs3.checkpoint import load_checkpoint  # with torch, which takes seconds, so only when it is time
-    from zs3.name_settings import naming_provenance, naming_settings
+    from zs3.name_settings import TEMPLATES, naming_provenance, naming_settings
     from zs3.vocabulary import known
 
     held = load_checkpoint(checkpoint)
-    parts = naming_provenance(held, vocabulary, naming_settings(held, naming), segments)
+    settings = naming_settings(held, naming)
+    parts = naming_provenance(held, vocabulary, settings, segments, naming.get(TEMPLATES))
     from zs3.config import digest_of
 
     seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
@@ -54,15 +66,21 @@ def describe_namer(
 
 
 def load_namer(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> Namer:
-    """The namer of a checkpoint of zs3, its text banks encoded here."""
+    """The namer of a checkpoint of zs3, its text banks encoded and checked here.
+
+    Raises:
+        ValueError: two classes cannot be told apart at all.
+    """
     import torch
 
     from zs3.checkpoint import load_checkpoint
     from zs3.labelling import Namer as InEarnest
-    from zs3.name_settings import naming_settings
+    from zs3.name_settings import TEMPLATES, naming_settings, with_prompt_set
 
-    held = load_checkpoint(checkpoint)
-    return InEarnest(held, vocabulary, naming_settings(held, naming), device=torch.device("cpu"))
+    held = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
+    namer = InEarnest(held, vocabulary, naming_settings(held, naming), device=torch.device("cpu"))
+    warn_of_confusable(namer)
+    return namer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +104,9 @@ class NameRequest:
     checkpoint: str | None = None
     """Shipped name, folder or uri of the checkpoint that made the segments; by default where it was then."""
     naming: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `NamingSettings` that differ from the checkpoint's own."""
+    """Fields of `NamingSettings` that differ from the checkpoint's own, and `templates`, a prompt set."""
+    settings: str | None = None
+    """The --out of a tuning run, or its tune.json: its settings take the place of `naming`."""
     limit: int | None = None
     """Images to take of the table, in order of their uris; none takes all."""
 
@@ -98,6 +118,8 @@ class NamePlan:
     request: NameRequest
     vocabulary: Vocabulary
     checkpoint: str
+    naming: Mapping[str, Any]
+    """As in the request, or as tuned."""
     description: Description
     files: tuple[str, ...]
     """Of the segments table, at one version."""
@@ -116,10 +138,14 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
             f"limit is {request.limit}; expected at least 1, or leave it out to take every image"
         )
     vocabulary = load_vocabulary(request.classes)
-    uri, segments = _segments(request.segments)
+    uri, segments = stored_segments(request.segments)
     held = provenance_of(segments)
     checkpoint = request.checkpoint or held["checkpoint"]
-    description = (model or NameModel()).describe(checkpoint, vocabulary, request.naming, held["run"])
+    tuned = tuned_settings(request)
+    naming = tuned.changes if tuned else request.naming
+    description = (model or NameModel()).describe(checkpoint, vocabulary, naming, held["run"])
+    if tuned:
+        refuse_other_weights(tuned, description, request)
     refs = sorted(image_uris(segments).items(), key=lambda ref: ref[1])[: request.limit]
     if not refs:
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
@@ -127,13 +153,16 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
         out=request.out,
         results="labels",
         schema=LABELS,
-        provenance=label_provenance(description, checkpoint, vocabulary),
+        provenance=label_provenance(description, checkpoint, vocabulary)
+        | ({"tuning": dict(tuned.tuned_on)} if tuned else {}),
         digest=description.digest,
     )
+    _refuse_other_tuning(target)
     return NamePlan(
         request=request,
         vocabulary=vocabulary,
         checkpoint=checkpoint,
+        naming=naming,
         description=description,
         files=tuple(sorted(segments.file_uris())),
         target=target,
@@ -141,8 +170,71 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
     )
 
 
-def _segments(source: str) -> tuple[str, DeltaTable]:
-    """The segments table and where it was found: at the source, or at its subfolder `segments`."""
+def tuned_settings(request: NameRequest) -> Tuned | None:
+    """The settings that the request points to; none where it points to none.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it holds no tuned settings, or others are given beside them.
+    """
+    if request.settings is None:
+        return None
+    if request.naming:
+        raise ValueError(
+            f"--settings and --naming.{min(request.naming)} are both given; labels are of tuned settings, or of others"
+        )
+    place = (
+        request.settings if request.settings.endswith(".json") else table_uri(request.settings, "tune.json")
+    )
+    try:
+        content = json.loads(read_bytes(place))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"no tuned settings at {place}; give the --out of a `zs3 tune` run"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{place} is not valid JSON ({error}); tune again") from error
+    return Tuned.from_json(content, place)
+
+
+def refuse_other_weights(tuned: Tuned, description: Description, request: NameRequest) -> None:
+    """Settings hold for the weights that they were tuned for.
+
+    Raises:
+        ValueError: the segments are of others.
+    """
+    used = description.provenance.get("checkpoint")
+    if tuned.checkpoint != used:
+        raise ValueError(
+            f"{request.settings} was tuned for the checkpoint {tuned.checkpoint[:12]}, and the segments are of "
+            f"{str(used)[:12]}; tune again with these segments"
+        )
+
+
+def _refuse_other_tuning(target: Target) -> None:
+    """The same labels may come of several tunings, or of none; a table tells of one."""
+    table = existing_table(target.uris["labels"])
+    if table is None or provenance_of(table).get("run") != target.provenance["run"]:
+        return
+    there, now = (
+        {key: value for key, value in (held.get("tuning") or {}).items() if key != "tuned_at"}
+        for held in (provenance_of(table), target.provenance)
+    )
+    if there != now:
+        told, asked = (f"tuned on {one['title']}" if one else "not tuned" for one in (there, now))
+        raise ValueError(
+            f"{target.uris['labels']} holds these labels as of settings that were {told}, now they are {asked}; choose "
+            "another --out"
+        )
+
+
+def stored_segments(source: str) -> tuple[str, DeltaTable]:
+    """The segments table and where it was found: at the source, or at its subfolder `segments`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is another table.
+    """
     itself = table_uri(source, "").rstrip("/")
     for uri in (table_uri(source, "segments"), itself):
         table = existing_table(uri)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution
+from pipelines.proposals import read_with_masks
 from pipelines.sources import read_and_decode
 from pipelines.table_rows import Guard, Rows, rows_table, write_tables
 from pipelines.table_run import RETRIES, Remaining, Target
@@ -40,25 +41,35 @@ class PictureModel(Generic[M]):
         load: the model, for the torch device of that name.
         origin: where the model comes from, for messages.
         actors: its threads and device.
-        target: the tables that its rows are for.
+        run: digest of the run.
+        results: name of the table that its rows are for.
         stage: what `failures` calls its work.
+        planned: digest that the model must have, where the run is defined by more than the model.
 
     Raises:
         RuntimeError: the model here is not the one the run was planned with.
     """
 
     def __init__(
-        self, load: Callable[[str], M], *, origin: str, actors: ActorPlan, run: str, results: str, stage: str
+        self,
+        load: Callable[[str], M],
+        *,
+        origin: str,
+        actors: ActorPlan,
+        run: str,
+        results: str,
+        stage: str,
+        planned: str | None = None,
     ) -> None:
         # The model lives in one thread. Ray constructs an actor in one and calls it from another; OpenMP would then
         # keep a pool of threads for each, more threads than cores, and stop spinning at its barriers: 0.83 of the
         # speed that one pool has.
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._model = self._thread.submit(_loaded, load, actors).result()
-        if self._model.digest != run:
+        if self._model.digest != (planned or run):
             raise RuntimeError(
                 f"checkpoint {origin!r} has digest {self._model.digest[:12]} here, but the run was planned with "
-                f"{run[:12]}; do all machines see the same checkpoint and the same version of zs3?"
+                f"{(planned or run)[:12]}; do all machines see the same checkpoint and the same version of zs3?"
             )
         self._guard = Guard(results=results, stage=stage, run=run)
 
@@ -71,7 +82,7 @@ class PictureModel(Generic[M]):
         """The batch's rows of each table, as `rows_table` lays them out.
 
         Args:
-            batch: decoded pictures, as `sources.PIXELS`.
+            batch: decoded pictures, as `sources.PIXELS` or `proposals.GIVEN`.
             rows_of: the rows of some images; called in the model's thread.
             schemas: of the tables.
 
@@ -103,6 +114,7 @@ def picture_graph(
     actors: ActorPlan,
     execution: Execution,
     arguments: Mapping[str, Any],
+    proposals: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read and decode, process in actors, write: the lazy dataset whose rows are the files written.
 
@@ -111,6 +123,7 @@ def picture_graph(
         max_pixels: pictures of more pixels become failures.
         most_per_file: images in one file, where the execution leaves it open.
         arguments: of the actor's constructor.
+        proposals: where masks are given: image id → JSON, see `proposals.Proposals`. They are read with the pictures.
     """
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -120,10 +133,11 @@ def picture_graph(
     context.target_max_block_size = (
         64 << 20
     )  # bytes of pixels; with Ray's 128 MiB, few blocks fill a small store
+    read = read_and_decode if proposals is None else read_with_masks
     return (
-        ray.data.from_arrow(_blocks(left.todo, execution.images_per_block))
+        ray.data.from_arrow(_blocks(left.todo, execution.images_per_block, proposals))
         .map_batches(
-            functools.partial(read_and_decode, max_pixels=max_pixels, run=target.digest),
+            functools.partial(read, max_pixels=max_pixels, run=target.digest),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
@@ -158,11 +172,16 @@ def _loaded(load: Callable[[str], M], actors: ActorPlan) -> M:
     return load(actors.device)
 
 
-def _blocks(refs: tuple[tuple[str, str], ...], images_per_block: int) -> list[pa.Table]:
+def _blocks(
+    refs: tuple[tuple[str, str], ...], images_per_block: int, proposals: Mapping[str, str] | None
+) -> list[pa.Table]:
     """The refs in tables of at most `images_per_block`, one task each."""
     table = pa.Table.from_arrays(
         [pa.array(column, pa.string()) for column in zip(*refs)], ["image_id", "uri"]
     )
+    if proposals is not None:
+        told = [proposals.get(image_id, "") for image_id, _ in refs]
+        table = table.append_column("proposals", pa.array(told, pa.large_string()))
     return [table.slice(start, images_per_block) for start in range(0, table.num_rows, images_per_block)]
 
 

@@ -3,14 +3,15 @@
     refs ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
     (driver)
 
-What it leaves knows no class name; `pipelines/name.py` labels it with any class list.
+What it leaves knows no class name; `pipelines/name.py` labels it with any class list. Masks from elsewhere are read
+with the pictures (`pipelines/proposals.py`) and embedded instead of the network's own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -19,6 +20,8 @@ from pipelines.picture_actor import Image, Picture, PictureModel, picture_graph
 from pipelines.segment_plan import Grouper, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
 from pipelines.table_rows import Rows
 from pipelines.table_run import Progress, RunResult, run_graph
+from zs3.hard_masks import unpack_masks
+from zs3.naming import Segments
 from zs3.segments_table import segments_row
 from zs3.tables import FAILURES, SEGMENTS
 
@@ -79,22 +82,31 @@ def segment_graph(plan: SegmentPlan, model: SegmentModel, execution: Execution) 
         arguments={
             "model": model,
             "checkpoint": plan.request.checkpoint,
-            "store": plan.request.masks,
+            "store": plan.request.store,
             "run": plan.target.digest,
+            "planned": plan.grouper,
             "actors": actors,
         },
+        proposals=plan.proposals.of_image if plan.proposals else None,
     )
 
 
 class SegmentActor:
-    """One loaded model that turns batches of pixels into rows of segments and failure rows.
+    """One loaded model that turns batches of pixels, and given masks if there are, into rows of segments and failures.
 
     Raises:
         RuntimeError: the model here is not the one the run was planned with, or it fails for every image.
     """
 
     def __init__(
-        self, *, model: SegmentModel, checkpoint: str, store: str, run: str, actors: ActorPlan
+        self,
+        *,
+        model: SegmentModel,
+        checkpoint: str,
+        store: str,
+        run: str,
+        actors: ActorPlan,
+        planned: str | None = None,
     ) -> None:
         self._model = PictureModel(
             lambda device: model.load(checkpoint, store, device),
@@ -103,6 +115,7 @@ class SegmentActor:
             run=run,
             results="segments",
             stage="segment",
+            planned=planned,
         )
         self._store, self._run = store, run
 
@@ -112,11 +125,18 @@ class SegmentActor:
 
     def _rows(self, grouper: Grouper, images: Sequence[Image], pictures: Sequence[Picture]) -> list[Rows]:
         """The row of each image."""
-        return [
-            [
-                segments_row(
-                    image["image_id"], image["uri"], segments, disagreement, self._run, store=self._store
-                )
+        if "masks" not in images[0]:
+            return [
+                [self._row(image, *one)] for image, one in zip(images, grouper.group(pictures), strict=True)
             ]
-            for image, (segments, disagreement) in zip(images, grouper.group(pictures), strict=True)
-        ]
+        rows: list[Rows] = []
+        for image, picture in zip(images, pictures, strict=True):
+            # One by one: given masks have a cell for each pixel, up to a gigabyte for one picture.
+            given = unpack_masks(image["masks"], *picture.shape[:2])
+            rows.append([self._row(image, *grouper.take(picture, given))])
+        return rows
+
+    def _row(self, image: Image, segments: Segments, disagreement: float) -> dict[str, Any]:
+        return segments_row(
+            image["image_id"], image["uri"], segments, disagreement, self._run, store=self._store
+        )

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.proposals import Proposals, list_proposals
 from pipelines.sources import list_images
 from pipelines.table_run import Remaining, Target, remaining
 from zs3.images import DEFAULT_MAX_PIXELS
@@ -25,6 +26,9 @@ class Grouper(Protocol):
 
     def group(self, pictures: Sequence[NDArray[np.uint8]], /) -> Sequence[tuple[Segments, float]]:
         """(H, W, 3) uint8 pictures → the segments of each, and how far its branches disagree."""
+
+    def take(self, picture: NDArray[np.uint8], given: NDArray[np.int8], /) -> tuple[Segments, float]:
+        """The same of one picture with (G, H, W) int8 logits of given masks instead of its own."""
 
 
 def describe_grouper(checkpoint: str, store: str) -> dict[str, str]:
@@ -64,8 +68,10 @@ class SegmentRequest:
     """Shipped name, folder or uri."""
     out: str
     """Folder or uri that gets the tables `segments` and `failures`."""
-    masks: str = DEFAULT_STORE
-    """How masks are kept: a name in `zs3.mask_store.STORES`."""
+    masks: str | None = None
+    """COCO's JSON or a folder of PNGs: masks to embed instead of the network's own (`pipelines.proposals`)."""
+    store: str = DEFAULT_STORE
+    """How segments are kept: a name in `zs3.mask_store.STORES`."""
     limit: int | None = None
     """Images to take from the listing; none takes all."""
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -79,22 +85,30 @@ class SegmentPlan:
     request: SegmentRequest
     target: Target
     left: Remaining
+    grouper: str
+    """Digest of the grouper, which is the run's where no masks are given."""
+    proposals: Proposals | None
+    """The given masks."""
 
 
 def plan_segment(request: SegmentRequest, model: SegmentModel | None = None) -> SegmentPlan:
     """What `segment` would do; reads, writes nothing.
 
     Raises:
-        ValueError, FileNotFoundError: the images, checkpoint, mask store or tables cannot be used as they are.
+        ValueError, FileNotFoundError: the images, masks, checkpoint, mask store or tables cannot be used as they are.
     """
     from zs3.config import digest_of
     from zs3.mask_store import mask_store
 
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
-    mask_store(request.masks)
+    mask_store(request.store)
     refs = list_images(request.images, request.limit)
-    parts = dict((model or SegmentModel()).describe(request.checkpoint, request.masks))
+    parts = dict((model or SegmentModel()).describe(request.checkpoint, request.store))
+    grouper, proposals = digest_of(parts), None
+    if request.masks is not None:
+        proposals = list_proposals(request.masks, [image_id for image_id, _ in refs])
+        parts["proposals"] = proposals.digest
     digest = digest_of(parts)
     target = Target(
         out=request.out,
@@ -103,4 +117,6 @@ def plan_segment(request: SegmentRequest, model: SegmentModel | None = None) -> 
         provenance={"run": parts, "digest": digest, "checkpoint": request.checkpoint},
         digest=digest,
     )
-    return SegmentPlan(request=request, target=target, left=remaining(refs, target))
+    return SegmentPlan(
+        request=request, target=target, left=remaining(refs, target), grouper=grouper, proposals=proposals
+    )

@@ -2,6 +2,7 @@
 
 files ─► images_in_files ─► sketches ─► tallied (driver)
 images ─► read_and_decode ─► LabelActor ─► sketches_of_labels ─► tallied (driver)
+files ─► read_segments ─► ErrorActor (pipelines/evaluate_segments.py) ─► tallied (driver)
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.labels import Labels, images_in_files
 from pipelines.sources import read_bytes
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
 
 IMAGES_PER_TASK = 32
 """Images that one task scores; their label rows, and one decoded truth at a time, are in its memory."""
-_SKETCHES = pa.schema(
+_NAMED_CONFUSION = pa.struct(
+    {"name": pa.string(), **dict.fromkeys(Confusion.__slots__, pa.list_(pa.int64()))}
+)
+SKETCHES = pa.schema(
     [
         *SCORES,
         pa.field("file", pa.string()),
@@ -37,6 +43,7 @@ _SKETCHES = pa.schema(
         pa.field("names", pa.list_(pa.string())),
         pa.field("failure", pa.string()),
         pa.field("error", pa.string()),
+        pa.field("oracles", pa.list_(_NAMED_CONFUSION)),
     ]
 )
 
@@ -48,6 +55,8 @@ class Tally:
     as_labelled: Confusion = field(default_factory=lambda: total([]))
     true_names: Confusion = field(default_factory=lambda: total([]))
     true_masks: Confusion = field(default_factory=lambda: total([]))
+    oracles: dict[str, Confusion] = field(default_factory=dict)
+    """As `zs3.error_split` names them; empty where the graph knows no segments."""
     reliability: Reliability = field(default_factory=Reliability)
     names: set[str] = field(default_factory=set)
     """Labelled names that occur."""
@@ -85,8 +94,8 @@ def sketch_graph(labels: Labels, dataset: Dataset, matches: Mapping[str, int]) -
 def sketches(batch: pa.Table, *, dataset: Dataset, matches: Mapping[str, int]) -> pa.Table:
     """One row per labelled image: its confusion, or why there is none."""
     refs = {ref.id: ref for ref in dataset.refs}
-    rows = [_sketch(image, refs.get(image["image_id"]), dataset, matches) for image in batch.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=_SKETCHES)
+    rows = [image_sketch(image, refs.get(image["image_id"]), dataset, matches) for image in batch.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=SKETCHES)
 
 
 def tallied(
@@ -100,6 +109,7 @@ def tallied(
     classes = dataset.vocabulary.classes
     for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
         found: list[Confusion] = []
+        oracles: dict[str, list[Confusion]] = {}
         kept = []
         rows: list[dict[str, Any]] = batch.to_pylist()  # type: ignore[union-attr]  # Ray cannot tell the format
         for row in rows:
@@ -111,7 +121,7 @@ def tallied(
                 tally.errors.append(row["error"])
             elif row["image_id"] in tally.scored:
                 tally.errors.append(
-                    f"the label rows of {row['image_id']!r} lie in two places; label it again"
+                    f"the rows of {row['image_id']!r} lie in two places; make them again in another --out"
                 )
             else:
                 tally.scored[row["image_id"]] = {key: row[key] for key in ("miou", "file", "truth_digest")}
@@ -119,10 +129,14 @@ def tallied(
                 tally.names.update(row["names"])
                 tally.reliability.add(found[-1], scores_of(row), classes, headline)
                 kept.append({name: row[name] for name in SCORES.names})
+                for held in row["oracles"] or []:
+                    oracles.setdefault(held["name"], []).append(confusion_of(held))
         sketched = [counted(one, classes, PROTOCOLS["zs3"]) for one in found]
         tally.as_labelled = total([tally.as_labelled, *found])
         tally.true_names = total([tally.true_names, *map(with_true_names, sketched)])
         tally.true_masks = total([tally.true_masks, *map(with_true_masks, sketched)])
+        for name, parts in oracles.items():
+            tally.oracles[name] = total([*parts, tally.oracles.get(name, total([]))])
         if on_progress:
             on_progress(len(tally.scored), len(dataset.refs))
         yield pa.Table.from_pylist(kept, schema=SCORES)
@@ -134,23 +148,39 @@ def sketches_of_labels(batch: pa.Table, *, dataset: Dataset, matches: Mapping[st
     rows = []
     for image in batch.to_pylist():
         if image["failures"]:
-            (failure,) = image["failures"]
-            told = {"image_id": failure["image_id"], "failure": failure["message"], "has_truth": True}
-            rows.append({**_EMPTY, **told, "names": []})
+            rows.append(failed_sketch(image["failures"][0]))
         else:
             image_id = image["labels"][0]["image_id"]
             labelled = {"image_id": image_id, "file": "", "rows": image["labels"]}
-            rows.append(_sketch(labelled, refs.get(image_id), dataset, matches))
-    return pa.Table.from_pylist(rows, schema=_SKETCHES)
+            rows.append(image_sketch(labelled, refs.get(image_id), dataset, matches))
+    return pa.Table.from_pylist(rows, schema=SKETCHES)
 
 
 _EMPTY: dict[str, Any] = {name: [] for name in SCORES.names if name != "image_id"}
 
 
-def _sketch(
-    image: Mapping[str, Any], ref: ImageRef | None, dataset: Dataset, matches: Mapping[str, int]
+def failed_sketch(failure: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of an image that could not be labelled, from its row of `failures`."""
+    told = {"image_id": failure["image_id"], "failure": failure["message"], "has_truth": True}
+    return {**_EMPTY, **told, "names": []}
+
+
+def image_sketch(
+    image: Mapping[str, Any],
+    ref: ImageRef | None,
+    dataset: Dataset,
+    matches: Mapping[str, int],
+    oracles: Callable[[NDArray[np.int32]], Mapping[str, Confusion]] | None = None,
 ) -> dict[str, Any]:
-    """The row of one image."""
+    """The row of one image.
+
+    Args:
+        image: `image_id`, its label `rows`, and the `file` that holds them.
+        ref: the image in the data set; none where it is not in it.
+        dataset: the data set.
+        matches: labelled name -> class id of the data set, or `UNKNOWN`.
+        oracles: truth -> further confusions to keep, by name.
+    """
     names = sorted({row["class_name"] for row in image["rows"] if row["area"]})
     row: dict[str, Any] = {**_EMPTY, "image_id": image["image_id"], "names": names}
     row |= {"file": image["file"], "has_truth": ref is not None}
@@ -165,4 +195,10 @@ def _sketch(
     except (ValueError, OSError) as error:
         named = repr(image["image_id"]) in str(error)
         return row | {"error": str(error) if named else f"image {image['image_id']!r}: {error}"}
-    return row | columns | {"miou": miou, "truth_digest": hashlib.sha256(data).hexdigest()}
+    row |= columns | {"miou": miou, "truth_digest": hashlib.sha256(data).hexdigest()}
+    if oracles:
+        row["oracles"] = [
+            {"name": name, **{key: getattr(held, key) for key in Confusion.__slots__}}
+            for name, held in oracles(truth_HW).items()
+        ]
+    return row

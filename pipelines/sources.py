@@ -135,24 +135,24 @@ def _arrow_filesystem(scheme: str, bucket: str) -> pyarrow.fs.FileSystem:
 
 def _uris(source: str) -> tuple[str, list[str]]:
     """The listing's root (empty if it has none of its own) and the uris in it."""
-    filesystem, path = _open(source)
+    filesystem, path = filesystem_of(source)
     if source.endswith(".parquet") and filesystem.exists(path):
         return "", _parquet_uris(source, filesystem, path)
     if filesystem.isdir(path):
-        return _uri(filesystem, path), _folder_uris(source, filesystem, path)
+        return uri_of(filesystem, path), _folder_uris(source, filesystem, path)
     if filesystem.exists(path):
         suffix = PurePosixPath(path).suffix.lower()
         if suffix == ".txt":
             return "", _text_uris(source, filesystem, path)
         if suffix in IMAGE_SUFFIXES:
-            return "", [_uri(filesystem, path)]
+            return "", [uri_of(filesystem, path)]
         raise ValueError(
             f"{source!r} is a file of kind {suffix or 'unknown'!r}; expected a folder, a glob, an image, "
             f".txt or .parquet"
         )
     if any(mark in source for mark in "*?["):
         found = [name for name in filesystem.glob(path) if not PurePosixPath(name).name.startswith(".")]
-        uris = [_uri(filesystem, name) for name in found if not filesystem.isdir(name)]
+        uris = [uri_of(filesystem, name) for name in found if not filesystem.isdir(name)]
         if not uris:
             raise ValueError(f"no file matches {source!r}; is its folder right, and the glob quoted?")
         return "", uris
@@ -165,7 +165,7 @@ def _folder_uris(source: str, filesystem: fsspec.AbstractFileSystem, path: str) 
     """Images below a folder, hidden files and folders left out."""
     found = [name for name in filesystem.find(path) if "/." not in name.removeprefix(path)]
     images = [
-        _uri(filesystem, name) for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        uri_of(filesystem, name) for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
     ]
     if not images:
         kinds = Counter(PurePosixPath(name).suffix.lower() or "none" for name in found).most_common(3)
@@ -179,7 +179,7 @@ def _folder_uris(source: str, filesystem: fsspec.AbstractFileSystem, path: str) 
 def _text_uris(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
     """Uris of a text file, one a line; blank lines are skipped, relative paths start at the file's folder."""
     lines = [line.strip() for line in filesystem.cat_file(path).decode("utf-8-sig").splitlines()]
-    return _anchored(source, [line for line in lines if line], _uri(filesystem, path))
+    return _anchored(source, [line for line in lines if line], uri_of(filesystem, path))
 
 
 def _parquet_uris(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
@@ -188,7 +188,7 @@ def _parquet_uris(source: str, filesystem: fsspec.AbstractFileSystem, path: str)
     if "uri" not in dataset.schema.names:
         raise ValueError(f"{source!r} has the columns {dataset.schema.names}; expected one named 'uri'")
     values = dataset.to_table(columns=["uri"])["uri"].to_pylist()
-    return _anchored(source, [value for value in values if value], _uri(filesystem, path))
+    return _anchored(source, [value for value in values if value], uri_of(filesystem, path))
 
 
 def _anchored(source: str, names: list[str], listing: str) -> list[str]:
@@ -206,7 +206,7 @@ def _anchored(source: str, names: list[str], listing: str) -> list[str]:
     ]
 
 
-def _open(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a uri and the path in it; a missing driver is named."""
     if "://" not in source:
         source = str(Path(source).expanduser().absolute())
@@ -219,7 +219,7 @@ def _open(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return filesystem, path
 
 
-def _uri(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
+def uri_of(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
     """A path of a file system as the uri that workers open."""
     return str(filesystem.unstrip_protocol(path)).removeprefix("file://")
 

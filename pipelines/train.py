@@ -26,6 +26,8 @@ from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
 from zs3.datasets import open_dataset
 from zs3.learning.samples import TrainingPlan, training_plan
+from zs3.nets.backbone_weights import PACKAGED_BACKBONE, read_backbone
+from zs3.tensor_files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -80,10 +82,10 @@ class TrainResult:
 def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
     """Recipe name and a digest of all that defines the run: reusing a name resumes, so a name must mean one run.
 
-    Stored text embeddings count by their content and not by where they lie.
+    Stored text embeddings and backbone weights count by their content and not by where they lie.
 
     Raises:
-        FileNotFoundError: the recipe names stored text embeddings that are not there.
+        FileNotFoundError: the recipe names stored text embeddings or backbone weights that are not there.
     """
     recipe = asdict(request.recipe)
     defining = {key: recipe[key] for key in RESULT_DEFINING}
@@ -91,10 +93,20 @@ def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
         defining["query_text"]["embeddings"] = stored_digest(request.recipe.query_text.embeddings)
     if request.recipe.training.start:
         defining["training"]["start"] = load_checkpoint(request.recipe.training.start).digest
+    elif backbone_file(request.recipe):
+        defining["training"]["backbone_weights"] = file_digest(backbone_file(request.recipe))
     pictures = [(which, ref.id) for which, ref in plan.refs]
     classes = [asdict(c) for c in plan.classes]
     digest = digest_of({"recipe": defining, "pictures": pictures, "classes": classes})
     return f"{request.recipe.name}-{digest[:12]}"
+
+
+def backbone_file(recipe: Recipe) -> str:
+    """Where the weights lie that the backbone starts from; empty where it starts from no file."""
+    training = recipe.training
+    return (
+        "" if training.start or training.backbone_weights == PACKAGED_BACKBONE else training.backbone_weights
+    )
 
 
 def train(
@@ -119,14 +131,16 @@ def train(
         return _result(final, name, recipe.training.steps, time.monotonic() - started)
 
     use_gpu, count = _placement(workers)
+    backbone = read_backbone(recipe.model, backbone_file(recipe)) if backbone_file(recipe) else None
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
             "recipe": asdict(recipe),
             "plan": ray.put(plan),
-            # Read here: a local path means nothing on the machine of a worker.
+            # Both read here: a local path means nothing on the machine of a worker.
             "start": ray.put(load_checkpoint(recipe.training.start)) if recipe.training.start else None,
+            "backbone": ray.put(backbone) if backbone else None,
             "threads": workers.threads,
             "decode_tasks": workers.decode_tasks,
             "report_every_s": workers.report_every_s,

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from zs3.learning.loop import StepReport, train_steps
 from zs3.learning.optimizer import adamw
 from zs3.learning.samples import TrainingPlan, training_crop
 from zs3.nets.backbone import fill_by_order
+from zs3.nets.backbone_weights import PACKAGED_BACKBONE
 from zs3.nets.networks import Network, build_network
 from zs3.vocabulary import ClassEntry
 
@@ -54,7 +55,8 @@ def training_bank(recipe: Recipe, plan: TrainingPlan, device: torch.device) -> t
         ValueError: they are of another length than the network's embeddings, or do not fit the classes.
     """
     entries = [ClassEntry(id=i, name=c.name, synonyms=c.synonyms) for i, c in enumerate(plan.classes)]
-    rows = class_bank(recipe.query_text, entries, [True] * len(entries), device=device).embeddings
+    text = replace(recipe.query_text, templates=recipe.training.templates or recipe.query_text.templates)
+    rows = class_bank(text, entries, [True] * len(entries), device=device).embeddings
     if rows.shape[1] != recipe.model.text_dim:
         raise ValueError(
             f"text embeddings have {rows.shape[1]} numbers, but model.text_dim is {recipe.model.text_dim}; "
@@ -63,25 +65,26 @@ def training_bank(recipe: Recipe, plan: TrainingPlan, device: torch.device) -> t
     return torch.from_numpy(rows)
 
 
-def initial_network(recipe: Recipe, start: Checkpoint | None = None) -> Network:
+def initial_network(
+    recipe: Recipe, start: Checkpoint | None = None, backbone: dict[str, torch.Tensor] | None = None
+) -> Network:
     """The network before its first step: seeded weights, the backbone from where the recipe says, parts of it frozen.
 
     Args:
         start: the checkpoint of `training.start`; it takes the place of the backbone's weights.
+        backbone: the weights of the file that `training.backbone_weights` names, where it names one.
 
     Raises:
         ValueError: the weights do not fit.
     """
     torch.manual_seed(recipe.training.seed)
     network = build_network(recipe.model)
-    source = recipe.training.backbone_weights
     if start is not None:
         start_from(network, start)
-    elif source == "efficientnet_lite0":
+    elif backbone is not None:
+        network.backbone.load_state_dict(backbone, strict=False)  # counters of batch norm stay as they are
+    elif recipe.training.backbone_weights == PACKAGED_BACKBONE:
         fill_by_order(network.backbone, load_classifier().state_dict())
-    elif source:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-        network.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
     for name, parameter in network.backbone.named_parameters():
         parameter.requires_grad_(not name.startswith(recipe.training.frozen))
     return network
@@ -150,9 +153,8 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"] or os.cpu_count() or 1)
     plan: TrainingPlan = ray.get(config["plan"])
     bank = training_bank(recipe, plan, device).to(device)
-    network = initial_network(recipe, ray.get(config["start"]) if config["start"] else None).to(
-        device=device, memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
+    start, backbone = (ray.get(config[key]) if config[key] else None for key in ("start", "backbone"))
+    network = initial_network(recipe, start, backbone).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = adamw(network, recipe.training.optimizer)
     first = 0
     checkpoint = ray.train.get_checkpoint()

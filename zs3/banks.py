@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zs3.config import TextConfig, digest_of
 from zs3.encoders import load_encoder
 from zs3.text import TextBank, bank_from_npy, text_bank
-from zs3.vocabulary import ClassEntry, concept
+from zs3.vocabulary import ClassEntry, concept, normalised
 
 
 def class_bank(
@@ -51,6 +52,20 @@ def class_bank(
         synonyms=text.synonyms,
         cache_dir=cache_dir,
     )
+
+
+def phrase_embeddings(text: TextConfig, phrases: Sequence[str]) -> NDArray[np.float32]:
+    """(N, D) unit rows of any phrases, each taken as a class name, in the space of one branch of a recipe.
+
+    They are what the columns of the table `segments` are compared with: `recipe.query_text` gives the space of
+    `query_embeddings`, `recipe.image_text` that of `image_embeddings`.
+
+    Raises:
+        FileNotFoundError: the stored embeddings, or the encoder's weights, are not there.
+        ValueError: a phrase comes twice, or stored embeddings lack it.
+    """
+    entries = [ClassEntry(id=index, name=phrase) for index, phrase in enumerate(phrases)]
+    return class_bank(text, entries, [False] * len(entries), device=torch.device("cpu")).embeddings
 
 
 def bank_from_folder(folder: str | Path, entries: Sequence[ClassEntry], seen: Sequence[bool]) -> TextBank:
@@ -116,8 +131,8 @@ def stored_digest(path: str | Path) -> str:
 
 def _row_of(entry: ClassEntry, names: list[str], folder: Path) -> int:
     """The row of a class; see `bank_from_folder`."""
-    plain = [_plain(name) for name in names]
-    own, synonyms = _plain(entry.name), {_plain(synonym) for synonym in entry.synonyms}
+    plain = [normalised(name) for name in names]
+    own, synonyms = normalised(entry.name), {normalised(synonym) for synonym in entry.synonyms}
     for asked in (
         [row for row, name in enumerate(plain) if name == own],
         [row for row, name in enumerate(plain) if concept(name) == concept(own)],
@@ -135,7 +150,3 @@ def _row_of(entry: ClassEntry, names: list[str], folder: Path) -> int:
         f"no row for class {entry.name!r} among the {len(names)} names in {folder}/names.json ({shown}, …); "
         "add its embedding and name"
     )
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

@@ -30,7 +30,8 @@ class TextConfig:
     """Stored embeddings instead of encoding names: a .npy matrix with one row per class, in the order of the class
     list, or a folder of embeddings.npy and names.json whose rows are found by name."""
     synonyms: bool = True
-    """Average the synonyms of a class into its row; the published code uses names verbatim."""
+    """Average the synonyms of a class into its row. The published code has none beside the names, which it splits at
+    ", "; of the shipped lists, ade20k_full holds the rest of such names as synonyms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,9 @@ class SegmentSettings:
     """Unless the longer side would exceed this, in pixels."""
     crop_styles: tuple[Style, ...] = ("crop_and_mask",)
     """What the image encoder sees of a segment; the embeddings of several styles are averaged."""
+    picture_share: float = 0.0
+    """Share, in [0, 1), that the whole picture has in the image embedding of each of its segments: what surrounds a
+    segment says what it may be. 0 as published."""
     image_branch: bool = True
     """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
     crop_empty_masks: bool = True
@@ -50,6 +54,9 @@ class SegmentSettings:
     min_share: float = 0.0
     """Segments that hold less than this share of every pixel are dropped before any crop is made; 0, as published,
     keeps all. See `zs3.segmenting.largest_shares`."""
+    prune: Literal["none", "exact"] = "none"
+    """exact: segments that can change no label are not encoded (`zs3.pruning`). Label maps are the plain ones; scores
+    count such a segment at the least it could score, so they come out lower."""
     crops_per_pass: int = 16
     """Crops that go through the encoder together; bounds memory."""
 
@@ -64,7 +71,7 @@ class NamingSettings:
     weight: float = 2 / 3
     """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
     calibration: float = 0.0
-    """γ, subtracted from the pixel score of every seen class."""
+    """γ, subtracted from the pixel score of every seen class; a negative one is taken from unseen classes instead."""
     query_temperature: float = 1.0
     """The query branch's logits, `no object` included, are divided by this before the softmax; 1 as published."""
     image_logit_scale: float | None = None
@@ -85,6 +92,9 @@ class TrainingConfig:
     """True: pixels labelled background lie outside of every mask; False: they are void and reach no loss."""
     split: str = "train"
     """Split of every set to train on."""
+    templates: str = ""
+    """Prompt templates of the class names in training; empty: those of `query_text`. A published model is trained with
+    eight and used with one."""
     steps: int = 10_000
     """Optimizer steps."""
     batch_size: int = 32
@@ -96,7 +106,8 @@ class TrainingConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the network under autocast; losses and matching stay float32."""
     backbone_weights: str = ""
-    """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or a path."""
+    """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or path or uri
+    of a file of torchvision's or detectron2's weights."""
     start: str = ""
     """Checkpoint (shipped name, folder or uri) whose weights the whole network starts from, instead of
     `backbone_weights`; what its network lacks starts as in any other."""

@@ -2,13 +2,14 @@
 
 Two label maps per picture besides the model's own. With true names, every predicted segment is called what most of its
 pixels truly are: what is lost then is lost by the masks. With true masks, every true region is called what the model
-calls a segment there: what is lost then is lost by the names.
+calls it (`zs3.given`): what is lost then is lost by the names.
+
+This asks the network about every true region (benchmarks/naming_settings.py); `zs3.error_split` tells as much as stored
+segments alone allow, which is what reports show.
 """
 
 # K segment, C candidate class, R true region, H W pixels, h w mask cells
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,23 +48,3 @@ def regions(truth_HW: np.ndarray, ids: list[int]) -> tuple[list[int], Tensor]:
     present = [class_id for class_id in ids if (truth_HW == class_id).any()]
     masks = [torch.from_numpy(truth_HW == class_id) for class_id in present]
     return present, torch.stack(masks) if masks else torch.zeros(0, *truth_HW.shape, dtype=torch.bool)
-
-
-def segments_of_regions(segments: Segments, masks_RHW: Tensor, image_embeddings_RE: Tensor) -> Segments:
-    """One segment per true region: its own image embedding, and the query embedding of the predicted segment that
-    overlaps it best (intersection over union).
-
-    The masks are not carried over: name the result with `class_scores`, do not paint it.
-    """
-    predicted = mask_pixels(segments).flatten(1).float()
-    true = masks_RHW.flatten(1).float()
-    shared = true @ predicted.T
-    union = true.sum(dim=1, keepdim=True) + predicted.sum(dim=1) - shared
-    nearest = (shared / union.clamp(min=1)).argmax(dim=1)
-    return replace(
-        segments,
-        mask_logits_Khw=segments.mask_logits_Khw[nearest],
-        query_embeddings_KD=segments.query_embeddings_KD[nearest],
-        image_embeddings_KE=image_embeddings_RE,
-        void_logits_K=segments.void_logits_K[nearest],
-    )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Confusion, Protocol, Scores, confusion, scores
+from zs3.metrics.counts import GROUPS
 from zs3.report.overlays import (
     GalleryItem,
     LegendEntry,
@@ -138,7 +139,7 @@ def oracles(
         ),
     )
     return [
-        {"title": title, "note": note, "seen": held.seen, "unseen": held.unseen, "harmonic": held.harmonic}
+        {"title": title, "note": note, **{group: getattr(held, group) for group in GROUPS}}
         for title, note, held in sets
     ]
 

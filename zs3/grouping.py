@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zs3.checkpoint import Checkpoint, load_checkpoint
 from zs3.config import digest_of
+from zs3.given import given_segments
 from zs3.labelling import Namer, provenance, segmenter_of
 from zs3.naming import Segments, class_scores
 from zs3.vocabulary import ClassEntry, Vocabulary
@@ -42,6 +43,11 @@ class Grouper:
         """(H, W, 3) uint8 RGB pictures → the segments of each, and how far its branches disagree, in [0, 1]."""
         return [(segments, self._disagreement(segments)) for segments in self.segmenter.segment(pictures)]
 
+    def take(self, picture: np.ndarray, given: np.ndarray) -> tuple[Segments, float]:
+        """As `group` for one picture, with (G, H, W) int8 logits of given masks instead of its own (`zs3.given`)."""
+        segments = given_segments(self.segmenter, picture, given)
+        return segments, self._disagreement(segments)
+
     def _disagreement(self, segments: Segments) -> float:
         if self._seen is None:
             return 0.0
@@ -57,8 +63,9 @@ class Grouper:
             )
             for branch in ("query", "image")
         )
-        weights_K = segments.mask_logits_Khw.sigmoid().mean(dim=(1, 2)) * by_query.sum(dim=1)
-        return disagreement(by_query, by_image, weights_K)
+        # One by one: hard masks have a cell for each pixel, and floats of all of them would take gigabytes.
+        areas_K = torch.tensor([float(mask.sigmoid().mean()) for mask in segments.mask_logits_Khw])
+        return disagreement(by_query, by_image, areas_K * by_query.sum(dim=1))
 
 
 def disagreement(by_query_KC: Tensor, by_image_KC: Tensor, weights_K: Tensor) -> float:
@@ -97,7 +104,7 @@ def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
     """What defines the segments of a picture, part by part; known without loading a network."""
     parts = provenance(checkpoint, seen_vocabulary(checkpoint))
     return {key: part for key, part in parts.items() if key not in ("vocabulary", "naming")} | {
-        "masks": store
+        "store": store
     }
 
 

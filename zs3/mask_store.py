@@ -1,8 +1,9 @@
 """How soft masks are kept on disk: the stores, by name, each a pair of encode and decode.
 
 `lossless` keeps every bit that naming can read. `compact` keeps what decides labels (`zs3.mask_planes`);
-benchmarks/mask_store.py is how it was chosen. A store that changes what it writes gets a new name, so that old tables
-stay readable.
+benchmarks/mask_store.py is how it was chosen. Masks that were given instead of predicted are `hard`, whatever was
+chosen: run lengths, which lose nothing (`zs3.hard_masks`). A store that changes what it writes gets a new name, so that
+old tables stay readable.
 """
 
 # K segment, h w mask cells of stride 4
@@ -12,29 +13,31 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from zs3.hard_masks import decode_hard, encode_hard
 from zs3.mask_planes import decode_planes, encode_planes
 
-LOSSLESS, COMPACT = "lossless", "compact"
+LOSSLESS, COMPACT, HARD = "lossless", "compact", "hard"
 
 ZSTD_LEVEL = 3
 """Higher levels take several times as long for a hundredth of the size."""
 
-Masks = NDArray[np.float32]
+Masks = NDArray[np.float32] | NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskStore:
     """One way to keep masks."""
 
-    encode: Callable[[Masks], bytes]
-    """(K, h, w) float32 logits → bytes."""
+    encode: Callable[[Any], bytes]
+    """(K, h, w) logits, float32 or int8 where masks are hard → bytes."""
     decode: Callable[[bytes, tuple[int, int, int]], Masks]
-    """Those bytes and (K, h, w) → float32 logits; any error where the bytes are not of that shape."""
+    """Those bytes and (K, h, w) → the logits; any error where the bytes are not of that shape."""
 
 
 def encode_masks(
@@ -43,20 +46,18 @@ def encode_masks(
     """The masks as bytes; cells that only padding would show are left out.
 
     Args:
-        mask_logits_Khw: (K, h, w) float32 logits.
+        mask_logits_Khw: (K, h, w) float32 logits, or int8 ones for the store `hard`.
         padded_hw: size in pixels that the h x w cells cover.
         resized_hw: the part of it that holds the picture.
-        store: a name in `STORES`.
+        store: a name in `STORES`, or `hard`.
 
     Raises:
         ValueError: no such store, or logits that are not finite.
     """
-    if not np.isfinite(mask_logits_Khw).all():
+    if store != HARD and not np.isfinite(mask_logits_Khw).all():
         raise ValueError("mask logits hold values that are not finite; is the checkpoint sound?")
     rows, columns = _shown(mask_logits_Khw.shape[1:], padded_hw, resized_hw)
-    return mask_store(store).encode(
-        np.ascontiguousarray(mask_logits_Khw[:, :rows, :columns], dtype=np.float32)
-    )
+    return _any_store(store).encode(np.ascontiguousarray(mask_logits_Khw[:, :rows, :columns]))
 
 
 def decode_masks(
@@ -66,14 +67,14 @@ def decode_masks(
     resized_hw: tuple[int, int],
     store: str,
 ) -> Masks:
-    """(K, h, w) float32 logits from `encode_masks`; cells that only padding would show are 0.
+    """(K, h, w) logits from `encode_masks`; cells that only padding would show are 0.
 
     Raises:
         ValueError: no such store, or bytes that are not masks of this shape.
     """
     count, height, width = shape_Khw
     rows, columns = _shown((height, width), padded_hw, resized_hw)
-    decode = mask_store(store).decode
+    decode = _any_store(store).decode
     try:
         shown = decode(data, (count, rows, columns))
     except (ValueError, OSError, struct.error) as error:
@@ -81,13 +82,15 @@ def decode_masks(
             f"masks of {len(data)} bytes in the store {store!r} cannot be read as {count} masks of {rows} x {columns} "
             f"cells: {error}; is the segments table damaged?"
         ) from error
-    masks = np.zeros(shape_Khw, dtype=np.float32)
+    if shown.shape == shape_Khw:
+        return shown
+    masks = np.zeros(shape_Khw, dtype=shown.dtype)
     masks[:, :rows, :columns] = shown
     return masks
 
 
 def mask_store(name: str) -> MaskStore:
-    """The store of that name.
+    """The store of that name, out of those that predicted masks can be kept in.
 
     Raises:
         ValueError: there is none.
@@ -95,6 +98,10 @@ def mask_store(name: str) -> MaskStore:
     if name not in STORES:
         raise ValueError(f"no mask store is called {name!r}; there are: {', '.join(STORES)}")
     return STORES[name]
+
+
+def _any_store(name: str) -> MaskStore:
+    return _HARD if name == HARD else mask_store(name)
 
 
 def pack(numbers: NDArray[np.generic]) -> bytes:
@@ -134,3 +141,4 @@ STORES = {
     COMPACT: MaskStore(encode=encode_planes, decode=decode_planes),
     LOSSLESS: MaskStore(encode=pack, decode=_decode_lossless),
 }
+_HARD = MaskStore(encode=encode_hard, decode=decode_hard)

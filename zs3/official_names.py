@@ -1,4 +1,4 @@
-"""The names that the published release gives to our tensors."""
+"""The names that the published release gives to our tensors, and back."""
 
 from __future__ import annotations
 
@@ -65,3 +65,42 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         key: value[0] if key == "void_embedding" else value for key, value in named.items() if key is not None
     }
+
+
+# Ours -> official pattern, tried in order; <n> is one more than ours, {n} half of it.
+BACK: tuple[tuple[str, str], ...] = (
+    (r"backbone\.bn1\.(.+)", r"backbone.stem.conv1.norm.\1"),
+    (r"backbone\.conv1\.(.+)", r"backbone.stem.conv1.\1"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", r"backbone.res<\1>.\2.shortcut.norm.\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", r"backbone.res<\1>.\2.shortcut.\3"),
+    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", r"backbone.res<\1>.\2.conv\3.norm.\4"),
+    (r"backbone\.layer(\d)\.(\d+)\.(.+)", r"backbone.res<\1>.\2.\3"),
+    (r"pixel_decoder\.top\.0\.(.+)", HEAD + r"pixel_decoder.layer_4.\1"),
+    (r"pixel_decoder\.top\.1\.(.+)", HEAD + r"pixel_decoder.layer_4.norm.\1"),
+    (r"pixel_decoder\.laterals\.(\d)\.0\.(.+)", HEAD + r"pixel_decoder.adapter_<\1>.\2"),
+    (r"pixel_decoder\.laterals\.(\d)\.1\.(.+)", HEAD + r"pixel_decoder.adapter_<\1>.norm.\2"),
+    (r"pixel_decoder\.outputs\.(\d)\.0\.(.+)", HEAD + r"pixel_decoder.layer_<\1>.\2"),
+    (r"pixel_decoder\.outputs\.(\d)\.1\.(.+)", HEAD + r"pixel_decoder.layer_<\1>.norm.\2"),
+    (r"pixel_decoder\.(.+)", HEAD + r"pixel_decoder.\1"),
+    (r"void_embedding", PREDICTOR + "bg_feature"),
+    (r"projection\.(.+)", PREDICTOR + r"projection_layer.\1"),
+    (r"decoder\.((?:query_embed|input_proj)\..+)", PREDICTOR + r"\1"),
+    (r"decoder\.(.+)", DECODER + r"\1"),
+    (r"mask_embed\.(\d)\.(.+)", PREDICTOR + r"mask_embed.layers.{\1}.\2"),
+)
+
+
+def official_name(ours: str) -> str:
+    """The published name of a tensor of our network; `our_name` of it is the tensor's name again.
+
+    Raises:
+        ValueError: the published network has no such tensor.
+    """
+    for pattern, official in BACK:
+        match = re.fullmatch(pattern, ours)
+        if match:
+            name = re.sub(r"<(\d)>", lambda m: str(int(m[1]) + 1), match.expand(official))
+            return re.sub(r"\{(\d)\}", lambda m: str(int(m[1]) // 2), name)
+    raise ValueError(
+        f"tensor {ours!r} has no counterpart in the published ZegFormer; is the recipe of another model?"
+    )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from zs3.classify.masked_crops import segment_embeddings
+from zs3.classify.masked_crops import picture_crop, segment_embeddings
 from zs3.config import SegmentSettings
 from zs3.encoders import Encoder
 from zs3.naming import Segments
@@ -56,6 +57,22 @@ def largest_shares(mask_logits_Khw: Tensor, void_probabilities_K: Tensor) -> Ten
     return (weights / weights.sum(dim=0).clamp(min=1e-12)).flatten(1).amax(dim=1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Grouped:
+    """Segments before their crops, with what crops are cut from."""
+
+    segments: Segments
+    """On the CPU; image embeddings are (K, 0)."""
+    resized_3HW: Tensor
+    """(3, h, w) float32 RGB in 0..255 at the network's scale, on the device."""
+    masks_Khw: Tensor
+    """Mask logits on the device."""
+
+
+def _upsampled(logits_Khw: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits_Khw[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
 class Segmenter:
     """The networks and their device: picture in, segments out.
 
@@ -96,6 +113,31 @@ class Segmenter:
         return [self._segment(pixels) for pixels in pictures]
 
     def _segment(self, pixels_HW3: np.ndarray) -> Segments:
+        grouped = self.group(pixels_HW3)
+        if self.encoder is None:
+            return grouped.segments
+        embeddings = self._image_embeddings(
+            grouped.resized_3HW, grouped.masks_Khw, grouped.segments.padded_hw
+        )
+        return replace(grouped.segments, image_embeddings_KE=embeddings.cpu())
+
+    @torch.inference_mode()
+    def embed(self, grouped: Grouped, chosen_N: Tensor) -> Tensor:
+        """(N, E) embeddings, on the CPU, of the chosen segments (int64 indices) by the image encoder.
+
+        Empty masks make the same crop, whatever the style; only the first of those asked for is encoded.
+        """
+        masks_Nhw = grouped.masks_Khw[chosen_N.to(self.device)]
+        size = grouped.segments.padded_hw
+        empty_N = torch.tensor([not bool((_upsampled(mask[None], size) > 0).any()) for mask in masks_Nhw])
+        first_empty = empty_N & (empty_N.cumsum(dim=0) == 1)
+        kept_N = first_empty | ~empty_N
+        rows = self._image_embeddings(grouped.resized_3HW, masks_Nhw[kept_N.to(self.device)], size).cpu()
+        return rows[torch.where(empty_N, kept_N.cumsum(0)[first_empty].sum(), kept_N.cumsum(0)) - 1]
+
+    @torch.inference_mode()
+    def group(self, pixels_HW3: np.ndarray) -> Grouped:
+        """The segments of a (H, W, 3) uint8 RGB picture before any crop is made: image embeddings are (K, 0)."""
         config = self.network.config
         resized = resize(pixels_HW3, self.settings).to(self.device)
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
@@ -108,35 +150,40 @@ class Segmenter:
             shares = largest_shares(masks, logits.softmax(dim=1)[:, -1])
             kept = shares >= min(self.settings.min_share, float(shares.max()))
             masks, embeddings, void = masks[kept], embeddings[kept], void[kept]
-        if self.encoder is None:
-            image_embeddings = torch.zeros(len(masks), 0)
-        else:
-            image_embeddings = self._image_embeddings(resized, masks, padded_hw).cpu()
-        return Segments(
+        segments = Segments(
             mask_logits_Khw=masks.cpu(),
             query_embeddings_KD=embeddings.cpu(),
-            image_embeddings_KE=image_embeddings,
+            image_embeddings_KE=torch.zeros(len(masks), 0),
             void_logits_K=void.cpu(),
             padded_hw=padded_hw,
             resized_hw=(resized.shape[1], resized.shape[2]),
             height=pixels_HW3.shape[0],
             width=pixels_HW3.shape[1],
         )
+        return Grouped(segments=segments, resized_3HW=resized, masks_Khw=masks)
 
     def _image_embeddings(self, resized_3HW: Tensor, masks_Khw: Tensor, padded_hw: tuple[int, int]) -> Tensor:
-        """(K, E) embedding of every segment by the image encoder, averaged over crop styles."""
+        """(K, E) embedding of every segment by the image encoder, averaged over crop styles, and with the picture's."""
         encoder = self.encoder
         assert encoder is not None
         multiple = self.network.config.size_divisibility
         image = normalise_and_pad(resized_3HW, encoder.image_mean, encoder.image_std, multiple)
         embeddings = torch.zeros(len(masks_Khw), encoder.image_dim, device=self.device)
+        picture, share = None, self.settings.picture_share
+        shares = torch.tensor([1 - share, share], device=self.device)
+        if share > 0:
+            shown = image[:, : resized_3HW.shape[1], : resized_3HW.shape[2]]
+            picture = encoder.encode_images(picture_crop(shown, encoder.image_size_px)[None])
         for start in range(0, len(masks_Khw), self.settings.crops_per_pass):
             logits = masks_Khw[start : start + self.settings.crops_per_pass]
-            upsampled = F.interpolate(logits[None], size=padded_hw, mode="bilinear", align_corners=False)[0]
+            upsampled = _upsampled(logits, padded_hw)
             kept = torch.arange(len(upsampled), device=self.device)
             if not self.settings.crop_empty_masks:
                 kept = kept[(upsampled > 0).flatten(1).any(dim=1)]
-            embeddings[start + kept] = segment_embeddings(
+            rows = segment_embeddings(
                 image, upsampled[kept], encoder, self.settings.crop_styles, chunk=len(logits)
-            ).to(self.device)
+            )
+            if picture is not None:
+                rows = encoder.average_views(torch.stack((rows, picture.expand_as(rows))), shares)
+            embeddings[start + kept] = rows.to(self.device)
         return embeddings

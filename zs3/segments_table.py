@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zs3.mask_store import LOSSLESS, decode_masks, encode_masks
+from zs3.mask_store import HARD, LOSSLESS, decode_masks, encode_masks
 from zs3.naming import Segments
 
 NEEDED = (
@@ -48,7 +48,8 @@ def segments_row(
         uri: where the image was read from.
         disagreement: of its two branches, in [0, 1].
         run: digest of weights, settings and mask store.
-        store: a name in `zs3.mask_store.STORES`. Other than `lossless` also rounds the embeddings.
+        store: a name in `zs3.mask_store.STORES`. Other than `lossless` also rounds the embeddings. Masks that were
+            given are kept in the store `hard`.
 
     Raises:
         ValueError: a value is not finite, or no such store.
@@ -57,6 +58,7 @@ def segments_row(
         _stored(rows, store) for rows in (segments.query_embeddings_KD, segments.image_embeddings_KE)
     )
     masks = segments.mask_logits_Khw.numpy()
+    masks_in = HARD if segments.hard else store
     return {
         "image_id": image_id,
         "uri": uri,
@@ -69,8 +71,8 @@ def segments_row(
         "mask_height": masks.shape[1],
         "mask_width": masks.shape[2],
         "num_segments": len(masks),
-        "masks": encode_masks(masks, segments.padded_hw, segments.resized_hw, store),
-        "mask_store": store,
+        "masks": encode_masks(masks, segments.padded_hw, segments.resized_hw, masks_in),
+        "mask_store": masks_in,
         "query_embeddings": query,
         "image_embeddings": image,
         "void_logits": segments.void_logits_K.numpy(),

@@ -90,7 +90,8 @@ FAILURES = _schema(
     1,
     [_field(name, pa.string()) for name in ("image_id", "uri", "stage", "error_type", "message", "run")],
 )
-"""One row per image that could not be processed; stage is `read`, `decode`, `label`, `segment` or `name`."""
+"""One row per image that could not be processed; stage is `read`, `decode`, `masks`, `label`, `segment` or
+`name`."""
 
 SCORES = _schema(
     "scores",

@@ -96,9 +96,9 @@ def prompts(names: Iterable[str], templates: Sequence[str]) -> list[str]:
 
 
 def words(entry: ClassEntry, *, synonyms: bool) -> tuple[str, ...]:
-    """The phrases that stand for a class: its name split at ", ", then its synonyms, without repetition."""
-    own = entry.name.split(", ")
-    phrases = [*own, *entry.synonyms] if synonyms else own[:1]
+    """The phrases that stand for a class, without repetition: its name, split at ", " as the published code splits it,
+    and its synonyms where asked for."""
+    phrases = [*entry.name.split(", "), *(entry.synonyms if synonyms else ())]
     return tuple(dict.fromkeys(phrase for phrase in phrases if phrase.strip()))
 
 

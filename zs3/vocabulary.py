@@ -148,7 +148,7 @@ def parse_class_list(text: str, name: str) -> Vocabulary:
         if not line.strip():
             continue
         entry = _entry_from_line(line, number, class_id=len(entries) + 1, name=name)
-        earlier = first_line.setdefault(_normalised(entry.name), number)
+        earlier = first_line.setdefault(normalised(entry.name), number)
         if earlier != number:
             raise ValueError(
                 f"class list {name!r} names {entry.name!r} twice, on lines {earlier} and {number}; remove one"
@@ -160,6 +160,11 @@ def parse_class_list(text: str, name: str) -> Vocabulary:
     return Vocabulary(name=name, classes=tuple(entries), ignore_id=ignore_id)
 
 
+def normalised(name: str) -> str:
+    """A name as names are compared: lower case, one space between words, underscores read as spaces."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
 def concept(name: str) -> str:
     """The one lower-case name that stands for `name` and its synonyms: couch -> sofa, tvmonitor -> tv.
 
@@ -167,9 +172,9 @@ def concept(name: str) -> str:
     lists its own synonyms (`sofa, couch, lounge`), the first counts.
     """
     representatives = _representatives()
-    normalised = _normalised(name)
-    first = normalised.split(",")[0].strip()
-    return representatives.get(normalised) or representatives.get(first, first)
+    whole = normalised(name)
+    first = whole.split(",")[0].strip()
+    return representatives.get(whole) or representatives.get(first, first)
 
 
 def known(entry: ClassEntry, seen_concepts: frozenset[str]) -> bool:
@@ -209,13 +214,13 @@ def _refuse_bad_entries(vocabulary: Vocabulary) -> None:
             raise ValueError(
                 f"{where}: {by_id[entry.id]!r} and {entry.name!r} share id {entry.id}; renumber one"
             )
-        if _normalised(entry.name) in by_name:
+        if normalised(entry.name) in by_name:
             raise ValueError(
-                f"{where} names {entry.name!r} twice, with ids {by_name[_normalised(entry.name)]} and "
+                f"{where} names {entry.name!r} twice, with ids {by_name[normalised(entry.name)]} and "
                 f"{entry.id}; remove or rename one"
             )
         by_id[entry.id] = entry.name
-        by_name[_normalised(entry.name)] = entry.id
+        by_name[normalised(entry.name)] = entry.id
 
 
 def _entry_from_json(entry: Any, vocabulary: str) -> ClassEntry:
@@ -248,10 +253,6 @@ def _entry_from_line(line: str, number: int, class_id: int, name: str) -> ClassE
         role="unseen" if unseen else "seen",
         synonyms=tuple(synonym for synonym in synonyms if synonym),
     )
-
-
-def _normalised(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def _shortened(value: Any) -> str:

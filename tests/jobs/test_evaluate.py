@@ -26,7 +26,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Requests that reach the pipeline, which answers with a small report."""
     requests: list[Any] = []
 
-    def answer(request: Any, execution: Any, *, now: Any, model: Any, on_progress: Any) -> dict[str, Any]:
+    def answer(
+        request: Any, execution: Any, *, now: Any, model: Any, names: Any, on_progress: Any
+    ) -> dict[str, Any]:
         requests.append(request)
         on_progress(3, 7)
         return REPORT
@@ -51,6 +53,16 @@ def test_json_is_the_only_line_of_standard_output(
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["harmonic"] == {"miou": 50.0}
     assert asked[0].allow_missing and asked[0].protocol == "paper"
+
+
+def test_segments_are_named_as_the_naming_options_say(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--classes", "voc", "--naming.calibration", "0.25", "--naming.resize-first", "yes"]
+    assert door.main(["--segments", "s", *ARGUMENTS[2:], *more]) == 0
+    (request,) = asked
+    assert (request.labels, request.segments, request.checkpoint, request.classes) == (None, "s", None, "voc")
+    assert request.naming == {"calibration": 0.25, "resize_first": True}
 
 
 def test_an_unknown_layout_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from jobs import name as name_door
 from jobs import segment as segment_door
 from tests.pipelines.stored import grouping, naming
+from zs3.images import encode_label_png
 
 RUN = ["images", "failed", "skipped", "seconds", "images_per_second", "out", "startup_seconds"]
 
@@ -61,17 +62,32 @@ def test_segment_then_name_with_a_bad_image(ray_session, photos, capfd):
 def test_a_dry_run_of_segment_tells_all_and_writes_nothing(photos, capsys):
     assert segment_door.main(to_segment("--dry-run"), model=grouping()) == 0
     text = capsys.readouterr().out
-    for expected in ("3 at photos: 3 to segment, 0 done", "masks compact", "nothing was written"):
+    for expected in ("3 at photos: 3 to segment, 0 done", "store compact", "nothing was written"):
         assert expected in text
-    assert segment_door.main(to_segment("--dry-run", "--json", "--masks", "lossless"), model=grouping()) == 0
+    assert segment_door.main(to_segment("--dry-run", "--json", "--store", "lossless"), model=grouping()) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 3
     assert not (photos.parent / "kept").exists()
+
+
+def test_a_dry_run_with_given_masks_says_for_how_many_images_there_are(photos, capsys):
+    (photos.parent / "labels").mkdir()
+    for image_id in ("i0", "i2"):
+        (photos.parent / f"labels/{image_id}.png").write_bytes(encode_label_png(np.ones((8, 12), np.int32)))
+    assert segment_door.main(to_segment("--dry-run", "--masks", "labels"), model=grouping()) == 0
+    text = capsys.readouterr().out
+    assert "label PNGs at labels, for 2 of the 3 images to segment" in text and "proposals " in text
 
 
 @pytest.mark.parametrize(
     ("door", "argv", "model", "message"),
     [
-        (segment_door, to_segment("--masks", "best"), grouping(), "no mask store is called 'best'"),
+        (segment_door, to_segment("--store", "best"), grouping(), "no mask store is called 'best'"),
+        (
+            segment_door,
+            to_segment("--masks", "compact"),
+            grouping(),
+            "no masks at 'compact'; expected COCO's",
+        ),
         (segment_door, to_segment(), None, "checkpoint 'colours' has no recipe.json"),
         (segment_door, to_segment(out="classes.txt"), grouping(), "classes.txt is a file, expected a folder"),
         (name_door, to_name(), naming(), "no segments table at"),

@@ -7,6 +7,7 @@ import pytest
 import jobs.train as door
 from pipelines.train import TrainResult
 from pipelines.train_worker import Progress
+from zs3.recipes import RECIPES
 
 RESULT = TrainResult(checkpoint="runs/x/checkpoint", run="x", steps=7, resumed_at=3, seconds=1.0, digest="d")
 
@@ -50,6 +51,14 @@ def test_an_unknown_recipe_ends_in_one_line(asked, capsys):
 def test_without_a_recipe_usage_is_shown(asked, capsys):
     assert door.main([]) == 2 and door.main(["--help"]) == 0
     assert "recipes: mini" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_lists_its_fields(asked, capsys, name):
+    assert door.main([name, "--help"]) == 0
+    assert "--set.training.backbone-weights" in capsys.readouterr().out
+    assert door.main([name, "--data-root", "data"]) == 0
+    assert asked[0][0].recipe == RECIPES[name](), "the command line changes nothing that it does not name"
 
 
 def test_a_missing_data_root_is_wrong_usage(asked):

@@ -12,7 +12,7 @@ def grouping(weights="w", poison=(0, 250, 0)):
     """A model with one segment per colour; it fails on pictures with a corner of the poisonous colour."""
 
     def describe(checkpoint, store):
-        return {"checkpoint": weights, "segmenting": "s", "zs3": "0", "masks": store}
+        return {"checkpoint": weights, "segmenting": "s", "zs3": "0", "store": store}
 
     def load(checkpoint, store, device):
         import torch
@@ -27,6 +27,24 @@ def grouping(weights="w", poison=(0, 250, 0)):
                 if any(tuple(picture[0, 0]) == poison for picture in pictures):
                     raise RuntimeError("green makes it fail")
                 return [(self.one(torch.from_numpy(picture.copy())), 0.25) for picture in pictures]
+
+            def take(self, picture, given):
+                """Each mask is what most of its pixels are: red or blue."""
+                picture, masks = torch.from_numpy(picture.copy()), torch.from_numpy(given)
+                shares = [picture[mask > 0][:, [0, 2]].float().sum(dim=0) for mask in masks]
+                colours = torch.stack(shares).argmax(dim=1) if shares else torch.zeros(0, dtype=torch.int64)
+                size = tuple(picture.shape[:2])
+                segments = Segments(
+                    mask_logits_Khw=masks,
+                    query_embeddings_KD=torch.eye(2)[colours],
+                    image_embeddings_KE=torch.zeros(len(masks), 0),
+                    void_logits_K=torch.zeros(len(masks)),
+                    padded_hw=size,
+                    resized_hw=size,
+                    height=size[0],
+                    width=size[1],
+                )
+                return segments, 0.25
 
             def one(self, picture):
                 cells = picture[::4, ::4].permute(2, 0, 1).float()
@@ -67,6 +85,9 @@ def naming(broken=False):
 
         class Names:
             seen = {1: True, 2: False}  # noqa: RUF012
+
+            def confusable(self):
+                return []
 
             def name(self, segments):
                 if broken:

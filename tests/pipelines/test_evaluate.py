@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.commit import open_table, publish, write_part
-from pipelines.evaluate import EvaluateRequest, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_request import EvaluateRequest
 from zs3.images import encode_label_png
 from zs3.metrics import PROTOCOLS, UNLABELLED, confusion, scores, total
 from zs3.tables import FAILURES, LABELS, SCORES, failure_row, label_rows

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.evaluate import EvaluateRequest, evaluate
+from pipelines.evaluate import evaluate
+from pipelines.evaluation_request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.label import label
 from pipelines.label_plan import Description, LabelRequest, Model
@@ -134,13 +135,16 @@ def test_an_image_that_the_model_fails_on_is_missing_and_named_with_its_reason(
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        ({}, "one of the two"),
-        ({"labels": "l", "checkpoint": "c"}, "one of the two"),
+        ({}, "one of the three"),
+        ({"labels": "l", "checkpoint": "c"}, "one of the three"),
+        ({"labels": "l", "segments": "s"}, "one of the three"),
+        ({"labels": "l", "segments": "s", "checkpoint": "c"}, "one of the three"),
         ({"labels": "l", "classes": "voc"}, "--classes goes with --checkpoint"),
+        ({"checkpoint": "c", "naming": {"weight": 0.5}}, r"--naming\.weight goes with --segments"),
     ],
 )
 def test_a_request_without_a_clear_source_is_refused(
-    shades: Path, tmp_path: Path, source: dict[str, str], told: str
+    shades: Path, tmp_path: Path, source: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ValueError, match=told):
         scored(shades, tmp_path, **source)

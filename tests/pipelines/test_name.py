@@ -59,7 +59,7 @@ def to_segment(photos, out="kept", **changes):
         "images": str(photos),
         "checkpoint": "colours",
         "out": str(photos.parent / out),
-        "masks": "lossless",
+        "store": "lossless",
     }
     return SegmentRequest(**{**values, **changes})
 
@@ -267,7 +267,7 @@ def test_a_request_that_cannot_be_carried_out_is_named(photos, monkeypatch, chan
 
 def test_what_cannot_be_segmented_is_named(photos):
     with pytest.raises(ValueError, match="no mask store is called 'best'; there are: compact, lossless"):
-        plan_segment(to_segment(photos, masks="best"), grouping())
+        plan_segment(to_segment(photos, store="best"), grouping())
     with pytest.raises(ValueError, match="max_pixels is 0"):
         plan_segment(to_segment(photos, max_pixels=0), grouping())
 

@@ -13,6 +13,9 @@ import torch
 from pipelines.train import TrainRequest, Workers, train
 from zs3.checkpoint import load_checkpoint
 from zs3.images import encode_label_png
+from zs3.nets.backbone import build_backbone
+from zs3.recipes import recipe
+from zs3.vocabulary import load_vocabulary
 
 QUICK = Workers(threads=1, cpus_per_worker=0.5, decode_tasks=1, report_every_s=0.0)
 
@@ -126,3 +129,66 @@ def test_other_settings_are_another_run(uninterrupted, tiny_recipe, shapes):
 def test_a_missing_data_set_is_named(tiny_recipe, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match="shapes"):
         train(request(tiny_recipe, tmp_path, tmp_path), QUICK)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Two pictures in the layout of VOC's devkit, weights of a small ResNet in torchvision's, and word embeddings."""
+    from PIL import Image
+
+    folder = tmp_path / "VOC2012"
+    for name in ("JPEGImages", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    for number, (first, second) in enumerate(((1, 15), (16, 12))):  # 16 is unseen
+        mask = np.full((48, 64), 255, dtype=np.uint8)
+        mask[:, :20], mask[:, 24:44] = first, second
+        grey = np.repeat((mask * 9)[..., None], 3, axis=2)
+        Image.fromarray(grey).save(folder / "JPEGImages" / f"{number}.jpg")
+        (folder / "SegmentationClassAug" / f"{number}.png").write_bytes(encode_label_png(mask))
+    (folder / "ImageSets/Segmentation/train_aug.txt").write_text("0\n1\n")
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet50", width=8, bottleneck_width=4).state_dict()
+    torch.save({**backbone, "fc.weight": torch.ones(1, 1)}, tmp_path / "resnet.pth")
+    (tmp_path / "words").mkdir()
+    seen = [entry.name for entry in load_vocabulary("voc").candidates if entry.role == "seen"]
+    np.save(tmp_path / "words" / "embeddings.npy", np.eye(15, 16))
+    (tmp_path / "words" / "names.json").write_text(json.dumps(seen))
+    return tmp_path
+
+
+def small_voc_r50(voc):
+    """The published recipe with fewer channels, one step of two small crops, and embeddings instead of CLIP."""
+    made = recipe("voc_r50")
+    return replace(
+        made,
+        model=replace(
+            made.model, backbone_width=8, bottleneck_width=4, pyramid_dim=32, mask_dim=16, hidden_dim=16,
+            num_queries=10, num_heads=2, feedforward_dim=32, num_layers=2, text_dim=16,
+        ),
+        query_text=replace(made.query_text, embeddings=str(voc / "words")),
+        training=replace(
+            made.training, steps=1, batch_size=2, backbone_weights=str(voc / "resnet.pth"),
+            augmentation=replace(made.training.augmentation, crop_px=64, short_edges_px=(48, 64)),
+        ),
+    )  # fmt: skip
+
+
+def test_a_published_recipe_trains_in_small_from_a_backbone_file(ray_session, voc):
+    result = train(request(small_voc_r50(voc), voc, voc / "runs"), QUICK)
+    checkpoint = load_checkpoint(result.checkpoint)
+    assert len(checkpoint.seen_classes) == 15
+    started = torch.load(voc / "resnet.pth", weights_only=True)
+    moved = {name: float((checkpoint.state[f"backbone.{name}"] - started[name]).abs().max())
+             for name in ("bn1.weight", "layer1.0.conv1.weight")}  # fmt: skip
+    # Frozen statistics stay; AdamW's first step moves a weight by its rate, a tenth of 1e-4 in the backbone.
+    assert moved["bn1.weight"] == 0 and 0 < moved["layer1.0.conv1.weight"] < 2e-5
+
+
+def test_a_backbone_file_that_is_absent_or_of_another_network_is_named_before_anything_runs(ray_session, voc):
+    made = small_voc_r50(voc)
+    for weights, message in (("absent.pth", "no weights at .*absent.pth"), ("other.pth", "1 not expected")):
+        torch.save({"layer9.weight": torch.ones(1)}, voc / "other.pth")
+        training = replace(made.training, backbone_weights=str(voc / weights))
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            train(request(replace(made, training=training), voc, voc / "runs"), QUICK)
+    assert not (voc / "runs").exists()

@@ -192,6 +192,49 @@ def test_ade20k_is_read_as_its_archive_unpacks(tmp_path: Path, split: str) -> No
     assert refs[1].truth_uri == str(tmp_path / scene / "ADE_val_00000002_seg.png")
 
 
+@pytest.mark.parametrize(
+    ("layout", "files", "message"),
+    [
+        ("voc", {"ImageSets/Segmentation/val.txt": "2007_000001\n2007_999999\n"},
+         "1 of 2 images have no image file, the first is '2007_999999'"),
+        ("voc", {"ImageSets/Segmentation/val.txt": "2007_000001\n2007_000003\n"},
+         "1 of 2 images have no truth mask file, the first is '2007_000003'"),
+        ("voc", {"ImageSets/Segmentation/val.txt": "\n"}, "voc split 'val' at .* lists no image"),
+        ("voc", {"ImageSets/Segmentation/val.txt": "2007_000001\n2007_000001\n"}, "lists '2007_000001' twice"),
+        ("coco_stuff", {"images/val2017/1.jpg": b"", "images/val2017/2.jpg": b"",
+                        "annotations/val2017/2.png": b""},
+         "1 of 2 images have no truth mask file, the first is '1'"),
+        ("ade20k_full", {"images/ADE/validation/a/ADE_val_00000001.jpg": b"",
+                         "images/ADE/validation/a/ADE_val_00000002.jpg": b"",
+                         "images/ADE/validation/a/ADE_val_00000002_seg.png": b""},
+         "1 of 2 images have no truth mask file, the first is 'ADE_val_00000001'"),
+    ],
+)  # fmt: skip
+def test_a_published_layout_with_files_missing_is_refused(
+    tmp_path: Path, layout: str, files: dict[str, bytes | str], message: str
+) -> None:
+    root = write(tmp_path, (voc_files() if layout == "voc" else {}) | files)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_dataset(layout, str(root), "val")
+
+
+def test_coco_stuff_without_its_masks_is_a_split_without_truth(tmp_path: Path) -> None:
+    (ref,) = open_dataset("coco_stuff", str(write(tmp_path, {"images/val2017/1.jpg": b""})), "val").refs
+    assert ref.truth_uri is None
+
+
+def test_the_augmented_list_is_read_whole_and_in_its_order(tmp_path: Path) -> None:
+    ids = [f"2008_{number:06d}" for number in np.random.default_rng(0).permutation(300)]
+    folder = write(tmp_path, {"ImageSets/Segmentation/train_aug.txt": "\n".join(ids)})
+    for name, suffix in (("JPEGImages", "jpg"), ("SegmentationClassAug", "png")):
+        (folder / name).mkdir()
+        for one in ids:
+            (folder / name / f"{one}.{suffix}").touch()
+    refs = open_dataset("voc", str(folder), "train_aug").refs
+    assert [ref.id for ref in refs] == ids
+    assert all(str(ref.truth_uri).endswith(f"SegmentationClassAug/{ref.id}.png") for ref in refs)
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([entry.id for entry in load_vocabulary("ade20k_full").classes]), min_size=1))
 def test_ade20k_colours_code_the_class_index(ids: list[int]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from zs3.config import NamingSettings
-from zs3.diagnosis import mask_pixels, regions, segments_of_regions, true_names
+from zs3.diagnosis import mask_pixels, regions, true_names
 from zs3.naming import Segments, paint
 
 IDS = [3, 7]
@@ -43,12 +43,10 @@ def test_a_segment_without_a_pixel_that_counts_is_called_nothing():
     assert true_names(halves(), np.full((8, 8), 255), IDS).sum() == 0
 
 
-def test_true_regions_borrow_the_embedding_of_the_segment_that_overlaps_best():
-    present, masks = regions(truth(), IDS)
-    assert present == [3, 7] and masks.shape == (2, 8, 8)
-    borrowed = segments_of_regions(halves(), masks, torch.ones(2, 5))
-    assert borrowed.query_embeddings_KD.tolist() == [[0.0, 1.0], [1.0, 0.0]]
-    assert borrowed.image_embeddings_KE.shape == (2, 5)
+def test_the_regions_of_a_truth_are_its_candidate_classes():
+    present, masks = regions(truth(), [3, 5, 7])
+    assert present == [3, 7]
+    assert np.array_equal(masks[0].numpy(), truth() == 3) and np.array_equal(masks[1].numpy(), truth() == 7)
 
 
 def test_the_pixels_of_a_mask_lie_where_it_is_painted():

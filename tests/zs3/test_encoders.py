@@ -112,6 +112,8 @@ def test_views_average_to_the_mean_posterior(words: ImageNetWords) -> None:
     expected = torch.nn.functional.normalize(posteriors.mean(0).pow(power), dim=-1)
     assert torch.allclose(words.average_views(views), expected, atol=1e-5)
     assert torch.allclose(words.average_views(views[:1]), views[0], atol=1e-5)
+    shares = torch.tensor([0.5, 0.5, 0.0])
+    assert torch.allclose(words.average_views(views, shares), words.average_views(views[:2]), atol=1e-5)
 
 
 def test_the_classifier_knows_a_cat_and_the_phrase_meets_it(words: ImageNetWords) -> None:

@@ -130,4 +130,4 @@ def test_notes_tell_what_makes_the_numbers_other_than_they_seem() -> None:
 def test_oracle_scores_come_as_diagnostics_of_a_report() -> None:
     both = oracles(total([]), total([]), DATA.classes, PROTOCOLS["zs3"])
     assert [entry["title"] for entry in both] == ["Masks alone", "Names alone"]
-    assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic"} for entry in both)
+    assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic", "all"} for entry in both)

@@ -39,7 +39,7 @@ def test_a_grouper_gives_the_segments_of_a_labeller(checkpoint):
 
 def test_no_class_list_but_weights_settings_and_store_define_segments(checkpoint):
     parts = segments_provenance(checkpoint, "compact")
-    assert set(parts) == {"checkpoint", "segmenting", "zs3", "masks"}
+    assert set(parts) == {"checkpoint", "segmenting", "zs3", "store"}
     assert Grouper(checkpoint, "compact", device=CPU).provenance == parts
     assert parts != segments_provenance(checkpoint, "lossless")
     assert parts != segments_provenance(replace(checkpoint, digest="other"), "compact")
@@ -50,7 +50,7 @@ def test_what_defines_labels_of_stored_segments(checkpoint):
     settings = naming_settings(checkpoint, {})
     lossless, compact = (segments_provenance(checkpoint, store) for store in ("lossless", "compact"))
     assert naming_provenance(checkpoint, CLASSES, settings, lossless) == own
-    assert naming_provenance(checkpoint, CLASSES, settings, compact) == own | {"masks": "compact"}
+    assert naming_provenance(checkpoint, CLASSES, settings, compact) == own | {"store": "compact"}
     older = naming_provenance(checkpoint, CLASSES, settings, lossless | {"zs3": "0.0.9"})
     assert older == own | {"segments_by_zs3": "0.0.9"}
     changed = naming_settings(checkpoint, {"calibration": 0.1})

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from zs3.metrics import PROTOCOLS, confusion, scores
 from zs3.report import diagnostic, flat, markdown, page, report_values
+from zs3.report.error_split import split_classes, split_diagnostics, split_sentence, split_values
 from zs3.report.overlays import GalleryItem, LegendEntry, colour, overlay, shrunk
 from zs3.report.terminal import summary
 from zs3.vocabulary import ClassEntry
@@ -108,7 +109,7 @@ def test_names_from_outside_cannot_become_markup() -> None:
     written = markdown.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE))
     assert "<script" not in written
     rows = [line for line in written.splitlines() if line.startswith("| ") and "alert" in line]
-    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (3, 6) for row in rows)
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (3, 6, 7) for row in rows)
 
 
 @pytest.mark.parametrize("form", ["page", "markdown", "terminal"])
@@ -133,6 +134,50 @@ def test_every_form_shows_the_numbers_the_notes_and_the_absent_classes(form: str
         "–",
     ):
         assert expected in text, expected
+
+
+def split() -> dict[str, Any]:
+    """The error of four pixels, each true class labelled as another, which an oracle puts right; yak is absent."""
+    truth = np.array([[0, 1, 2, 2]])
+    labelled = confusion(truth, np.array([[0, 2, 2, 1]]), ignore_id=255)
+    oracles = {
+        "oracle_names": confusion(truth, truth, ignore_id=255),
+        "true_masks": labelled,
+        "oracle_group": confusion(truth, np.array([[0, 0, 2, 2]]), ignore_id=255),
+    }
+    return split_values(labelled, oracles, CLASSES, PROTOCOLS["zs3"])
+
+
+def test_the_split_holds_four_scores_of_each_class_in_the_truth_and_what_each_oracle_adds() -> None:
+    held = json.loads(json.dumps(split(), allow_nan=False))
+    assert held["predicted_names"]["seen"] == 50.0 and held["predicted_names"]["classes"][3]["iou"] is None
+    assert [name for name, *_ in split_classes(held)] == ["cat", "dog", "cow"]
+    assert split_classes(held)[1] == ("dog", True, [0.0, 100.0, 0.0, 0.0])
+    assert split_classes(held)[2] == (
+        "cow",
+        False,
+        [pytest.approx(100 / 3), 100.0, pytest.approx(100 / 3), 100.0],
+    )
+    assert "is 40.0. It would be 100.0 (+60.0) if the same masks" in split_sentence(held)
+    assert "40.0 (+0.0) if the true masks" in split_sentence(held)
+    assert diagnostic(split_diagnostics(held)[0])["all"] == 100.0
+    nothing = split()
+    nothing["predicted_names"]["harmonic"] = None
+    assert "The harmonic mean is –. It would be 100.0 if" in split_sentence(nothing)
+
+
+@pytest.mark.parametrize("form", ["page", "markdown", "terminal"])
+def test_every_form_shows_where_the_error_is(form: str) -> None:
+    values = report() | {"error_split": split(), "diagnostics": split_diagnostics(split())}
+    if form == "terminal":
+        console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+        console.print(summary(values))
+        text = console.export_text()
+    else:
+        text = page.render(values, []) if form == "page" else markdown.render(values)
+    for expected in ("oracle names", "true masks", "oracle group", "(+60.0)", "33.3"):
+        assert expected in text.lower(), expected
+    assert form != "page" or '<td class="n most">100.0</td>' in text
 
 
 def test_a_long_class_list_is_cut_to_its_worst_in_a_terminal_only() -> None:

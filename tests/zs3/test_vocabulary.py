@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,31 @@ def test_shipped_lists_agree_with_the_published_ones_in_order(shared: Path, name
             assert sorted([entry.name, *entry.synonyms]) == sorted(re.split(r"\s*, ", theirs["name"]))
         else:
             assert entry.name == theirs["name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "parts"),
+    [
+        ("voc", "voc", ("voc", "voc_seen", "voc_unseen")),
+        ("coco_stuff", "coco", ("coco", "coco_seen", "coco_unseen")),
+        ("ade20k_full", "ade", ("ade847", "ade572", "ade275")),
+    ],
+)
+def test_ids_order_names_and_roles_are_those_of_the_published_code(
+    shared: Path, name: str, key: str, parts: tuple[str, str, str]
+) -> None:
+    folder = shared / "reference/fixtures/text"
+    published = json.loads((folder / "class_names.json").read_text())
+    label_map = sorted(json.loads((folder / "label_maps.json").read_text())[key], key=itemgetter("trainId"))
+    ours = load_vocabulary(name).candidates
+    assert [entry.id for entry in ours] == [entry["id"] for entry in label_map]
+    for role, part in zip((("seen", "unseen"), ("seen",), ("unseen",)), parts, strict=True):
+        # Theirs hold all names of a class; ours is called by one of them and has the others as synonyms.
+        names = [{name.strip() for name in names.split(", ")} for names in published[part]]
+        entries = [entry for entry in ours if entry.role in role]
+        assert len(names) == len(entries)
+        for entry, theirs in zip(entries, names, strict=True):
+            assert theirs == ({entry.name, *entry.synonyms} if name == "ade20k_full" else {entry.name})
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -98,6 +98,17 @@ def masked_crops(
     return torch.stack(crops) if crops else image_3HW.new_zeros(0, 3, size_px, size_px)
 
 
+def picture_crop(image_3HW: torch.Tensor, size_px: int) -> torch.Tensor:
+    """(3, S, S) float32: the whole picture, stretched to a square.
+
+    Args:
+        image_3HW: normalised for the encoder, without padding.
+    """
+    return interpolate(
+        image_3HW[None], size=(size_px, size_px), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+
+
 def segment_embeddings(
     image_3HW: torch.Tensor,
     masks_KHW: torch.Tensor,

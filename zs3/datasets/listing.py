@@ -34,6 +34,11 @@ class Dataset:
     refs: tuple[ImageRef, ...]
 
 
+def title(layout: str, root: str, split: str) -> str:
+    """Data set and split, for people."""
+    return f"{posixpath.basename(root.rstrip('/')) if layout == 'folder' else layout} {split}"
+
+
 def joined(root: str, *parts: str) -> str:
     """A path or uri below `root`."""
     return posixpath.join(root, *parts)

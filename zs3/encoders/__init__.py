@@ -89,9 +89,14 @@ class Encoder(TextEncoder, Protocol):
         """(N, E) float32 unit rows on the encoder's device, for normalised crops of side `image_size_px`."""
         ...
 
-    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
-        """(N, E) unit rows of things that were each seen in V crops."""
+    def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, E) unit rows of things that were each seen in V crops, which count alike or by shares that sum to 1."""
         ...
+
+
+def mean_of_views(views_VNE: torch.Tensor, shares_V: torch.Tensor | None) -> torch.Tensor:
+    """(N, E) mean over views, by shares that sum to 1 where they are given."""
+    return views_VNE.mean(dim=0) if shares_V is None else torch.einsum("v,vne->ne", shares_V, views_VNE)
 
 
 def load_encoder(config: EncoderConfig, *, device: torch.device) -> Encoder:

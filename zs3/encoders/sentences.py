@@ -51,7 +51,7 @@ class Sentences:
             "encoder minilm has no image side; give image_text an encoder of kind imagenet_words or open_clip"
         )
 
-    def average_views(self, views_VNE: torch.Tensor) -> torch.Tensor:
+    def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
         """Refused: sentences have no pictures.
 
         Raises:

@@ -16,7 +16,7 @@ from zs3.datasets import Dataset, ImageRef, read_truth
 from zs3.images import decode
 from zs3.learning.augmentation import Augmentation, augment
 from zs3.learning.targets import EXCLUDED, NEGATIVE
-from zs3.vocabulary import Vocabulary, concept, unseen_everywhere
+from zs3.vocabulary import ClassEntry, Vocabulary, concept, unseen_everywhere
 
 IGNORE = np.iinfo(np.int16).max
 """Label of pixels that reach no loss, in a crop."""
@@ -49,26 +49,37 @@ class TrainingPlan:
 def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) -> TrainingPlan:
     """The plan of several data sets; a class unseen in one, or a synonym of it, is unseen in all.
 
+    Classes of several data sets that mean the same become one. Those of one data set stay as many as it has: its truth
+    tells them apart, even where their names do not (ADE20K's television receiver and monitor).
+
     Raises:
         ValueError: no class is left to train on, or no picture.
     """
     vocabularies = tuple(dataset.vocabulary for dataset in datasets)
     unseen = unseen_everywhere(vocabularies)
     seen: dict[str, TrainingClass] = {}
+    keys: list[dict[int, str]] = []
     for vocabulary in vocabularies:
+        of_id: dict[int, str] = {}
         for entry in vocabulary.classes:
-            if entry.role == "seen" and concept(entry.name) not in unseen:
-                known = seen.get(concept(entry.name))
-                synonyms = dict.fromkeys((*(known.synonyms if known else ()), entry.name, *entry.synonyms))
-                name = known.name if known else entry.name
-                synonyms.pop(name, None)
-                seen[concept(entry.name)] = TrainingClass(name=name, synonyms=tuple(synonyms))
+            key = concept(entry.name)
+            if entry.role != "seen" or key in unseen:
+                continue
+            if key in of_id.values():
+                key = f"{key}: {entry.name}"
+            known = seen.get(key)
+            synonyms = dict.fromkeys((*(known.synonyms if known else ()), entry.name, *entry.synonyms))
+            name = known.name if known else entry.name
+            synonyms.pop(name, None)
+            seen[key] = TrainingClass(name=name, synonyms=tuple(synonyms))
+            of_id[entry.id] = key
+        keys.append(of_id)
     order = {key: index for index, key in enumerate(seen)}
 
-    def index(role: str, name: str) -> int:
-        if role == "background":
-            return NEGATIVE if background_is_negative else EXCLUDED
-        return order.get(concept(name), EXCLUDED) if role == "seen" else EXCLUDED
+    def index(entry: ClassEntry, of_id: dict[int, str]) -> int:
+        if entry.role == "background" and background_is_negative:
+            return NEGATIVE
+        return order[of_id[entry.id]] if entry.id in of_id else EXCLUDED
 
     refs = tuple((i, ref) for i, dataset in enumerate(datasets) for ref in dataset.refs if ref.truth_uri)
     if not seen or not refs:
@@ -81,7 +92,7 @@ def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) 
         layouts=tuple(dataset.name for dataset in datasets),
         vocabularies=vocabularies,
         classes=tuple(seen.values()),
-        tables=tuple({e.id: index(e.role, e.name) for e in v.classes} for v in vocabularies),
+        tables=tuple({e.id: index(e, of_id) for e in v.classes} for v, of_id in zip(vocabularies, keys)),
     )
 
 

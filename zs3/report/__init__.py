@@ -30,7 +30,7 @@ def report_values(
         images: how many images were scored.
         missing: why an image was not scored -> ids of such images.
         notes: sentences that a reader of the numbers must know.
-        diagnostics: further score sets, each with title, seen, unseen, harmonic (percent) and note.
+        diagnostics: further score sets, each with title, seen, unseen, harmonic (percent), note and maybe all.
         provenance: digests, versions and settings that made the numbers.
     """
     values = {
@@ -75,7 +75,7 @@ def diagnostic(entry: Mapping[str, Any]) -> dict[str, Any]:
             f"diagnostic {entry!r} has no title; expected title, seen, unseen, harmonic and note"
         )
     checked: dict[str, Any] = {"title": entry["title"], "note": str(entry.get("note", ""))}
-    for key in ("seen", "unseen", "harmonic"):
+    for key in ("seen", "unseen", "harmonic", *(["all"] if "all" in entry else [])):
         value = entry.get(key)
         value = value.get("miou") if isinstance(value, Mapping) else value
         if value is not None and not isinstance(value, int | float):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zs3.report import SCORE_KEYS, flat, headline, shown
+from zs3.report.error_split import TITLES, split_classes, split_sentence
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -18,6 +19,8 @@ def render(report: Mapping[str, Any]) -> str:
         sections.append(["## Read this first", "", *(f"- {_text(note)}" for note in report["notes"])])
     if report["diagnostics"]:
         sections.append(["## Where the points are", "", *_diagnostics(report)])
+    if "error_split" in report:
+        sections.append(_error_split(report["error_split"]))
     sections.append(["## Classes", "", *_classes(report)])
     sections.append([f"Absent from the truth: {', '.join(map(_text, report['absent'])) or 'none'}."])
     words = [f"- {_text(sentence)}" for sentence in report["protocol"]["words"]]
@@ -30,10 +33,20 @@ def render(report: Mapping[str, Any]) -> str:
 def _diagnostics(report: Mapping[str, Any]) -> list[str]:
     """What-if scores."""
     rows = [
-        (entry["title"], *(shown(entry[key]) for key in SCORE_KEYS[:3]), entry["note"])
+        (entry["title"], *(shown(entry.get(key)) for key in SCORE_KEYS), entry["note"])
         for entry in report["diagnostics"]
     ]
-    return _table(("what if", "seen %", "unseen %", "harmonic %", "what it says"), rows)
+    return _table(("what if", "seen %", "unseen %", "harmonic %", "all %", "what it says"), rows)
+
+
+def _error_split(split: Mapping[str, Any]) -> list[str]:
+    """What each oracle would add, in all and by class."""
+    rows = [
+        (name, "seen" if seen else "**unseen**", *map(shown, ious))
+        for name, seen, ious in split_classes(split)
+    ]
+    head = ("class", "group", *(f"{title.lower()} %" for title in TITLES.values()))
+    return [split_sentence(split), "", *_table(head, rows)]
 
 
 def _classes(report: Mapping[str, Any]) -> list[str]:

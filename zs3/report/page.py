@@ -6,6 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zs3.report import flat, headline, shown
+from zs3.report.error_split import TITLES, split_classes, split_means, split_sentence
 from zs3.report.overlays import GalleryItem
 
 
@@ -43,11 +44,20 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
         "note": "The result above.",
         **{key: report[key]["miou"] for key in ("seen", "unseen", "harmonic")},
     }
+    split = report.get("error_split")
     return environment.get_template("page.html").render(
         report=report,
         sentence=headline(report),
         groups=groups,
         comparison=[as_labelled, *report["diagnostics"]],
+        split={
+            "sentence": split_sentence(split),
+            "titles": list(TITLES.values()),
+            "means": split_means(split),
+            "classes": split_classes(split),
+        }
+        if split
+        else None,
         gallery=gallery,
         provenance=flat(report["provenance"]),
     )

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zs3.report import SCORE_KEYS, shown
+from zs3.report.error_split import TITLES, split_classes, split_sentence
 
 _SEEN, _UNSEEN = "bold blue", "bold yellow"
 _BAR_CELLS = 24
@@ -18,8 +19,16 @@ def summary(report: Mapping[str, Any], *, max_classes: int = 40) -> RenderableTy
     notes = [Text(f"note: {note}", style="dim") for note in report["notes"]]
     if report["absent"]:
         notes.append(Text(f"absent from the truth: {', '.join(report['absent'])}", style="dim"))
+    split = report.get("error_split")
+    told = [Text(split_sentence(split), style="dim")] if split else []
     return Group(
-        Text(report["title"], style="bold"), "", _scores(report), "", _classes(report, max_classes), *notes
+        Text(report["title"], style="bold"),
+        "",
+        _scores(report),
+        *told,
+        "",
+        _classes(report, max_classes),
+        *notes,
     )
 
 
@@ -31,7 +40,7 @@ def _scores(report: Mapping[str, Any]) -> Table:
         table.add_column(key, justify="right", style=style)
     table.add_row("as labelled", *(shown(report[key]["miou"]) for key in SCORE_KEYS))
     for entry in report["diagnostics"]:
-        table.add_row(Text(entry["title"], style="dim"), *(shown(entry[key]) for key in SCORE_KEYS[:3]))
+        table.add_row(Text(entry["title"], style="dim"), *(shown(entry.get(key)) for key in SCORE_KEYS))
     return table
 
 
@@ -41,8 +50,11 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
     chosen = sorted(present, key=lambda entry: -entry["iou"])[-max_classes:]
     caption = f"the {len(chosen)} worst of {len(present)} classes" if len(chosen) < len(present) else None
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    for column in ("class", "group", "IoU %", ""):
-        table.add_column(column, justify="right" if column == "IoU %" else "left")
+    split = report.get("error_split")
+    by_class = {name: ious[1:] for name, _, ious in split_classes(split)} if split else {}
+    oracles = [title.lower() for title in list(TITLES.values())[1:]] if split else []
+    for column in ("class", "group", "IoU %", *oracles, ""):
+        table.add_column(column, justify="left" if column in ("class", "group", "") else "right")
     for entry in chosen:
         style = _SEEN if entry["seen"] else _UNSEEN
         bar = Text("█" * round(entry["iou"] * _BAR_CELLS / 100), style=style)
@@ -50,6 +62,7 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
             Text(entry["name"]),
             Text("seen" if entry["seen"] else "unseen", style=style),
             shown(entry["iou"]),
+            *map(shown, by_class.get(entry["name"], ())),
             bar,
         )
     return table

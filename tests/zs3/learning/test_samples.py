@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zs3.config import TrainingConfig
-from zs3.datasets import open_dataset
+from zs3.datasets import Dataset, ImageRef, open_dataset
 from zs3.images import encode_label_png
 from zs3.learning.augmentation import Augmentation
 from zs3.learning.samples import (
@@ -21,6 +21,7 @@ from zs3.learning.samples import (
 )
 from zs3.learning.targets import EXCLUDED, NEGATIVE, targets_from_labels
 from zs3.recipes import recipe
+from zs3.vocabulary import load_vocabulary
 
 UNSEEN = {"potted plant", "sheep", "sofa", "train", "tvmonitor"}
 PLAIN = Augmentation(
@@ -94,6 +95,30 @@ def test_a_class_unseen_in_one_set_or_a_synonym_of_it_is_unseen_in_all(tmp_path)
     assert [c.name for c in plan.classes] == ["dog", "cat"]
     assert plan.tables[0] == {0: NEGATIVE, 1: EXCLUDED, 2: 0}
     assert plan.tables[1] == {0: EXCLUDED, 1: 1}
+
+
+def test_two_classes_of_one_set_stay_two_even_where_their_names_mean_the_same(tmp_path):
+    mask = np.ones((8, 8), dtype=np.uint8)
+    one = write_folder(tmp_path / "a", [("television", "seen"), ("monitor", "seen"), ("dog", "seen")], [mask])
+    two = write_folder(tmp_path / "b", [("tv", "seen"), ("cat", "seen")], [mask])
+    plan = training_plan([one, two], background_is_negative=True)
+    assert [c.name for c in plan.classes] == ["television", "monitor", "dog", "cat"]
+    assert plan.classes[0].synonyms == ("tv",)
+    assert plan.tables == ({0: 0, 1: 1, 2: 2}, {0: 0, 1: 3})
+
+
+@pytest.mark.parametrize(("name", "count"), [("voc", 15), ("coco_stuff", 156), ("ade20k_full", 572)])
+def test_a_published_set_is_trained_on_its_seen_classes_in_their_order(name, count):
+    vocabulary = load_vocabulary(name)
+    ref = ImageRef(id="a", image_uri="a.jpg", truth_uri="a.png")
+    plan = training_plan(
+        [Dataset(name=name, split="train", vocabulary=vocabulary, refs=(ref,))], background_is_negative=False
+    )
+    seen = [entry for entry in vocabulary.classes if entry.role == "seen"]
+    assert [(c.name, c.synonyms) for c in plan.classes] == [(e.name, e.synonyms) for e in seen]
+    assert len(seen) == count
+    assert [plan.tables[0][entry.id] for entry in seen] == list(range(count))
+    assert all(plan.tables[0][e.id] == EXCLUDED for e in vocabulary.classes if e.role != "seen")
 
 
 def test_mini_trains_on_no_class_that_is_unseen_anywhere(shared):

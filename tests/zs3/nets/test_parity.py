@@ -34,7 +34,7 @@ def worst(ours, recorded):
     return float((ours - torch.from_numpy(recorded).float()).abs().max())
 
 
-@pytest.mark.parametrize("image", ["img0", "img2"])
+@pytest.mark.parametrize("image", ["img0", "img2", "img3"])
 def test_every_stage_of_the_network_equals_the_recorded_stage(tiny, image):
     folder, network = tiny
     record = np.load(folder / f"{image}.npz")
@@ -44,7 +44,7 @@ def test_every_stage_of_the_network_equals_the_recorded_stage(tiny, image):
         assert x.shape[-2:] == tuple(record["padded_hw"])
         maps = network.backbone(x)
         # Frozen batch norm folds its factors in another order: 1e-5 on values up to 10. A wrong stride moves units.
-        for level, features in enumerate(maps):
+        for level, features in enumerate(maps if image != "img3" else ()):  # not recorded of that one
             assert worst(features[0], record[f"feat_res{level + 2}"].reshape(features[0].shape)) < 2e-4
         features = network.pixel_decoder(maps)
         assert worst(features[0], record["mask_features"].reshape(features[0].shape)) < 5e-4
@@ -54,7 +54,8 @@ def test_every_stage_of_the_network_equals_the_recorded_stage(tiny, image):
         assert worst(class_logits(outputs[-1], bank, TINY.temperature)[0], record["pred_logits"]) < 1e-3
         # Mask logits reach ±40; two independent implementations differed by 7e-4.
         assert worst(outputs[-1].mask_logits_BQhw[0], record["pred_masks"]) < 2e-3
-        for layer, (logits, masks) in enumerate(zip(record["aux_logits"], record["aux_masks"])):
+        earlier = zip(record["aux_logits"], record["aux_masks"]) if image != "img3" else ()
+        for layer, (logits, masks) in enumerate(earlier):
             assert worst(class_logits(outputs[layer], bank, TINY.temperature)[0], logits) < 1e-3
             assert worst(outputs[layer].mask_logits_BQhw[0], masks) < 2e-3
 

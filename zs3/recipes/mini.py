@@ -1,8 +1,7 @@
-"""Named models, each a function whose docstring is its lab note."""
+"""The shipped model and the training it went on from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
@@ -94,25 +93,12 @@ def mini() -> Recipe:
         name="mini",
         model=replace(base.model, segment_features="query_and_pooled"),
         training=training,
+        segmenting=replace(base.segmenting, picture_share=0.15),
         naming=NamingSettings(
             branches="both_own",
             query_temperature=1.5,
-            weight=2 / 3,
+            weight=0.6,
             image_logit_scale=12.0,
             void_in_image_softmax=False,
         ),
     )
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {"mini": mini, "mini_base": mini_base}
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is not known; expected one of {', '.join(RECIPES)}")
-    return RECIPES[name]()

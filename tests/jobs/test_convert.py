@@ -1,0 +1,68 @@
+"""The door of conversion: what it says and how it ends."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+import jobs.convert as door
+from jobs.main import main as zs3
+from tests.zs3.test_official import official_state, small  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def files(small, tmp_path):  # noqa: F811
+    torch.save({"model": official_state(small)}, tmp_path / "official.pth")
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
+    return tmp_path
+
+
+def test_a_conversion_says_its_recipe_and_how_to_go_on(files, capsys):
+    code = zs3(
+        ["convert", str(files / "official.pth"), "--out", str(files / "out"), "--json",
+         "--recipe", str(files / "recipe.json")]
+    )  # fmt: skip
+    out, err = capsys.readouterr()
+    done = json.loads(out.splitlines()[-1])
+    assert code == 0 and done["recipe"] == "small" and done["checkpoint"] == str(files / "out")
+    assert "recipe small, as asked" in err and "zs3 label --checkpoint" in err
+    assert (files / "out" / "model.safetensors").is_file()
+
+
+def test_an_inferred_recipe_is_said_with_its_reason(files, capsys, monkeypatch):
+    done = door.Conversion(
+        checkpoint="out",
+        recipe="voc_r50",
+        why="this",
+        tensors=1,
+        parameters=2,
+        clip_tensors_left_out=3,
+        seen_classes=15,
+    )
+    monkeypatch.setattr(door, "convert", lambda *asked: done)
+    assert door.main(["x.pth", "--out", "out"]) == 0
+    err = capsys.readouterr().err
+    assert (
+        "recipe voc_r50, because of this; --recipe chooses another" in err
+        and "3 tensors of CLIP left out" in err
+    )
+
+
+@pytest.mark.parametrize("damage", ["truncated", "absent", "weights of another network"])
+def test_what_is_wrong_ends_in_one_line(files, capsys, damage):
+    source = files / "official.pth"
+    if damage == "truncated":
+        source.write_bytes(source.read_bytes()[:-100])
+    if damage == "absent":
+        source.unlink()
+    if damage == "weights of another network":
+        torch.save({"fc.weight": torch.ones(1)}, source)
+    assert door.main([str(source), "--out", str(files / "out"), "--recipe", str(files / "recipe.json")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and str(source) in err
+    assert not (files / "out").exists()
+
+
+def test_a_missing_out_is_wrong_usage(files):
+    assert door.main([str(files / "official.pth")]) == 2

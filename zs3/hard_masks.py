@@ -1,0 +1,110 @@
+"""Masks that are given, not predicted: each pixel of the picture is in or out. Kept as COCO's run lengths.
+
+As logits they are -127 and 127, whose probabilities are exactly 0 and 1 in 32-bit floats, with one cell for each pixel;
+8 bits a cell, a quarter of what soft masks take. Run lengths may come from outside. They are read here and not by
+pycocotools, which trusts them: where they stop short of the picture it leaves pixels as they were in memory.
+"""
+
+# K mask, H W pixels
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+INSIDE = np.int8(127)
+"""The logit of a pixel inside; outside it is the negative."""
+
+MOST_CELLS = 1 << 30
+"""Masks times pixels that one picture may have: a gigabyte of logits, 341 masks of 2048x1536."""
+
+LONGEST_NUMBER = 7
+"""Characters of one number in compressed run lengths, of 5 bits each: enough for any picture."""
+
+Masks = NDArray[np.int8]
+
+
+def pack_masks(masks: Iterable[NDArray[np.bool_]]) -> bytes:
+    """(H, W) masks, taken one at a time, as bytes: how many, how long the run lengths of each are, and these."""
+    codes = [coco_mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8))["counts"] for mask_HW in masks]
+    lengths = [len(code) for code in codes]
+    return struct.pack(f"<{1 + len(codes)}I", len(codes), *lengths) + b"".join(codes)
+
+
+def unpack_masks(data: bytes, height: int, width: int) -> Masks:
+    """(K, H, W) int8 logits from `pack_masks`.
+
+    Raises:
+        ValueError, struct.error: the bytes are not masks of this size.
+    """
+    (count,) = struct.unpack_from("<I", data)
+    lengths = struct.unpack_from(f"<{count}I", data, 4)
+    start = 4 * (1 + count)
+    if start + sum(lengths) != len(data):
+        raise ValueError(f"expected {start + sum(lengths)} bytes, found {len(data)}")
+    masks_KHW = np.empty((count, height, width), np.int8)
+    for mask_HW, length in zip(masks_KHW, lengths, strict=True):
+        inside_HW = mask_of_runs(run_lengths(data[start : start + length]), height, width)
+        np.copyto(mask_HW, np.where(inside_HW, INSIDE, -INSIDE))
+        start += length
+    return masks_KHW
+
+
+def encode_hard(masks_KHW: Masks) -> bytes:
+    """Int8 logits as bytes, for the mask store of that name."""
+    return pack_masks(mask_HW > 0 for mask_HW in masks_KHW)
+
+
+def decode_hard(data: bytes, shape_KHW: tuple[int, int, int]) -> Masks:
+    """Those bytes and (K, H, W) → int8 logits.
+
+    Raises:
+        ValueError, struct.error: the bytes are not masks of this shape.
+    """
+    masks_KHW = unpack_masks(data, *shape_KHW[1:])
+    if len(masks_KHW) != shape_KHW[0]:
+        raise ValueError(f"they hold {len(masks_KHW)} masks")
+    return masks_KHW
+
+
+def run_lengths(code: bytes) -> NDArray[np.int64]:
+    """The run lengths behind COCO's compressed form: pixels outside, inside, outside, … down the columns.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    goes_on = (digits & 32) > 0
+    if not digits.size or digits.min() < 0 or digits.max() > 63 or goes_on[-1]:
+        raise ValueError(f"compressed run lengths of {len(code)} bytes are damaged or cut off")
+    ends = np.flatnonzero(~goes_on)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    places = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
+    if places.max() >= LONGEST_NUMBER:
+        raise ValueError(f"compressed run lengths hold a number of {places.max() + 1} characters")
+    numbers = np.add.reduceat((digits & 31) << (5 * places), starts)
+    numbers -= np.where(digits[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)
+    # From the fourth on, each is the difference to the one before the last.
+    numbers[1::2], numbers[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
+    return numbers
+
+
+def mask_of_runs(lengths: Sequence[int] | NDArray[np.int64], height: int, width: int) -> NDArray[np.bool_]:
+    """(H, W) bool: the mask with these run lengths.
+
+    Raises:
+        ValueError: they are not those of a picture of this size.
+    """
+    runs = np.asarray(lengths)
+    if runs.ndim != 1 or (runs.size and (runs.dtype.kind not in "iu" or runs.min() < 0)):
+        raise ValueError("run lengths have to be whole numbers that are not negative")
+    pixels = height * width
+    if runs.max(initial=0) > pixels or runs.sum() != pixels:
+        raise ValueError(
+            f"run lengths do not add up to the {pixels} pixels of a picture of {height} x {width}"
+        )
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(width, height).T

@@ -1,0 +1,32 @@
+"""Named models, each a function whose docstring is its lab note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zs3.config import Recipe
+from zs3.recipes.mini import mini, mini_base
+from zs3.recipes.paper import ade20k_full_r50, coco_stuff_r50, coco_stuff_r101, voc_r50, voc_r101
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "mini": mini,
+    "mini_base": mini_base,
+    "voc_r50": voc_r50,
+    "voc_r101": voc_r101,
+    "coco_stuff_r50": coco_stuff_r50,
+    "coco_stuff_r101": coco_stuff_r101,
+    "ade20k_full_r50": ade20k_full_r50,
+}
+
+__all__ = ["RECIPES", "mini", "mini_base", "recipe"]
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is not known; expected one of {', '.join(RECIPES)}")
+    return RECIPES[name]()

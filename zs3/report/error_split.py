@@ -1,0 +1,98 @@
+"""The error split into grouping and naming, as a report shows it: four scores of the same images, also by class."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zs3.metrics import Confusion, EvaluatedClass, Protocol, scores
+from zs3.metrics.counts import GROUPS, finite
+from zs3.report import shown
+
+PREDICTED = "predicted_names"
+
+TITLES = {
+    PREDICTED: "As labelled",
+    "oracle_names": "Oracle names",
+    "true_masks": "True masks",
+    "oracle_group": "Oracle group",
+}
+"""What is shown of each, in this order; `zs3.error_split` makes all but the first."""
+
+NOTES = {
+    PREDICTED: "The result above: predicted names on predicted masks.",
+    "oracle_names": "Predicted masks: each piece of a label map, the pixels that one segment painted with one name, "
+    "takes the name that most of its pixels truly have. What perfect naming of these masks would score; what is "
+    "missing to 100 is grouping. (“Masks alone” of a label table, which knows no segments, renames whole "
+    "regions and never has more pixels right.)",
+    "true_masks": "Predicted names: each true region of an image takes, as a whole, the class with the highest mean "
+    "pixel score within it, calibration included. What these names would score on perfect masks. (“Names "
+    "alone” of a label table takes the label that most of its pixels got.)",
+    "oracle_group": "At every pixel only classes of the truth's own group compete, seen or unseen. What the model "
+    "would score if it never took one group for the other.",
+}
+
+
+def split_values(
+    labelled: Confusion,
+    by_oracle: Mapping[str, Confusion],
+    classes: Sequence[EvaluatedClass],
+    protocol: Protocol,
+) -> dict[str, dict[str, Any]]:
+    """What `report.json` holds as `error_split`: by name, scores in percent, null where undefined.
+
+    Args:
+        labelled: sum over images of the labels' confusions.
+        by_oracle: the same of each oracle, as `zs3.error_split` names them.
+        classes: of the data set.
+        protocol: of the report.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    for name, title in TITLES.items():
+        held = scores(labelled if name == PREDICTED else by_oracle[name], classes, protocol)
+        values[name] = {
+            "title": title,
+            "note": NOTES[name],
+            **{group: finite(getattr(held, group)) for group in GROUPS},
+            "pixel_accuracy": finite(held.pixel_accuracy),
+            "classes": [
+                {"name": entry.name, "seen": entry.seen, "iou": finite(entry.iou)} for entry in held.classes
+            ],
+        }
+    return values
+
+
+def split_diagnostics(split: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The oracles as diagnostics of a report."""
+    keys = ("title", "note", *GROUPS)
+    return [{key: held[key] for key in keys} for name, held in split.items() if name != PREDICTED]
+
+
+def split_sentence(split: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each oracle would add to the headline, in one sentence."""
+    (own, names, masks, group) = (split[name]["harmonic"] for name in TITLES)
+
+    def gain(value: float | None) -> str:
+        if value is None or own is None:
+            return shown(value)
+        return f"{shown(value)} ({value - own:+.1f})"
+
+    return (
+        f"The harmonic mean is {shown(own)}. It would be {gain(names)} if the same masks had the right names, "
+        f"{gain(masks)} if the true masks were named by this model, and {gain(group)} if seen and unseen classes were "
+        "never taken for each other."
+    )
+
+
+def split_means(split: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float | None]]]:
+    """(what, the four scores) of every mean and of pixel accuracy."""
+    rows = [*((group, group) for group in GROUPS), ("pixel accuracy", "pixel_accuracy")]
+    return [(label, [split[name][key] for name in TITLES]) for label, key in rows]
+
+
+def split_classes(split: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, bool, list[float | None]]]:
+    """(class, whether it is seen, its four IoU) of each class that the truth holds, in the order of the data set."""
+    columns = [split[name]["classes"] for name in TITLES]
+    return [
+        (entries[0]["name"], entries[0]["seen"], [entry["iou"] for entry in entries])
+        for entries in zip(*columns, strict=True)
+        if entries[0]["iou"] is not None
+    ]

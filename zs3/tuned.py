@@ -1,0 +1,71 @@
+"""Tuned naming settings as a file: what `zs3 name` is to use, and on which pictures it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VERSION = 1
+"""Of the file; a change that readers can notice raises it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """Settings and where they come from."""
+
+    changes: Mapping[str, Any]
+    """Naming settings that differ from the checkpoint's own, `templates` among them."""
+    checkpoint: str
+    """Digest of the checkpoint that they were tuned for."""
+    tuned_on: Mapping[str, Any]
+    """Data set, split, truth, protocol and scores of the tuning; travels with the labels, and defines none."""
+
+    @classmethod
+    def from_json(cls, content: Any, origin: str) -> Tuned:
+        """What `to_json` wrote; further keys are passed over.
+
+        Args:
+            origin: where it was read from, for messages.
+
+        Raises:
+            ValueError: it is no such file, or one of another version.
+        """
+        if not isinstance(content, Mapping) or not {"settings", "checkpoint", "tuned_on"} <= content.keys():
+            raise ValueError(f"{origin} holds no tuned settings; give the --out of a `zs3 tune` run")
+        if content.get("version") != VERSION:
+            raise ValueError(
+                f"{origin} holds tuned settings of version {content.get('version')}, expected {VERSION}; tune again"
+            )
+        return cls(
+            changes=content["settings"], checkpoint=content["checkpoint"], tuned_on=content["tuned_on"]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "version": VERSION,
+            "settings": dict(self.changes),
+            "checkpoint": self.checkpoint,
+            "tuned_on": dict(self.tuned_on),
+        }
+
+
+def tuning_notes(tuned_on: Mapping[str, Any] | None, dataset: Mapping[str, Any]) -> list[str]:
+    """What a reader of scores must know of how the naming settings came about; empty where they were not tuned.
+
+    Args:
+        tuned_on: as the label table has it.
+        dataset: layout, split, class list and truth of the scores, as a report's provenance has them.
+    """
+    if not tuned_on:
+        return []
+    there = tuned_on["dataset"]
+    told = f"{tuned_on['title']} ({there['images']} images)"
+    same_split = all(there[key] == dataset[key] for key in ("layout", "split", "vocabulary"))
+    if same_split or there["truth"] == dataset["truth"]:
+        return [
+            f"The naming settings were tuned on {told}, the very split of these scores: they say how well the settings "
+            "fit, not what other pictures would score."
+        ]
+    return [f"The naming settings were tuned on {told}; these scores are of another split."]
