@@ -40,9 +40,9 @@ class Curve:
     def area(self) -> float:
         """The area under unseen over seen mIoU, in [0, 1]: what the naming can do, whatever γ is chosen.
 
-        The trapezoidal rule along γ (AUSUC; Chao et al. 2016, who have accuracies where we have mIoU). A curve that ends
-        off the axes, since the data set calls other classes seen than the checkpoint, goes on to them straight. Not a
-        number where a point is none.
+        The trapezoidal rule along γ (AUSUC; Chao et al. 2016, who have accuracies where we have mIoU). A curve that
+        ends off the axes, since the data set calls other classes seen than the checkpoint, goes on to them straight.
+        Not a number where a point is none.
         """
         steps = zip(self.points, self.points[1:])
         percent_squared = sum((one.seen - two.seen) * (one.unseen + two.unseen) / 2 for one, two in steps)
