@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zs3 import gamma_sweep
 from zs3.config import NamingSettings
-from zs3.gamma_sweep import GroupBest, Gammas, added, confusion_at, reach, swept
+from zs3.gamma_sweep import Gammas, GroupBest, added, confusion_at, reach, swept
 from zs3.metrics import UNKNOWN, UNLABELLED, confusion, total
 from zs3.naming import Segments, contenders, handicaps, paint, pixel_scores, unreached
 
