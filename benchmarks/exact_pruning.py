@@ -30,6 +30,7 @@ from torchvision.ops import roi_align
 
 from zs3.checkpoint import load_checkpoint
 from zs3.classify.masked_crops import boxes_from_masks
+from zs3.config import NamingSettings, SegmentSettings
 from zs3.labelling import Labeller
 from zs3.naming import pixel_scores
 from zs3.segmenting import normalise_and_pad
@@ -37,14 +38,15 @@ from zs3.vocabulary import load_vocabulary
 
 MEMORY_SIZE = (853, 640)
 """Width and height in pixels."""
-PROCEDURES = ("published", "plain", "exact")
+PROCEDURES = ("published", "plain", "exact", "dropped")
+PUBLISHED = NamingSettings(branches="both", calibration=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     """What to measure, and on which images."""
 
-    what: tyro.conf.Positional[Literal["time", "memory", "published", "plain", "exact"]]
+    what: tyro.conf.Positional[Literal["time", "memory", "published", "plain", "exact", "dropped"]]
     """time or memory; the others are the parts of memory, run in processes of their own."""
     images: Path
     """A folder of .jpg files."""
@@ -56,6 +58,8 @@ class Arguments:
     """Images to label, spread over the folder."""
     short_side_px: int = 384
     """Of the network's input."""
+    naming: Literal["own", "published"] = "own"
+    """The checkpoint's own naming settings, or those of the published COCO-Stuff models."""
     threads: int = 1
     """Of torch."""
 
@@ -76,15 +80,24 @@ def labellers(arguments: Arguments) -> dict[str, Labeller]:
         checkpoint.recipe.segmenting,
         short_side_px=arguments.short_side_px,
         crop_styles=("crop_and_mask",),
+        picture_share=0.0,
         crop_empty_masks=True,
         min_share=0.0,
     )
+    if arguments.naming == "published":
+        checkpoint = replace(checkpoint, recipe=replace(checkpoint.recipe, naming=PUBLISHED))
     vocabulary, cpu = load_vocabulary(arguments.classes), torch.device("cpu")
-    plain = Labeller(checkpoint, vocabulary, device=cpu, segmenting=settings)
-    exact = copy(plain)  # One model and one pair of text banks for all
-    exact.segmenter = copy(plain.segmenter)
-    exact.segmenter.settings = replace(settings, prune="exact")
-    return {"published": plain, "plain": plain, "exact": exact}
+    dropped = Labeller(checkpoint, vocabulary, device=cpu, segmenting=replace(settings, min_share=0.1))
+
+    def changed(settings: SegmentSettings) -> Labeller:
+        labeller = copy(dropped)  # One model and one pair of text banks for all
+        labeller.segmenter = copy(dropped.segmenter)
+        labeller.segmenter.settings = settings
+        return labeller
+
+    plain = changed(settings)
+    exact = changed(replace(settings, prune="exact"))
+    return {"published": plain, "plain": plain, "exact": exact, "dropped": dropped}
 
 
 @torch.inference_mode()

@@ -105,6 +105,7 @@ def swept(
     parts: dict[Key, list[Confusion]] = {}
     bare_HW = unreached(segments).numpy() if segments.hard else None
     held = [(sign, gammas.of(sign)) for sign in SIGNS]
+    ids_C = ids_C.astype(np.int32)  # half the memory to move, and codes stay far below 2^31
     for rows in _strips(segments, len(seen_C)):
         counted = truth_HW[rows] != ignore_id
         truth_P = truth_HW[rows][counted]
@@ -127,7 +128,8 @@ def swept(
                     ids_P = ids_C[index_P.numpy()]
                     if bare_P is not None:
                         ids_P = np.where(bare_P, UNLABELLED, ids_P)
-                    codes_P = (ids_P - LOWEST_ID) * (len(values) + 1) + reach_P
+                    codes_P = (ids_P - LOWEST_ID) * (len(values) + 1)
+                    codes_P += reach_P
                     found = confusion(truth_P, codes_P, ignore_id=ignore_id)
                     parts.setdefault((naming, place, side), []).append(found)
     return {key: total(found) for key, found in parts.items()}
@@ -161,7 +163,7 @@ def _rows(volume_NX: Tensor, members_N: Tensor) -> Tensor:
 
 
 def reach(best: GroupBest, gammas: Sequence[float]) -> np.ndarray:
-    """(P,) int64: under how many of these γ, of one sign, a pixel falls to its best seen class.
+    """(P,) int16: under how many of these γ, of one sign, a pixel falls to its best seen class.
 
     The comparison is that of `paint`, rounding included: what is subtracted never makes two scores of the group that
     wins equal that were not, since the winner's score stays between 0 and what it was.
@@ -171,9 +173,13 @@ def reach(best: GroupBest, gammas: Sequence[float]) -> np.ndarray:
     first_P = (best.seen_P < best.unseen_P).numpy()
     above_P = np.where(first_P, unseen_P, np.nextafter(unseen_P, np.float32(np.inf)))
     below_P = np.where(first_P, seen_P, np.nextafter(seen_P, np.float32(-np.inf)))
-    count_P = np.zeros(len(first_P), np.int64)
+    count_P = np.zeros(len(first_P), np.int16)
+    left_P = np.empty_like(seen_P)
     for gamma in map(np.float32, gammas):
-        count_P += seen_P - gamma >= above_P if gamma > 0 else below_P >= unseen_P + gamma
+        if gamma > 0:
+            count_P += np.subtract(seen_P, gamma, out=left_P) >= above_P
+        else:
+            count_P += np.subtract(unseen_P, -gamma, out=left_P) <= below_P
     return count_P
 
 
