@@ -133,7 +133,7 @@ def candidates() -> dict[str, MaskStore]:
     """The ways to keep masks that were compared."""
     return {
         "lossless": STORES["lossless"],
-        **{f"planes, step {step}": planes(step) for step in (0.05, 0.1, STEP, 0.14, 0.2, 0.4)},
+        **{f"planes, step {step}": planes(step) for step in (0.05, STEP, 0.125, 0.14, 0.2, 0.4)},
         **{f"{count} levels, zstd": levels(count, zstd_rows, unzstd_rows) for count in (256, 128, 64)},
         **{f"{count} levels, WebP": levels(count, webp_stack, unwebp_stack) for count in (256, 128, 64)},
         **{f"run lengths at {count} levels": run_lengths(count) for count in (5, 9, 17)},
