@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipelines.execution import DECODE_CPUS, Execution, actor_plan, cluster_nodes
 from pipelines.label_actor import LabelActor
 from pipelines.label_plan import Model
-from pipelines.labels import Labels
+from pipelines.labels import Labels, unwritten_labels
 from pipelines.sketches import sketches_of_labels
 from pipelines.sources import read_and_decode
 from pipelines.table_run import RETRIES
@@ -35,20 +35,7 @@ def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> t
         ValueError: there is no such checkpoint, it is none of ours, or it cannot tell two of the classes apart.
     """
     description = model.describe(checkpoint, vocabulary)
-    labels = Labels(
-        uri=None,
-        version=None,
-        files=(),
-        rows=0,
-        runs=(description.digest,),
-        seen={entry.name: description.seen[entry.id] for entry in vocabulary.candidates},
-        vocabulary=vocabulary,
-        provenance={
-            "run": dict(description.provenance),
-            "digest": description.digest,
-            "checkpoint": checkpoint,
-        },
-    )
+    labels = unwritten_labels(description, vocabulary, {"checkpoint": checkpoint})
     return labels, model.with_names(description)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipelines.commit import image_uris, provenance_of
 from pipelines.execution import Execution
 from pipelines.label_actor import rows_of_map
-from pipelines.labels import Labels
+from pipelines.labels import Labels, unwritten_labels
 from pipelines.name import NameActor, segments_graph
 from pipelines.name_plan import (
     NameModel,
@@ -76,17 +76,10 @@ def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameMod
     ids = frozenset(image_uris(table))
     if not ids:
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
-    labels = Labels(
-        uri=None,
-        version=None,
-        files=(),
-        rows=0,
-        runs=(description.digest,),
-        seen={entry.name: description.seen[entry.id] for entry in vocabulary.candidates},
-        vocabulary=vocabulary,
-        provenance={
-            "run": dict(description.provenance),
-            "digest": description.digest,
+    labels = unwritten_labels(
+        description,
+        vocabulary,
+        {
             "checkpoint": checkpoint,
             "segments": {"uri": uri, "version": table.version()},
             "naming": dict(naming),

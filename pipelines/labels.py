@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from pipelines.commit import existing_table, provenance_of, table_uri
+from pipelines.label_plan import Description
 from zs3.vocabulary import Vocabulary
 
 ROWS_AT_ONCE = 2048
@@ -59,6 +60,26 @@ class Labels:
     """The class list that was labelled with; none for a table that was not made by zs3."""
     provenance: Mapping[str, Any]
     """What the table says of its making."""
+
+
+def unwritten_labels(description: Description, vocabulary: Vocabulary, made_of: Mapping[str, Any]) -> Labels:
+    """What a table of a labeller's labels would say of itself, where they are scored without being written.
+
+    Args:
+        description: of the labeller.
+        vocabulary: that it labels with.
+        made_of: further provenance, such as where the checkpoint lies.
+    """
+    return Labels(
+        uri=None,
+        version=None,
+        files=(),
+        rows=0,
+        runs=(description.digest,),
+        seen={entry.name: description.seen[entry.id] for entry in vocabulary.candidates},
+        vocabulary=vocabulary,
+        provenance={"run": dict(description.provenance), "digest": description.digest, **made_of},
+    )
 
 
 def open_labels(source: str) -> Labels:
