@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.object_store import LIMITED_BUCKET, ObjectStore
+
 if TYPE_CHECKING:
     from zs3.config import Recipe
 
@@ -23,6 +25,14 @@ HERMETIC = {
     "RAY_worker_niceness": "0",
 }
 os.environ.update(HERMETIC)
+
+# Where the session's object store will be is settled here, whether or not a test asks for it: Ray hands the
+# environment that it starts with on to its workers, in whatever order tests run. Until the fixture starts the
+# store, `s3://` leads to a port on which nothing listens; no test reaches a real bucket.
+STORE = ObjectStore()
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]
+os.environ.update(STORE.environment())
 
 # A busy machine must not fail a law: no deadlines.
 settings.register_profile("zs3", deadline=None)
@@ -42,6 +52,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, and {folder} is absent; set ZS3_SHARED to where it lies")
     return folder
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A real S3 server on loopback, which the environment of this process and of Ray's workers points to.
+
+    It has one bucket, `LIMITED_BUCKET`; tests make others with names of their own, since all share the server.
+    A test that stops or kills it has to start it again.
+    """
+    STORE.start()
+    STORE.make_bucket(LIMITED_BUCKET)
+    yield STORE
+    STORE.close()
 
 
 @pytest.fixture(scope="session")
