@@ -84,6 +84,10 @@ class FaultProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.shutdown()
+        self.close()
+
+    def close(self) -> None:
+        """Give the port back, without having served."""
         self._server.server_close()
 
     def fate(self, method: str, path: str) -> Fault | None:

@@ -14,7 +14,8 @@ worth another try. All of it is OSError to Arrow and to the Delta library, apart
                      FileNotFoundError
 
 Reading and asking for a key begin with a HEAD request, whose answer has no body to say more. So a wrong credential
-is told from a forbidden object by listing. A write by the owner into a bucket that is missing creates it.
+is told from a forbidden object by listing. A write by the owner into a bucket that is missing creates it. What is
+said of a server in trouble stands in `tests/test_fault_proxy.py`.
 """
 
 from __future__ import annotations
