@@ -103,7 +103,8 @@ def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
     values = {name: getattr(options, name) for name in EvaluateRequest.__slots__}
     request = EvaluateRequest(**{**values, "naming": options.naming.given()})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    bars = Console(stderr=True)
+    with Progress(*columns, console=bars, transient=True, disable=not bars.is_terminal) as progress:
         bar = progress.add_task("scoring", total=None)
         report = evaluate(
             request,

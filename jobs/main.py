@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = ("demo", "label", "segment", "name", "tune", "evaluate", "compare", "train", "convert")
+VERBS = ("demo", "label", "segment", "name", "tune", "evaluate", "compare", "export", "train", "convert")
 """Each is a module of this package with `main(argv) -> int`."""
 
 MANUAL = """\
@@ -28,6 +28,7 @@ VERBS
     tune        a table of segments and a data set's truth -> the naming settings that suit it, and a trade-off curve
     evaluate    labels or segments and a data set's truth -> seen, unseen and harmonic mIoU, and where the error is
     compare     two evaluations of the same images -> what differs, how surely, and where
+    export      a table of labelled regions -> label PNGs, COCO stuff or panoptic JSON, files for CVAT, plain Parquet
     train       a recipe and seen-class truth -> a checkpoint
     convert     a checkpoint of the published ZegFormer -> a checkpoint
 
@@ -41,6 +42,7 @@ EXAMPLES
     zs3 name --segments kept/ --classes other_classes.txt --out named/
     zs3 tune --segments kept/ --dataset voc --root VOC2012/ --split train --out tuned/
     zs3 evaluate --labels run/ --dataset voc --root VOC2012/ --split val --out report/
+    zs3 export --labels run/ --to png --out masks/
     zs3 train mini --data-root data/ --out runs/
     zs3 convert official.pth --out models/coco_stuff_r101
 

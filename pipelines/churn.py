@@ -1,6 +1,6 @@
 """Pixel churn: how many pixels two label tables name differently, and from which class to which.
 
-files of A ─► images_in_files ─► changes (CPU tasks, which read B's files of the same images) ─► sum (driver)
+files of A ─► image_graph ─► changes (CPU tasks, which read B's files of the same images) ─► sum (driver)
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.execution import Execution, start_ray
-from pipelines.labels import images_in_files, rows_of_images
-from pipelines.sketches import IMAGES_PER_TASK
+from pipelines.labels import image_graph, rows_of_images
 from zs3.evaluating import predicted_ids
 from zs3.metrics import UNLABELLED, Confusion, confusion, total
 
@@ -34,27 +33,12 @@ def churn(first: DeltaTable, second: DeltaTable, execution: Execution) -> dict[s
 
     Only images of both tables count; those whose size differs are counted and passed over.
     """
-    import ray
-    from ray.data import DataContext
-
     start_ray(execution)
-    DataContext.get_current().enable_progress_bars = False
     names = sorted(_names(first) | _names(second))
     numbers = {name: number for number, name in enumerate(names)}
     places = _places(second)
-    graph = (
-        ray.data.from_arrow([pa.table({"file": [file]}) for file in sorted(first.file_uris())])
-        .map_batches(
-            functools.partial(images_in_files, images_per_block=IMAGES_PER_TASK),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
-        .map_batches(
-            functools.partial(changes, places=places, numbers=numbers),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
+    graph = image_graph(sorted(first.file_uris())).map_batches(
+        functools.partial(changes, places=places, numbers=numbers), batch_size=None, batch_format="pyarrow"
     )
     whole, differing = total([]), 0
     for row in graph.iter_rows():
@@ -80,7 +64,7 @@ def changes(batch: pa.Table, *, places: Mapping[str, str], numbers: Mapping[str,
     """Per image of one table that is in the other: its pixels by both labels.
 
     Args:
-        batch: images with their label rows, as `images_in_files` gives them.
+        batch: images with their label rows, as `image_graph` gives them.
         places: image id -> the file of the other table that holds it.
         numbers: class name -> number.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import write_deltalake
@@ -21,6 +19,7 @@ from deltalake.exceptions import DeltaError
 from pipelines.commit import storage_options, table_uri
 from pipelines.labels import Labels, rows_of_image
 from pipelines.sources import read_bytes
+from pipelines.whole_files import write_whole
 from zs3.datasets import Dataset, ImageRef, read_truth
 from zs3.evaluating import gallery_item, predicted_ids
 from zs3.images import decode
@@ -104,25 +103,6 @@ def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[Gallery
     }
     for name, text in texts.items():
         write_whole(table_uri(out, name), text.encode())
-
-
-def write_whole(target: str, content: bytes) -> None:
-    """Write a file that readers see whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
-    try:
-        if "://" in target:
-            with fsspec.open(target, "wb") as file:
-                file.write(content)
-            return
-        hidden = Path(target).with_name(f".{Path(target).name}.{os.getpid()}")
-        hidden.parent.mkdir(parents=True, exist_ok=True)
-        hidden.write_bytes(content)
-        hidden.replace(target)
-    except OSError as error:
-        raise ValueError(f"cannot write {target}: {error}; is the folder writable?") from error
 
 
 def provenance(

@@ -6,10 +6,11 @@ as a stream of whole images, by any task, and no shuffle is needed.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pyarrow as pa
@@ -20,6 +21,12 @@ from deltalake.exceptions import DeltaError
 from pipelines.commit import existing_table, provenance_of, table_uri
 from pipelines.label_plan import Description
 from zs3.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import ray.data
+
+IMAGES_PER_TASK = 32
+"""Images whose label rows are in the memory of one task."""
 
 ROWS_AT_ONCE = 2048
 """Label rows that a task decodes of a file at once."""
@@ -36,11 +43,12 @@ REGION = pa.struct(
         "rle": pa.large_binary(),
     }
 )
-"""What is read of a label row."""
+"""What scoring reads of a label row."""
+
+EXPORTED_REGION = pa.struct([*REGION, pa.field("uri", pa.string()), pa.field("bbox", pa.list_(pa.int32()))])
+"""What an export reads of it."""
 
 COLUMNS = [field.name for field in REGION]
-
-_IMAGES = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.list_(REGION)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +64,8 @@ class Labels:
     """Digests of the labelling runs that made it; one, unless somebody merged tables."""
     seen: Mapping[str, bool]
     """Name of each class that occurs -> whether the labeller had training masks of it."""
+    ids: Mapping[str, int]
+    """Name of each class that occurs -> its id in the table."""
     vocabulary: Vocabulary | None
     """The class list that was labelled with; none for a table that was not made by zs3."""
     provenance: Mapping[str, Any]
@@ -77,6 +87,7 @@ def unwritten_labels(description: Description, vocabulary: Vocabulary, made_of: 
         rows=0,
         runs=(description.digest,),
         seen={entry.name: description.seen[entry.id] for entry in vocabulary.candidates},
+        ids={entry.name: entry.id for entry in vocabulary.candidates},
         vocabulary=vocabulary,
         provenance={"run": dict(description.provenance), "digest": description.digest, **made_of},
     )
@@ -110,6 +121,7 @@ def open_labels(source: str) -> Labels:
         rows=rows,
         runs=tuple(sorted(runs)),
         seen={name: seen for (_, name), seen in sorted(classes.items())},
+        ids={name: class_id for class_id, name in sorted(classes)},
         vocabulary=vocabulary,
         provenance={key: value for key, value in provenance.items() if key not in ("vocabulary", "seen")},
     )
@@ -137,13 +149,34 @@ def failed_ids(source: str) -> frozenset[str]:
     return frozenset(table.to_pyarrow_dataset().to_table(columns=["image_id"])["image_id"].to_pylist())
 
 
-def images_in_files(files: pa.Table, *, images_per_block: int) -> Iterator[pa.Table]:
+def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:
+    """The lazy dataset of one row per image: `file`, `image_id`, and its label `rows`, as files have them.
+
+    Args:
+        files: of a label table.
+        region: what is read of a label row.
+    """
+    import ray
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    return (
+        ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
+        .map_batches(
+            functools.partial(images_in_files, region=region), batch_size=None, batch_format="pyarrow"
+        )
+        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
+    )
+
+
+def images_in_files(files: pa.Table, *, region: pa.StructType = REGION) -> Iterator[pa.Table]:
     """One row per image, its label rows as a list, from a column `file` of Parquet files; some at a time."""
+    schema = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.list_(region)})
     for file in files["file"].to_pylist():
-        grouped = itertools.groupby(_rows(file), key=lambda row: row["image_id"])
+        grouped = itertools.groupby(_rows(file, region=region), key=lambda row: row["image_id"])
         images = ({"file": file, "image_id": image_id, "rows": list(rows)} for image_id, rows in grouped)
-        while block := list(itertools.islice(images, images_per_block)):
-            yield pa.Table.from_pylist(block, schema=_IMAGES)
+        while block := list(itertools.islice(images, IMAGES_PER_TASK)):
+            yield pa.Table.from_pylist(block, schema=schema)
 
 
 def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
@@ -158,10 +191,11 @@ def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[st
             yield image_id, list(rows)
 
 
-def _rows(file: str, image_id: str | None = None) -> Iterator[dict[str, Any]]:
+def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
     """The label rows of a file, in order, or those of one image."""
+    columns = [field.name for field in region]
     with fsspec.open(file, "rb") as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=COLUMNS):
+        for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=columns):
             if image_id is not None:
                 # Arrow cannot filter the string views of files that a Delta delete has rewritten.
                 names = batch["image_id"].to_pylist()

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.labels import Labels, images_in_files
+from pipelines.labels import Labels, image_graph
 from pipelines.sources import read_bytes
 from zs3.datasets import Dataset, ImageRef, read_truth
 from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
@@ -28,8 +28,6 @@ from zs3.tables import SCORES
 if TYPE_CHECKING:
     import ray.data
 
-IMAGES_PER_TASK = 32
-"""Images that one task scores; their label rows, and one decoded truth at a time, are in its memory."""
 _NAMED_CONFUSION = pa.struct(
     {"name": pa.string(), **dict.fromkeys(Confusion.__slots__, pa.list_(pa.int64()))}
 )
@@ -70,24 +68,10 @@ class Tally:
 
 def sketch_graph(labels: Labels, dataset: Dataset, matches: Mapping[str, int]) -> ray.data.Dataset:
     """The lazy dataset of one confusion per labelled image."""
-    import ray
-    from ray.data import DataContext
-
-    DataContext.get_current().enable_progress_bars = False
-    files = [pa.table({"file": [file]}) for file in labels.files]
-    return (
-        ray.data.from_arrow(files)
-        .map_batches(
-            functools.partial(images_in_files, images_per_block=IMAGES_PER_TASK),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
-        .map_batches(
-            functools.partial(sketches, dataset=dataset, matches=matches),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
+    return image_graph(labels.files).map_batches(
+        functools.partial(sketches, dataset=dataset, matches=matches),
+        batch_size=None,
+        batch_format="pyarrow",
     )
 
 

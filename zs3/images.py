@@ -74,13 +74,16 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(pixels))
 
 
-def encode_label_png(labels_HW: NDArray[np.integer], palette: NDArray[np.uint8] | None = None) -> bytes:
+def encode_label_png(
+    labels_HW: NDArray[np.integer], palette: NDArray[np.uint8] | None = None, *, wide: bool = False
+) -> bytes:
     """A PNG whose value at each pixel is the label: palette mode up to 255, 16-bit grey up to 65535.
 
     Args:
         labels_HW: (H, W) integers in 0..65535.
         palette: (N, 3) uint8 colours of the labels 0..N-1, N <= 256; by default the colours of PASCAL VOC.
             A 16-bit PNG has none.
+        wide: 16 bits even where 8 would do, so that all files of a set are alike.
 
     Raises:
         ValueError: labels of another shape or outside 0..65535.
@@ -95,7 +98,7 @@ def encode_label_png(labels_HW: NDArray[np.integer], palette: NDArray[np.uint8] 
         raise ValueError(
             f"labels span {low}..{high}, but a PNG holds 0..65535; map void to the ignore id first"
         )
-    if high > 255:
+    if high > 255 or wide:
         image = Image.fromarray(labels_HW.astype(np.uint16))
     else:
         # All 256 entries, so that the file keeps 8 bits per pixel, which every reader understands.
@@ -135,13 +138,21 @@ def decode_label_png(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ND
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """The 256 colours of PASCAL VOC, (256, 3) uint8: a label's bits dealt in turn to R, G, B."""
-    labels = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
+    """The 256 colours of PASCAL VOC, (256, 3) uint8: those of the labels 0..255."""
+    return voc_colours(np.arange(256))
+
+
+def voc_colours(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """(..., 3) uint8 colours of labels by the rule of PASCAL VOC: bits dealt in turn to R, G and B, highest first.
+
+    VOC uses eight bits of it; the rule gives every label below 2^24 a colour of its own.
+    Source: VOClabelcolormap of the VOC 2012 development kit.
+    """
+    colours = np.zeros((*np.shape(labels), 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
-            if 3 * bit + channel < 8:
-                colours[:, channel] |= (((labels >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+            here = (np.asarray(labels) >> (3 * bit + channel)) & 1
+            colours[..., channel] |= (here << (7 - bit)).astype(np.uint8)
     return colours
 
 

@@ -1,19 +1,30 @@
 """Label rows as COCO stuff annotations, written as a stream: one region a class and image, as run lengths."""
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from zs3.export.paths import carries_extension
 
-def annotations(
-    rows: Sequence[Mapping[str, Any]], *, image_number: int, first: int, category_ids: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    """One annotation per labelled region of one image, numbered from `first`; rows of area 0 give none.
+
+def image_entry(image_id: str, uri: str, height: int, width: int) -> dict[str, Any]:
+    """What COCO's JSON says of one image, but for its number.
+
+    Args:
+        image_id: as the label table has it; `image_id` keeps it.
+        uri: where the image was read from; `file_name` is its name, or the id where that is a path.
+        height, width: in pixels.
+    """
+    name = image_id if carries_extension(image_id, uri) else uri.rsplit("/", 1)[-1]
+    return {"file_name": name, "height": height, "width": width, "image_id": image_id, "coco_url": uri}
+
+
+def regions(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
+    """One annotation per labelled region of one image, but for the numbers; rows of area 0 give none.
 
     Args:
         rows: label rows of the image, with their boxes.
-        image_number: its `id` in the file.
-        first: the `id` of the first annotation, at least 1: pycocotools takes 0 for no match.
         category_ids: class name -> category id.
 
     Raises:
@@ -28,8 +39,6 @@ def annotations(
         )
     return [
         {
-            "id": first + place,
-            "image_id": image_number,
             "category_id": category_ids[row["class_name"]],
             "segmentation": {
                 "size": [row["height"], row["width"]],
@@ -38,24 +47,74 @@ def annotations(
             "area": row["area"],
             "bbox": list(row["bbox"]),
             "iscrowd": 0,
-            "score": row["score"],
+            "score": round(float(row["score"]), 6),
         }
-        for place, row in enumerate(labelled)
+        for row in labelled
     ]
 
 
-def write_file(
-    out: TextIO,
-    *,
-    categories: Sequence[Mapping[str, Any]],
-    images: Iterable[Mapping[str, Any]],
-    regions: Iterable[Mapping[str, Any]],
-) -> None:
-    """A file that `pycocotools.coco.COCO` loads; images and annotations are taken one at a time."""
-    out.write(f'{{"categories": {json.dumps(list(categories))}')
-    for key, values in (("images", images), ("annotations", regions)):
-        out.write(f', "{key}": [')
-        for place, value in enumerate(values):
-            out.write((",\n" if place else "\n") + json.dumps(value))
-        out.write("]")
-    out.write("}\n")
+def categories(
+    classes: Iterable[tuple[str, int]], colours: Mapping[int, Sequence[int]] | None = None
+) -> list[dict[str, Any]]:
+    """COCO's list of categories; all are stuff, as a region is all of a class in an image.
+
+    Args:
+        classes: name and id of each.
+        colours: id -> R, G, B, for panoptic files.
+    """
+    told: list[dict[str, Any]] = [
+        {"id": class_id, "name": name, "supercategory": "stuff", "isthing": 0} for name, class_id in classes
+    ]
+    return [{**one, "color": list(colours[one["id"]])} for one in told] if colours else told
+
+
+class Stream:
+    """A COCO file that is written image by image; the list of images waits in a second file until the end.
+
+    Args:
+        out: gets the file, from its start.
+        waiting: an empty file for reading and writing.
+        info: what the file says of its making.
+        categories: of the whole file.
+    """
+
+    def __init__(
+        self,
+        out: TextIO,
+        waiting: TextIO,
+        *,
+        info: Mapping[str, Any],
+        categories: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._out, self._waiting = out, waiting
+        self._images = self._annotations = 0
+        out.write(f'{{"info": {json.dumps(info)},\n"licenses": [],\n')
+        out.write(f'"categories": {json.dumps(list(categories))},\n"annotations": [')
+
+    def add(self, image: str, annotations: Sequence[str], *, number: int, numbered: bool = True) -> None:
+        """One image.
+
+        Args:
+            image: JSON object, without its `id`.
+            annotations: JSON objects, without `image_id`, and without `id` where they are numbered here.
+            number: the image's.
+            numbered: give each annotation an `id`, from 1 on: pycocotools takes 0 for no match.
+        """
+        self._waiting.write(("," if self._images else "") + "\n" + _with(image, id=number))
+        self._images += 1
+        for annotation in annotations:
+            told = {"id": self._annotations + 1, "image_id": number} if numbered else {"image_id": number}
+            self._out.write(("," if self._annotations else "") + "\n" + _with(annotation, **told))
+            self._annotations += 1
+
+    def close(self) -> None:
+        """Write what is left of the file."""
+        self._out.write('],\n"images": [')
+        self._waiting.seek(0)
+        shutil.copyfileobj(self._waiting, self._out)
+        self._out.write("]}\n")
+
+
+def _with(content: str, **first: int) -> str:
+    """A JSON object, not empty, with further keys before its own."""
+    return json.dumps(first)[:-1] + ", " + content[1:]

@@ -2,6 +2,9 @@
 
 from pathlib import PurePosixPath
 
+PARTIAL = ".zs3-partial"
+"""Folder below the output folder in which files grow until they are whole; no id leads into it."""
+
 
 def relative_path(image_id: str, suffix: str) -> str:
     """`<image id><suffix>`, with the folders of the id as subfolders.
@@ -12,13 +15,24 @@ def relative_path(image_id: str, suffix: str) -> str:
 
     Raises:
         ValueError: the id is empty, absolute, or has a part that is empty, `.` or `..`, a backslash, a colon
-            or a control character.
+            or a control character, or lies in `PARTIAL`.
     """
     parts = image_id.split("/")
     strange = any(character in "\\:" or not character.isprintable() for character in image_id)
-    if strange or any(part.strip() in ("", ".", "..") for part in parts):
+    if strange or parts[0] == PARTIAL or any(part.strip() in ("", ".", "..") for part in parts):
         raise ValueError(
             f"image id {image_id!r} cannot be a file name below the output folder; expected names joined by "
             "'/', without '..', a leading '/', a backslash or a colon; label again with plain ids"
         )
     return str(PurePosixPath(*parts)) + suffix
+
+
+def picture_name(image_id: str, uri: str) -> str:
+    """What CVAT calls a picture: its id, without the extension of its file where the id has it."""
+    return str(PurePosixPath(image_id).with_suffix("")) if carries_extension(image_id, uri) else image_id
+
+
+def carries_extension(image_id: str, uri: str) -> bool:
+    """Whether an id is a path with the extension of the picture's file, as ids are where file names repeat."""
+    name = uri.rsplit("/", 1)[-1]
+    return bool(PurePosixPath(name).suffix) and image_id.rsplit("/", 1)[-1] == name

@@ -1,31 +1,17 @@
 """Label maps as PNG files: palette mode up to class id 254, 16-bit grey for longer class lists."""
 
-import io
+# H W pixels
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-# H W pixels
+from zs3.images import encode_label_png
 
 VOID_8 = 255
 """Pixel value of palette files where nothing was labelled."""
 
 VOID_16 = 65535
 """Pixel value of 16-bit files where nothing was labelled; there 255 may be a class."""
-
-
-def palette() -> NDArray[np.uint8]:
-    """(256, 3) uint8 colours: the bits of an id, three at a time, become the high bits of red, green and blue.
-
-    This is the rule behind the colours of Pascal VOC's own label files (VOC 2012 development kit, VOClabelcolormap).
-    """
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((ids >> (3 * level + channel)) & 1) << (7 - level)).astype(np.uint8)
-    return colours
 
 
 def needs_16_bits(top_id: int) -> bool:
@@ -52,10 +38,4 @@ def png_bytes(label_map_HW: NDArray[np.integer], *, ignore_id: int, wide: bool) 
             f"class ids {int(ids.min())}..{int(ids.max())} do not fit a PNG of {16 if wide else 8} bits; "
             f"expected 0..{void - 1}"
         )
-    pixels_HW = np.where(labelled_HW, label_map_HW, void).astype(np.uint16 if wide else np.uint8)
-    image = Image.fromarray(pixels_HW)
-    if not wide:
-        image.putpalette(palette().tobytes())
-    held = io.BytesIO()
-    image.save(held, format="PNG", optimize=False)
-    return held.getvalue()
+    return encode_label_png(np.where(labelled_HW, label_map_HW, void), wide=wide)

@@ -1,16 +1,20 @@
 """Exported files give back the label maps that they were made of."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
-from pycocotools.coco import COCO
 
-from zs3.export.coco import annotations, write_file
-from zs3.export.paths import relative_path
-from zs3.export.png import VOID_8, VOID_16, needs_16_bits, palette, png_bytes
+from zs3.export.coco import categories, image_entry, regions
+from zs3.export.colours import MAX_ID, class_colours, colour_png
+from zs3.export.cvat import label_lines
+from zs3.export.panoptic import segments_info, union_box
+from zs3.export.paths import PARTIAL, picture_name, relative_path
+from zs3.export.png import VOID_8, VOID_16, needs_16_bits, png_bytes
+from zs3.images import voc_palette
 from zs3.tables import label_rows
 
 
@@ -18,7 +22,7 @@ def test_a_palette_file_gives_back_its_label_map() -> None:
     map_HW = np.random.default_rng(0).integers(0, 256, (31, 47)).astype(np.int32)
     image = Image.open(io.BytesIO(png_bytes(map_HW, ignore_id=255, wide=False)))
     assert image.mode == "P"
-    assert image.getpalette() == palette().ravel().tolist()
+    assert image.getpalette() == voc_palette().ravel().tolist()
     assert np.array_equal(np.asarray(image), map_HW)
 
 
@@ -34,18 +38,32 @@ def test_an_id_that_would_read_as_unlabelled_is_refused() -> None:
     assert needs_16_bits(VOID_8) and not needs_16_bits(VOID_8 - 1)
 
 
-def test_colours_differ_between_all_ids_and_begin_as_those_of_voc() -> None:
-    assert len({tuple(colour) for colour in palette().tolist()}) == 256
-    assert palette()[[0, 1, 2, 15, 255]].tolist() == [
-        [0, 0, 0],
-        [128, 0, 0],
-        [0, 128, 0],
-        [192, 128, 128],
-        [224, 224, 192],
-    ]
+def test_class_colours_begin_as_those_of_voc_differ_from_each_other_and_are_never_black() -> None:
+    ids = np.arange(3000)
+    colours = class_colours(ids)
+    assert colours[[1, 2, 15, 255]].tolist() == voc_palette()[[1, 2, 15, 255]].tolist()
+    assert len({tuple(colour) for colour in colours.tolist()}) == 3000 and colours.any(axis=1).all()
+    assert class_colours(np.array(MAX_ID)).any()
+    with pytest.raises(ValueError, match="have no colour"):
+        class_colours(np.array([MAX_ID + 1]))
 
 
-@pytest.mark.parametrize("image_id", ["", "/a", "../a", "a/../b", "a//b", "a/", "./a", "c:a", "a\\b", "a\0"])
+@given(st.integers(0, 2**32 - 1))
+def test_the_colours_of_a_file_give_back_its_label_map(seed: int) -> None:
+    draws = np.random.default_rng(seed)
+    ids = np.array([-1, 0, 3, 255, 846])
+    map_HW = draws.choice(ids, (4, 5)).repeat(3, 0).repeat(2, 1)
+    image = Image.open(io.BytesIO(colour_png(map_HW, ignore_id=-1)))
+    assert image.mode == "RGB"
+    by_colour = {tuple(class_colours(np.array(one)).tolist()): one for one in ids[1:].tolist()}
+    by_colour[0, 0, 0] = -1
+    back = [[by_colour[tuple(pixel)] for pixel in row] for row in np.asarray(image).tolist()]
+    assert np.array_equal(back, map_HW)
+
+
+@pytest.mark.parametrize(
+    "image_id", ["", "/a", "../a", "a/../b", "a//b", "a/", "./a", "c:a", "a\\b", "a\0", f"{PARTIAL}/a"]
+)
 def test_an_id_that_leads_out_of_the_folder_is_refused(image_id: str) -> None:
     with pytest.raises(ValueError, match="cannot be a file name"):
         relative_path(image_id, ".png")
@@ -55,31 +73,52 @@ def test_folders_of_an_id_become_subfolders() -> None:
     assert relative_path("train/2007.a", ".png") == "train/2007.a.png"
 
 
-def test_pycocotools_reads_back_the_label_maps(tmp_path: Path) -> None:
-    names = {1: "cat", 7: '</script> "dog"'}
-    draws = np.random.default_rng(1)
-    maps = [draws.choice([1, 7, 255], (9 + n, 13)).astype(np.int32) for n in range(3)] + [
-        np.full((4, 5), 255)
-    ]
-    regions, images = [], []
-    for number, map_HW in enumerate(maps, 1):
-        rows = label_rows(str(number), "u", map_HW, names, {}, dict.fromkeys(names, 0.5), "run")
-        ids = {name: key for key, name in names.items()}
-        regions += annotations(rows, image_number=number, first=len(regions) + 1, category_ids=ids)
-        images.append({"id": number, "height": map_HW.shape[0], "width": map_HW.shape[1], "file_name": "x"})
-    path = tmp_path / "stuff.json"
-    with path.open("w") as out:
-        categories = [{"id": key, "name": name} for key, name in names.items()]
-        write_file(out, categories=categories, images=iter(images), regions=iter(regions))
-    coco = COCO(str(path))
-    for number, map_HW in enumerate(maps, 1):
-        back_HW = np.full(map_HW.shape, 255)
-        for region in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
-            back_HW[coco.annToMask(region).astype(bool)] = region["category_id"]
-        assert np.array_equal(back_HW, map_HW)
-
-
 def test_a_class_without_a_category_is_named() -> None:
     rows = label_rows("a", "u", np.array([[3]]), {3: "owl"}, {}, {3: 1.0}, "run")
     with pytest.raises(ValueError, match="class 'owl' of image 'a' is none of the 0 categories"):
-        annotations(rows, image_number=1, first=1, category_ids={})
+        regions(rows, {})
+
+
+def test_an_image_without_labels_has_no_region_and_no_segment() -> None:
+    rows = label_rows("a", "u", np.full((2, 3), 255), {}, {}, {}, "run")
+    assert regions(rows, {}) == [] and segments_info(rows, {}) == []
+
+
+def test_names_of_one_category_are_one_segment_that_holds_the_boxes_of_all() -> None:
+    map_HW = np.full((6, 8), 255)
+    map_HW[0, 1:3], map_HW[4:, 6] = 1, 2
+    rows = label_rows("a", "u", map_HW, {1: "couch", 2: "sofa"}, {}, {1: 0.5, 2: 0.5}, "run")
+    (segment,) = segments_info(rows, {"couch": 18, "sofa": 18})
+    assert (segment["category_id"], segment["area"], segment["bbox"]) == (18, 4, [1, 0, 6, 6])
+    assert union_box([[2, 3, 4, 5]]) == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "uri", "name", "file"),
+    [
+        ("cat", "s3://b/x/cat.jpg", "cat", "cat.jpg"),
+        ("x/cat.jpg", "s3://b/x/cat.jpg", "x/cat", "x/cat.jpg"),
+        ("2007.v2", "/data/2007.v2.png", "2007.v2", "2007.v2.png"),
+        ("odd", "/data/odd", "odd", "odd"),
+    ],
+)
+def test_other_tools_find_the_picture_by_its_file(image_id: str, uri: str, name: str, file: str) -> None:
+    assert picture_name(image_id, uri) == name
+    assert image_entry(image_id, uri, 2, 3)["file_name"] == file
+
+
+def test_labels_of_cvat_have_colours_and_names_that_its_file_cannot_hold_are_refused() -> None:
+    assert label_lines([("background", 0), ("cat", 1), ("dog house", 2)]).splitlines()[1:] == [
+        "background:0,0,0::",
+        "cat:128,0,0::",
+        "dog house:0,128,0::",
+    ]
+    for name in ("a:b", "#a", "a\nb"):
+        with pytest.raises(ValueError, match="rename it"):
+            label_lines([(name, 1)])
+
+
+def test_categories_are_stuff_and_have_colours_where_asked() -> None:
+    plain, coloured = categories([("cat", 1)]), categories([("cat", 1)], {1: (128, 0, 0)})
+    assert plain == [{"id": 1, "name": "cat", "supercategory": "stuff", "isthing": 0}]
+    assert coloured == [{**plain[0], "color": [128, 0, 0]}]

@@ -1,0 +1,88 @@
+"""Rows that wait in a file instead of the driver's memory, and questions about all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+MEMORY = "256MB"
+"""What a question may hold at once; the rest of a sort or a join goes through files."""
+
+
+class Spool:
+    """Rows of one schema, appended as they come, and asked about when all are there.
+
+    Args:
+        folder: existing folder for the rows, and for what questions leave on disk meanwhile; it is the caller's to
+            remove.
+        schema: of the rows.
+        name: of the rows, in questions too; unique in the folder.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, name: str = "rows") -> None:
+        self._folder, self._name = folder, name
+        self._path = folder / f"{name}.arrow"
+        self._file = pa.OSFile(str(self._path), "wb")
+        self._stream = pa.ipc.new_stream(self._file, schema)
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows."""
+        self._stream.write_table(rows)
+
+    def finish(self) -> None:
+        """No more rows come."""
+        if not self._file.closed:
+            self._stream.close()
+            self._file.close()
+
+    @contextmanager
+    def reader(self) -> Iterator[pa.RecordBatchReader]:
+        """All rows, as they were appended, as a stream."""
+        self.finish()
+        # Not mapped: pages that were read would count as memory of the process.
+        with pa.OSFile(str(self._path), "rb") as file:
+            yield pa.ipc.open_stream(file)
+
+    def stream(self, question: str, *values: Any, rows_at_once: int = 512) -> Iterator[pa.Table]:
+        """The answer to a question, some rows at a time.
+
+        Args:
+            question: SQL of DuckDB about the rows by their name; `?` stands for the values in turn.
+            rows_at_once: in each table but the last.
+        """
+        settings: dict[str, Any] = {
+            "memory_limit": MEMORY,
+            "temp_directory": str(self._folder),
+            "threads": 1,
+        }
+        with self.reader() as reader, duckdb.connect(config=settings) as connection:
+            connection.register(self._name, reader)
+            answer: Any = connection.sql(question, params=list(values)).to_arrow_reader(rows_at_once)
+            for batch in answer:
+                yield pa.Table.from_batches([batch])
+
+    def ask(self, question: str, *values: Any) -> list[dict[str, Any]]:
+        """The answer to a question that has few rows."""
+        return [row for table in self.stream(question, *values) for row in table.to_pylist()]
+
+    def repeated(self, column: str, most: int) -> list[str]:
+        """Some values, in order, that a column holds more than once; empty ones are passed over."""
+        question = (
+            f"select {column} as value from {self._name} where {column} <> '' "
+            f"group by all having count(*) > 1 order by all limit {most}"
+        )
+        return [row["value"] for row in self.ask(question)]

@@ -1,0 +1,54 @@
+"""Label rows as COCO panoptic annotations: a PNG whose colours are segment ids, and JSON that says what they are.
+
+A segment is all of a class in an image. Its id is R + 256 G + 65536 B of its colour, as in the COCO panoptic format
+(Kirillov et al. 2019, Panoptic Segmentation); 0, black, is no segment. The colours are those of classes, so that the
+files can also be looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zs3.export.colours import class_colours
+
+
+def segment_id(class_id: int) -> int:
+    """The id of the segment of a class, by its colour.
+
+    Raises:
+        ValueError: the id has no colour.
+    """
+    red, green, blue = class_colours(np.array(class_id)).tolist()
+    return int(red + 256 * green + 65536 * blue)
+
+
+def segments_info(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What the segments of one image are; rows of area 0 give none.
+
+    Args:
+        rows: label rows of the image, with their boxes.
+        category_ids: class name -> category id, for every class that occurs; several names of one category are one
+            segment.
+    """
+    held: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["area"]:
+            held.setdefault(category_ids[row["class_name"]], []).append(row)
+    return [
+        {
+            "id": segment_id(category),
+            "category_id": category,
+            "area": sum(row["area"] for row in members),
+            "bbox": union_box([row["bbox"] for row in members]),
+            "iscrowd": 0,
+        }
+        for category, members in sorted(held.items())
+    ]
+
+
+def union_box(boxes: Sequence[Sequence[int]]) -> list[int]:
+    """x, y, width, height of the smallest box that holds all of these."""
+    left, top = (min(box[side] for box in boxes) for side in (0, 1))
+    right, bottom = (max(box[side] + box[side + 2] for box in boxes) for side in (0, 1))
+    return [left, top, right - left, bottom - top]
