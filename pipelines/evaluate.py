@@ -20,10 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.commit import existing_table, table_uri
-from pipelines.evaluation_files import commit_scores, gallery, provenance, scores_by_id, write_report
+from pipelines.evaluation_files import commit_scores, provenance, scores_by_id, write_report
 from pipelines.evaluation_request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation_source import Source, open_source
 from pipelines.execution import Execution, start_ray
+from pipelines.gallery import gallery
 from pipelines.label_plan import Model
 from pipelines.labels import Labels
 from pipelines.name_plan import NameModel
@@ -37,6 +38,7 @@ from zs3.metrics.resampling import Ranges, ranges
 from zs3.metrics.summary import calibration, confusion_matrix, headline, with_ranges
 from zs3.report import report_values
 from zs3.report.error_split import split_diagnostics, split_values
+from zs3.report.gallery import MOST_IMAGES
 from zs3.tables import SCORES
 from zs3.tuned import tuning_notes
 
@@ -122,7 +124,7 @@ def _gallery_sources(
 ) -> list[tuple[str, str, str | list[dict[str, Any]]]]:
     """(image id, kind, file that holds its labels, or the labels) of the images to show."""
     mious = {image_id: line["miou"] for image_id, line in tally.scored.items()}
-    picked = chosen(mious, request.gallery, request.seed)
+    picked = chosen(mious, min(request.gallery, MOST_IMAGES), request.seed)
     held = source.pictures([image_id for image_id, _ in picked], tally)
     return [(image_id, kind, held[image_id]) for image_id, kind in picked if image_id in held]
 

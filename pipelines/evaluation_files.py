@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the table `scores`, pictures, provenance, and the reports."""
+"""What an evaluation leaves behind: the table `scores`, provenance, and the reports."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
 from pipelines.commit import storage_options, table_uri
-from pipelines.labels import Labels, rows_of_image
-from pipelines.sources import read_bytes
+from pipelines.labels import Labels
 from pipelines.whole_files import write_whole
-from zs3.datasets import Dataset, ImageRef, read_truth
-from zs3.evaluating import gallery_item, predicted_ids
-from zs3.images import decode
+from zs3.datasets import Dataset
 from zs3.metrics.intervals import BLOCK
 from zs3.report import markdown, page
-from zs3.report.overlays import GalleryItem
+from zs3.report.gallery import GalleryItem
 from zs3.tables import SCORES
-from zs3.vocabulary import Vocabulary
 
 
 def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any]) -> None:
@@ -71,29 +67,6 @@ def in_order(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows.take(order.slice(start, BLOCK))
 
 
-def gallery(
-    sources: Sequence[tuple[str, str, str | list[dict[str, Any]]]],
-    dataset: Dataset,
-    matches: Mapping[str, int],
-) -> list[GalleryItem]:
-    """Pictures of some images, without those whose photograph cannot be read.
-
-    Args:
-        sources: image id, why it was chosen, and the file that holds its labels, or its label rows.
-        dataset: the data set.
-        matches: labelled name -> class id of the data set.
-    """
-    import ray
-
-    refs = {ref.id: ref for ref in dataset.refs}
-    draw = ray.remote(_picture)
-    drawn = [
-        draw.remote(refs[image_id], kind, source, dataset.name, dataset.vocabulary, matches)
-        for image_id, kind, source in sources
-    ]
-    return [item for item in ray.get(drawn) if item is not None]
-
-
 def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[GalleryItem]) -> None:
     """report.html, report.md and report.json under `out`; each appears whole, JSON last."""
     texts = {
@@ -127,7 +100,10 @@ def provenance(
         "dataset": dataset_provenance(dataset, root, truth_digests),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("zs3", "ray", "numpy", "pyarrow", "deltalake")},
+            **{
+                name: version(name)
+                for name in ("zs3", "ray", "torch", "numpy", "pillow", "pyarrow", "deltalake")
+            },
         },
     }
 
@@ -149,25 +125,3 @@ def dataset_provenance(dataset: Dataset, root: str, truth_digests: Mapping[str, 
         "vocabulary": dataset.vocabulary.digest,
         "truth": truth.hexdigest(),
     }
-
-
-def _picture(
-    ref: ImageRef,
-    kind: str,
-    source: str | list[dict[str, Any]],
-    layout: str,
-    vocabulary: Vocabulary,
-    matches: Mapping[str, int],
-) -> GalleryItem | None:
-    """One image of the gallery, or none if its photograph cannot be shown beside its truth."""
-    assert ref.truth_uri is not None
-    try:
-        photo_HW3 = decode(read_bytes(ref.image_uri))
-    except (ValueError, OSError):
-        return None
-    truth_HW = read_truth(layout, read_bytes(ref.truth_uri), vocabulary)
-    if photo_HW3.shape[:2] != truth_HW.shape:
-        return None
-    rows = rows_of_image(source, ref.id) if isinstance(source, str) else source
-    prediction_HW = predicted_ids(rows, matches)
-    return gallery_item(photo_HW3, truth_HW, prediction_HW, vocabulary, image_id=ref.id, kind=kind)

@@ -1,4 +1,4 @@
-"""One labelled image against its truth: what its labels mean there, its confusion, and its pictures."""
+"""One labelled image against its truth: what its labels mean there, its confusion, and which are worth a look."""
 
 import math
 import random
@@ -9,21 +9,11 @@ import numpy as np
 
 from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Confusion, Protocol, Scores, confusion, scores
 from zs3.metrics.counts import GROUPS
-from zs3.report.overlays import (
-    GalleryItem,
-    LegendEntry,
-    hex_colour,
-    jpeg_data_uri,
-    overlay,
-    shrunk,
-)
 from zs3.tables import label_map
 from zs3.vocabulary import ClassEntry, Vocabulary, concept
 
 # H W pixels
 
-_LEGEND_ENTRIES = 6
-_PREDICTION_ON_VOID = 0.22
 _NAMED = 12
 
 
@@ -218,71 +208,6 @@ def chosen(mious: Mapping[str, float], count: int, seed: int) -> list[tuple[str,
     lottery = random.Random(seed).sample(rest, min(len(rest), max(0, count) - 2 * third))
     kinds = (("worst", worst), ("best", best), ("random", lottery))
     return [(image_id, kind) for kind, ids in kinds for image_id in ids]
-
-
-def gallery_item(
-    photo_HW3: np.ndarray,
-    truth_HW: np.ndarray,
-    prediction_HW: np.ndarray,
-    vocabulary: Vocabulary,
-    *,
-    image_id: str,
-    kind: str,
-    width_px: int = 360,
-) -> GalleryItem:
-    """Photograph, truth and prediction of one image side by side, with a legend.
-
-    Args:
-        photo_HW3: (H, W, 3) uint8.
-        truth_HW: class ids of the data set.
-        prediction_HW: class ids of the data set, or `UNLABELLED`, or `UNKNOWN`.
-        vocabulary: the data set's.
-        image_id: shown above the legend.
-        kind: why it was chosen: worst, best or random.
-        width_px: of each picture.
-    """
-    void_ids = [entry.id for entry in vocabulary.classes if entry.role in ("background", "excluded")]
-    void_HW = np.isin(truth_HW, [*void_ids, vocabulary.ignore_id])
-    image = confusion(truth_HW, prediction_HW, ignore_id=vocabulary.ignore_id)
-    photo, truth, prediction, void = (
-        shrunk(pixels, width_px) for pixels in (photo_HW3, truth_HW, prediction_HW, void_HW)
-    )
-    return GalleryItem(
-        image_id=image_id,
-        kind=kind,
-        miou=image_scores(image, vocabulary).all,
-        width=photo.shape[1],
-        height=photo.shape[0],
-        photo=jpeg_data_uri(photo),
-        truth=jpeg_data_uri(overlay(photo, truth, void, void_strength=0.0)),
-        prediction=jpeg_data_uri(overlay(photo, prediction, void, void_strength=_PREDICTION_ON_VOID)),
-        legend=_legend(image, vocabulary),
-    )
-
-
-def _legend(image: Confusion, vocabulary: Vocabulary) -> tuple[LegendEntry, ...]:
-    """True classes by size, then classes wrongly given to counted pixels by size; the few largest."""
-    in_truth = [entry for entry in image_scores(image, vocabulary).classes if entry.pixels]
-    in_truth.sort(key=lambda entry: -entry.pixels)
-    true_ids = {entry.id for entry in in_truth}
-    counts = np.isin(image.truth, sorted(true_ids))
-    given: dict[int, int] = {}
-    for class_id, pixels in zip(
-        image.prediction[counts].tolist(), image.pixels[counts].tolist(), strict=True
-    ):
-        given[class_id] = given.get(class_id, 0) + pixels
-    names = {entry.id: entry.name for entry in vocabulary.classes}
-    names |= {UNLABELLED: "no label", UNKNOWN: "other class"}
-    unseen = {entry.id for entry in vocabulary.classes if entry.role == "unseen"}
-    entries = [
-        LegendEntry(name=entry.name, colour=hex_colour(entry.id), seen=entry.seen, iou=entry.iou)
-        for entry in in_truth
-    ]
-    entries += [
-        LegendEntry(name=names[class_id], colour=hex_colour(class_id), seen=class_id not in unseen, iou=None)
-        for class_id in sorted(given.keys() - true_ids, key=lambda class_id: -given[class_id])
-    ]
-    return tuple(entries[:_LEGEND_ENTRIES])
 
 
 def _names(names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ import pytest
 from zs3.evaluating import (
     chosen,
     class_matches,
-    gallery_item,
     image_confusion,
     image_scores,
     notes,
@@ -85,19 +84,6 @@ def test_a_gallery_larger_than_the_data_set_shows_every_image_once() -> None:
     picked = [image_id for image_id, _ in chosen(mious, 12, seed=0)]
     assert sorted(picked) == sorted(mious)
     assert chosen(mious, 0, seed=0) == [] and chosen({}, 12, seed=0) == []
-
-
-def test_a_gallery_item_holds_three_pictures_and_a_legend_of_true_and_wrong_classes() -> None:
-    truth_HW = np.full((30, 40), 7, np.int32)
-    truth_HW[:10] = 0
-    prediction_HW = np.full((30, 40), 7, np.int32)
-    prediction_HW[:, 20:] = UNKNOWN
-    photo = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
-    item = gallery_item(photo, truth_HW, prediction_HW, DATA, image_id="a", kind="best", width_px=20)
-    assert (item.width, item.height) == (20, 15)
-    pictures = {item.photo, item.truth, item.prediction}
-    assert len(pictures) == 3 and all(uri.startswith("data:image/jpeg;base64,") for uri in pictures)
-    assert [(entry.name, entry.iou) for entry in item.legend] == [("cat", 50.0), ("other class", None)]
 
 
 def told(**changes: object) -> str:

@@ -1,7 +1,10 @@
 """What a report says must be what was measured: as JSON, as a page, as Markdown and in a terminal."""
 
+import base64
+import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,7 +17,9 @@ from rich.console import Console
 from zs3.metrics import PROTOCOLS, confusion, scores
 from zs3.report import diagnostic, flat, markdown, page, report_values
 from zs3.report.error_split import split_classes, split_diagnostics, split_sentence, split_values
-from zs3.report.overlays import GalleryItem, LegendEntry, colour, overlay, shrunk
+from zs3.report.gallery import GalleryItem, LegendEntry
+from zs3.report.layers import Layer
+from zs3.report.overlays import colour, shrunk
 from zs3.report.terminal import summary
 from zs3.vocabulary import ClassEntry
 
@@ -54,9 +59,12 @@ ITEM = GalleryItem(
     width=10,
     height=8,
     photo="data:image/jpeg;base64,AAAA",
-    truth="data:image/jpeg;base64,BBBB",
-    prediction="data:image/jpeg;base64,CCCC",
-    legend=(LegendEntry(name="cow", colour="#123456", seen=False, iou=None),),
+    truth=(Layer(classes=(2,), uri="data:image/png;base64,BBBB", mark=(50.0, 25.0)),),
+    prediction=(Layer(classes=(2,), uri="data:image/png;base64,CCCC"),),
+    errors=(Layer(classes=(2, 2), uri="data:image/png;base64,DDDD"),),
+    void=None,
+    wrong=4.0,
+    legend=(LegendEntry(class_id=2, name="cow", colour="#123456", seen=False, iou=None),),
 )
 
 
@@ -76,36 +84,62 @@ def test_report_json_keeps_the_contract_that_scripts_rely_on() -> None:
 
 
 class Seen(HTMLParser):
-    """Tags, and addresses that a browser would fetch."""
+    """Tags with their attributes, addresses that a browser would fetch, and the text of scripts."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.addresses: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.scripts: list[str] = []
+
+    @property
+    def addresses(self) -> list[str]:
+        return [value for key, value in self.attributes if key in ("src", "href", "srcset")]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for key, value in attrs if key in ("src", "href", "srcset")]
+        self.attributes += [(key, value or "") for key, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["script"] and self.get_starttag_text() == "<script>":
+            self.scripts.append(data)
 
 
-def test_the_page_fetches_nothing_and_runs_nothing() -> None:
-    text = page.render(report(), [ITEM])
+def read(text: str) -> Seen:
+    """What a browser would see."""
     seen = Seen()
     seen.feed(text)
-    assert seen.addresses == [ITEM.photo, ITEM.truth, ITEM.prediction]
-    assert not {"script", "link", "iframe"} & set(seen.tags)
-    assert not re.search(r"url\(|@import|https?://", text)
+    return seen
+
+
+def test_the_page_fetches_nothing_and_runs_its_own_script_alone() -> None:
+    text = page.render(report(), [ITEM])
+    seen = read(text)
+    own = [layer.uri for layer in (*ITEM.truth, *ITEM.prediction, *ITEM.errors)]
+    assert [address for address in seen.addresses if not address.startswith("#")] == own
+    assert not {"link", "iframe", "object", "base"} & set(seen.tags) and seen.tags.count("script") == 1
+    assert re.findall(r"url\(([^)]*)\)", text) == [ITEM.photo] and not re.search(r"@import|https?://", text)
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    policy = next(value for key, value in seen.attributes if value.startswith("default-src"))
+    digest = hashlib.sha256("".join(seen.scripts[:1]).encode()).digest()
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert "default-src 'none'" in policy and "unsafe-inline'; script-src" in policy
 
 
-HOSTILE = '<script>alert("x")</script>|`\n&'
+HOSTILE = '</script></style><script>alert("x")</script><img src=x onerror=alert(1)>" onload="alert(2)\'|`\n&'
 
 
 def test_names_from_outside_cannot_become_markup() -> None:
-    text = page.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE), [])
-    seen = Seen()
-    seen.feed(text)
-    assert "script" not in seen.tags
+    values = report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE)
+    values["missing"] = {"without_labels": {"count": 1, "ids": [HOSTILE]}}
+    values["failures"] = {HOSTILE: HOSTILE}
+    values["confusion"] = {"classes": [HOSTILE, "dog"], "pixels": [[1, 2], [3, 4]], "other": [0, 0]}
+    entry = replace(ITEM.legend[0], name=HOSTILE)
+    seen = read(page.render(values, [replace(ITEM, image_id=HOSTILE, legend=(entry,))]))
+    harmless = read(page.render(report(), [ITEM]))
+    assert seen.tags.count("script") == 1 and seen.scripts == harmless.scripts
+    assert seen.tags.count("img") == harmless.tags.count("img")
+    assert not [key for key, _ in seen.attributes if key.startswith("on")]
     written = markdown.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE))
     assert "<script" not in written
     rows = [line for line in written.splitlines() if line.startswith("| ") and "alert" in line]
@@ -244,16 +278,5 @@ def test_shrinking_keeps_proportions_and_invents_no_class(height: int, width: in
     labels = np.random.default_rng(0).integers(-2, 9, (height, width), np.int32)
     small = shrunk(labels, limit)
     photo = shrunk(np.zeros((height, width, 3), np.uint8), limit)
-    assert small.shape == photo.shape[:2] and small.shape[1] <= max(limit, 1)
+    assert small.shape == photo.shape[:2] and max(small.shape) <= limit
     assert set(np.unique(small)) <= set(np.unique(labels))
-
-
-def test_void_pixels_lose_their_colour_and_others_take_their_class_colour() -> None:
-    photo = np.zeros((9, 9, 3), np.uint8)
-    photo[..., 0] = 200
-    labels = np.zeros((9, 9), np.int32)
-    void = np.zeros((9, 9), bool)
-    void[:, 5:] = True
-    painted = overlay(photo, labels, void, void_strength=0.0, strength=1.0)
-    assert tuple(painted[4, 2]) == colour(0)
-    assert painted[4, 7].max() == painted[4, 7].min()

@@ -101,11 +101,13 @@ def headline(report: Mapping[str, Any]) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested provenance as (dotted key, text) rows in their order."""
+    """Nested provenance as (dotted key, text) rows in their order; a list of objects, such as a curve, is counted."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
             rows += flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
+            rows.append((f"{prefix}{key}", f"{len(value)} entries"))
         elif isinstance(value, list | tuple):
             rows.append((f"{prefix}{key}", ", ".join(map(str, value)) or "none"))
         else:

@@ -1,22 +1,125 @@
-"""The report as one HTML file that needs no other: pictures inside, no script, nothing fetched."""
+"""The report as one HTML file that needs no other: pictures inside, nothing fetched, and no script but its own.
 
+The page forbids itself all else: its policy names the digest of the one script, and no address but `data:`.
+"""
+
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from zs3.report import flat, headline, shown
+from zs3.report import SCORE_KEYS, flat, headline, shown
+from zs3.report.charts import reliability, trade_off
 from zs3.report.error_split import TITLES, split_classes, split_means, split_sentence
-from zs3.report.overlays import GalleryItem
+from zs3.report.gallery import KINDS, GalleryItem, fitting
+from zs3.report.mistakes import largest, matrix
+
+LARGEST_BYTES = 20_000_000
+"""Of the page; images that would exceed it are left out, and the page says so."""
+LISTED_FAILURES = 200
+"""Images of each kind that are listed one by one."""
+_ALLOWED = "; ".join(
+    (
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        "script-src '{}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+_ORIGINS = {
+    "labels": "Labels: weights, settings, class list and code",
+    "dataset": "Data",
+    "settings": "Settings of the evaluation",
+    "versions": "Versions",
+}
+_LEFT_OUT = {
+    "without_labels": "In the data set, without labels",
+    "without_truth": "Labelled, but not in the split",
+}
+_MEASURES = {
+    "boundary": "boundary IoU",
+    "accuracy": "class accuracy",
+    "pixel_accuracy": "pixel accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
 
 
-def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
-    """The page: headline, classes, gallery, protocol and provenance; every value is escaped.
+def render(
+    report: Mapping[str, Any], gallery: Sequence[GalleryItem], *, limit_bytes: int = LARGEST_BYTES
+) -> str:
+    """The page: scores, classes, mistakes, charts, images, failures, protocol and provenance; every value is escaped.
 
     Args:
-        report: as `report_values` gives it.
+        report: as `report_values` gives it, maybe with intervals, calibration, confusion and failures.
         gallery: images to show, in order.
+        limit_bytes: the page is no larger, unless it would be without any image.
     """
+    room = limit_bytes - len(_page(report, ()).encode())
+    fits = fitting(gallery, room)
+    while True:
+        text = _page(report, fits)
+        if not fits or len(text.encode()) <= limit_bytes:
+            return text
+        fits = fitting(fits, sum(item.size for item in fits) * 9 // 10)
+
+
+def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
+    """The page with these images."""
+    script = files("zs3.report").joinpath("templates", "page.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    seen = {entry["name"]: entry["seen"] for entry in report["classes"]}
+    mistakes = matrix(report["confusion"], seen) if "confusion" in report else None
+    curve = reliability(report.get("calibration", ()))
+    traded = trade_off(report["provenance"].get("labels", {}).get("tuning"))
+    measures, failures = _measures(report), _failures(report)
+    sections = (
+        ("points", "Points", report["diagnostics"]),
+        ("classes", "Classes", True),
+        ("measures", "Measures", measures),
+        ("mistakes", "Mistakes", mistakes),
+        ("calibration", "Calibration", curve),
+        ("trade-off", "Trade-off", traded),
+        ("images", "Images", gallery),
+        ("failures", "Left out", failures),
+        ("protocol", "Protocol", True),
+        ("provenance", "Provenance", True),
+    )
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            policy=_ALLOWED.format(f"sha256-{digest}"),
+            script=Markup(script),  # our own file, and the policy names its digest
+            sections=sections,
+            sentence=headline(report),
+            replicates=report["provenance"].get("settings", {}).get("replicates"),
+            measures=measures,
+            comparison=_comparison(report),
+            split=_split(report.get("error_split")),
+            groups=_groups(report["classes"]),
+            mistakes=mistakes,
+            largest=largest(mistakes) if mistakes else [],
+            curve=curve,
+            trade_off=traded,
+            gallery=[_shown(item) for item in gallery],
+            filter_classes=_filter_classes(gallery),
+            kinds=[kind for kind in KINDS if any(item.kind == kind for item in gallery)],
+            left_out=_left_out(report, len(gallery)),
+            failures=failures,
+            provenance=_origin(report["provenance"]),
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Templates whose values are escaped, and that stop at a name that does not exist."""
     environment = Environment(
         loader=PackageLoader("zs3.report"),
         autoescape=True,
@@ -26,38 +129,122 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
     )
     environment.filters["percent"] = shown
     environment.filters["thousands"] = "{:,}".format
+    environment.filters["interval"] = _interval
+    return environment
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    """The ends of an interval for people; empty where there is none."""
+    if entry.get("low") is None or entry.get("high") is None:
+        return ""
+    return f"{shown(entry['low'])} to {shown(entry['high'])}"
+
+
+def _measures(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, str]]]]:
+    """(what, value and interval of each group) of every measure; none where the report has but the headline."""
+    held = {"boundary": report.get("boundary"), **report.get("metrics", {})}
+    rows = [
+        (label, [(_value(held[key][group]), _interval(held[key][group])) for group in SCORE_KEYS])
+        for key, label in _MEASURES.items()
+        if held.get(key)
+    ]
+    if not rows:
+        return []
+    first = ("mIoU", [(report[group]["miou"], _interval(report[group])) for group in SCORE_KEYS])
+    errors = report.get("calibration_error")
+    last = [("calibration error", [(errors[group], "") for group in SCORE_KEYS])] if errors else []
+    return [first, *rows, *last]
+
+
+def _value(entry: Mapping[str, Any]) -> float | None:
+    """The number of a score, whatever its name."""
+    value: float | None = entry["miou"] if "miou" in entry else entry["value"]
+    return value
+
+
+def _comparison(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The result, and what oracles would make of it."""
+    own = {key: report[key]["miou"] for key in ("seen", "unseen", "harmonic")}
+    return [{"title": "As labelled", "note": "The result above.", **own}, *report["diagnostics"]]
+
+
+def _split(split: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The error split in words and rows."""
+    if not split:
+        return None
+    return {
+        "sentence": split_sentence(split),
+        "titles": list(TITLES.values()),
+        "means": split_means(split),
+        "classes": split_classes(split),
+    }
+
+
+def _groups(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, list[Mapping[str, Any]]]]:
+    """Key, title, meaning and classes of each group, best first; without those that are absent."""
     best_first = sorted(
-        (entry for entry in report["classes"] if entry["iou"] is not None),
+        (entry for entry in classes if entry["iou"] is not None),
         key=lambda entry: (-entry["iou"], entry["name"]),
     )
-    groups = [
-        (
-            "unseen",
-            "Unseen classes",
-            "known by name only",
-            [entry for entry in best_first if not entry["seen"]],
-        ),
-        ("seen", "Seen classes", "had training masks", [entry for entry in best_first if entry["seen"]]),
+    unseen = [entry for entry in best_first if not entry["seen"]]
+    seen = [entry for entry in best_first if entry["seen"]]
+    return [
+        ("unseen", "Unseen classes", "known by name only", unseen),
+        ("seen", "Seen classes", "had training masks", seen),
     ]
-    as_labelled = {
-        "title": "As labelled",
-        "note": "The result above.",
-        **{key: report[key]["miou"] for key in ("seen", "unseen", "harmonic")},
+
+
+def _shown(item: GalleryItem) -> dict[str, Any]:
+    """One image, with what the page repeats of its legend."""
+    names = {entry.class_id: entry.name for entry in item.legend}
+    words = {
+        f"{part}_words": ", ".join(names[layer.classes[0]] for layer in getattr(item, part)) or "nothing"
+        for part in ("truth", "prediction")
     }
-    split = report.get("error_split")
-    return environment.get_template("page.html").render(
-        report=report,
-        sentence=headline(report),
-        groups=groups,
-        comparison=[as_labelled, *report["diagnostics"]],
-        split={
-            "sentence": split_sentence(split),
-            "titles": list(TITLES.values()),
-            "means": split_means(split),
-            "classes": split_classes(split),
-        }
-        if split
-        else None,
-        gallery=gallery,
-        provenance=flat(report["provenance"]),
+    return {
+        "held": item,
+        "numbers": {entry.class_id: number for number, entry in enumerate(item.legend, start=1)},
+        "classes": " ".join(str(entry.class_id) for entry in item.legend),
+        **words,
+    }
+
+
+def _filter_classes(gallery: Sequence[GalleryItem]) -> list[tuple[int, str, int]]:
+    """Id, name and number of images of each class in the gallery, by name."""
+    counts: dict[tuple[str, int], int] = {}
+    for item in gallery:
+        for entry in item.legend:
+            counts[entry.name, entry.class_id] = counts.get((entry.name, entry.class_id), 0) + 1
+    return [(class_id, name, count) for (name, class_id), count in sorted(counts.items())]
+
+
+def _left_out(report: Mapping[str, Any], count: int) -> str:
+    """Why fewer images are shown than were asked for; empty where they are not."""
+    asked = min(report["provenance"].get("settings", {}).get("gallery", count), report["images"])
+    if count >= asked:
+        return ""
+    return (
+        f"{asked:,} were asked for, and {count:,} are shown: the others have no room in a page of "
+        f"{LARGEST_BYTES // 1_000_000} MB, or no score or photograph to show."
     )
+
+
+def _failures(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """What is wrong with images that were not scored, how many there are, and the first of them with the reason."""
+    reasons = report.get("failures", {})
+    return [
+        (
+            _LEFT_OUT.get(why, why),
+            held["count"],
+            [(image_id, reasons.get(image_id, "")) for image_id in held["ids"][:LISTED_FAILURES]],
+        )
+        for why, held in report["missing"].items()
+        if held["count"]
+    ]
+
+
+def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Provenance in groups: title, and rows."""
+    groups = [(title, flat(provenance[key])) for key, title in _ORIGINS.items() if key in provenance]
+    rest = flat({key: value for key, value in provenance.items() if key not in _ORIGINS})
+    return [*groups, *([("Further", rest)] if rest else [])]

@@ -1,0 +1,104 @@
+"""Where the marks of a report's charts stand: plain numbers that the page draws as SVG."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SIDE = 300
+"""Of a chart's square, in its own units."""
+_SMALLEST_DOT, _LARGEST_DOT = 3.0, 11.0
+_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+_ROOM = 1.15
+
+
+def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The reliability curve as dots: to the right how sure the labels are, upwards how often they are right.
+
+    Args:
+        bins: `calibration` of `report.json`.
+
+    Returns:
+        `dots` (x, y, radius in units of the chart; score, accuracy and share of the pixels in percent), `line` (the
+        points of a polyline); none where no pixel had a score.
+    """
+    filled = [held for held in bins if held["pixels"]]
+    pixels = sum(held["pixels"] for held in filled)
+    if not pixels:
+        return None
+    dots = []
+    for held in filled:
+        share = held["pixels"] / pixels
+        dots.append(
+            {
+                "x": _rounded(held["score"] * SIDE),
+                "y": _rounded((1 - held["accuracy"]) * SIDE),
+                "radius": _rounded(_SMALLEST_DOT + (_LARGEST_DOT - _SMALLEST_DOT) * math.sqrt(share)),
+                "score": 100 * held["score"],
+                "accuracy": 100 * held["accuracy"],
+                "share": 100 * share,
+                "pixels": held["pixels"],
+            }
+        )
+    return {"dots": dots, "line": " ".join(f"{dot['x']},{dot['y']}" for dot in dots)}
+
+
+def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The seen-unseen curve of the tuning run that the labels' settings come from, as a line and a mark.
+
+    Args:
+        tuning: what the label table says of it; none where its settings were not tuned.
+
+    Returns:
+        `line` and `levels` (points of polylines, the latter with the harmonic mean that they stand for), `dots` (one
+        for each γ), `chosen` (x, y), `ticks` (percent, place); none where the table holds no curve.
+    """
+    points = [
+        point
+        for point in (tuning or {}).get("curve", ())
+        if point["seen"] is not None and point["unseen"] is not None
+    ]
+    if not tuning or len(points) < 2:
+        return None
+    top = min(100.0, _ROOM * max(1.0, *(max(point["seen"], point["unseen"]) for point in points)))
+
+    def place(seen: float, unseen: float) -> tuple[float, float]:
+        return _rounded(seen / top * SIDE), _rounded((1 - unseen / top) * SIDE)
+
+    dots = [
+        dict(zip("xy", place(point["seen"], point["unseen"]))) | {key: point[key] for key in ("seen", "unseen")}
+        | {"gamma": point["calibration"]}
+        for point in points
+    ]  # fmt: skip
+    chosen = None
+    if tuning.get("seen") is not None and tuning.get("unseen") is not None:
+        chosen = dict(zip("xy", place(tuning["seen"], tuning["unseen"])))
+    return {
+        "title": tuning["title"],
+        "line": " ".join(f"{dot['x']},{dot['y']}" for dot in dots),
+        "dots": dots,
+        "chosen": chosen,
+        "harmonic": tuning.get("harmonic"),
+        "levels": [held for level in _LEVELS if (held := _level(level, top, place))],
+        "ticks": [(level, _rounded(level / top * SIDE)) for level in range(0, 101, 20) if level <= top],
+    }
+
+
+def _level(harmonic: float, top: float, place: Any) -> dict[str, Any] | None:
+    """A line of equal harmonic mean h within the chart: unseen = h seen / (2 seen - h); none where it lies outside."""
+    least = harmonic * top / (2 * top - harmonic)  # here unseen is at the top
+    if least >= top:
+        return None
+    ratio = top / least
+    along = [least * ratio ** (step / 24) for step in range(25)]
+    points = [place(seen, harmonic * seen / (2 * seen - harmonic)) for seen in along]
+    return {
+        "harmonic": harmonic,
+        "line": " ".join(f"{x},{y}" for x, y in points),
+        "x": points[12][0],
+        "y": points[12][1],
+    }
+
+
+def _rounded(value: float) -> float:
+    """A tenth of a unit is more than an eye can tell."""
+    return round(value, 1)
