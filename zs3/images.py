@@ -5,16 +5,17 @@ Nothing here touches a file or the network; callers read bytes and add the uri t
 
 # H W pixels
 
-import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from zs3.image_checks import ImageError, Kind, check_header, prepared
 
 DEFAULT_MAX_PIXELS = 50_000_000
 """Largest picture decoded unless told otherwise: 150 MB as RGB, beyond most cameras."""
@@ -22,9 +23,15 @@ DEFAULT_MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is read. JPEG 2000 and AVIF are not: their decoders turn a truncated file into a wrong picture."""
 
-Kind = Literal["unreadable", "truncated", "too_large", "unsupported"]
-
 _ORIENTATION_TAG = 0x0112
+_STRIP_PIXELS = 4_000_000
+_EIGHT_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+"""Grey of 16 bits → the nearest of 8."""
+
+# Hostile files make Pillow warn in words of their own, thousands of times, and Python remembers each text for
+# ever. What matters of it is said by an ImageError.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -34,18 +41,6 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
 }
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used. `kind` says why: unreadable, truncated, too_large or unsupported."""
-
-    def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
-        self.kind: Kind = kind
-
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[Kind, str]]:
-        return type(self), (self.kind, str(self))
 
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
@@ -71,6 +66,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
         raise
     except Exception as error:  # damaged files make Pillow raise nearly any type
         raise _unreadable(data, image.format, error) from error
+    del image  # frees its pixels before an upright copy is made
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(pixels))
 
 
@@ -181,20 +177,12 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         if accept is not None and accept(data[:16]) is not True:
             continue
         try:
-            image = factory(BytesIO(data), "")
-        except MemoryError:
+            image = factory(BytesIO(prepared(data, name)), "")
+            check_header(image, data, max_pixels)
+        except (ImageError, MemoryError):
             raise
         except Exception as error:
             raise _unreadable(data, name, error) from error
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageError(
-                "too_large",
-                f"the picture is {width}x{height} = {width * height} pixels, more than the limit of "
-                f"{max_pixels}; raise it with --max-pixels, or make the picture smaller",
-            )
-        if name == "PNG":
-            _refuse_cut_png(data)
         return image
     raise ImageError(
         "unsupported",
@@ -202,22 +190,12 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     )
 
 
-def _refuse_cut_png(data: bytes) -> None:
-    # Pillow forgives a missing end, but the orientation may stand in a chunk behind the pixels.
-    position = len(_PNG_SIGNATURE)
-    while position + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, position)
-        ends = data[position + 4 : position + 8] == b"IEND"
-        position += 12 + length
-        if ends and position <= len(data):
-            return
-    raise ImageError(
-        "truncated", f"the PNG stops after {len(data)} bytes without its end; copy or download it again"
-    )
-
-
 def _unreadable(data: bytes, image_format: str | None, error: Exception) -> ImageError:
     message = str(error) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):  # some readers have this limit of their own
+        return ImageError(
+            "too_large", f"the {image_format} file claims a picture that is too large: {message}"
+        )
     cut = "truncated" in message.lower() or "not enough image data" in message.lower()
     kind: Kind = "truncated" if cut else "unreadable"
     return ImageError(kind, f"the {image_format} file of {len(data)} bytes cannot be decoded: {message}")
@@ -231,15 +209,28 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels as (H, W, 3) uint8, converted strip by strip, so that no second picture of full size is made."""
     image.load()
-    if image.mode.startswith("I;16"):
-        grey_HW = np.array(image).astype(np.uint32)
-        return np.repeat(((grey_HW * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ImageError(
             "unsupported", f"32-bit pixels (mode {image.mode}) have no known range; save 8 or 16 bits"
         )
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    if rows >= height:
+        return _strip_rgb(image)
+    pixels_HW3 = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels_HW3[top:bottom] = _strip_rgb(image.crop((0, top, width, bottom)))
+    return pixels_HW3
+
+
+def _strip_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        grey_HW = _EIGHT_BITS[np.array(image)]
+        return np.repeat(grey_HW[..., None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,0 +1,121 @@
+"""What a picture's file may ask of its reader: checks that cost little, made before a decoder believes the file.
+
+A file of a kilobyte can claim a tile of gigabytes or ten thousand passes over the picture. Pixels are limited
+elsewhere too, but decoders also allocate and compute by numbers that are not the picture's size.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Literal
+
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+Kind = Literal["unreadable", "truncated", "too_large", "unsupported"]
+
+MAX_SCANS = 256
+"""Passes over a JPEG. Encoders write ten or so; at the largest default size, each costs some 20 ms."""
+
+PIXELS_PER_PIECE = 64
+"""Least pixels of a TIFF's tile, on average; the format's smallest tiles have 256. Rows come on top."""
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""JPEG markers without a segment behind them."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. `kind` says why: unreadable, truncated, too_large or unsupported."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Kind, str]]:
+        return type(self), (self.kind, str(self))
+
+
+def prepared(data: bytes, image_format: str) -> bytes:
+    """The file as it may be given to Pillow's reader of this format; usually as it is.
+
+    Raises:
+        ImageError: decoding it would take far more passes than any picture needs.
+    """
+    if image_format == "JPEG":
+        _refuse_many_scans(data)
+    elif image_format == "PPM" and data[:2] in (b"P1", b"P2", b"P3"):
+        # Pillow copies the rest of a block for each comment in it: seconds for a megabyte.
+        return re.sub(rb"#[^\r\n]*", b"", data)
+    return data
+
+
+def check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Refuse a picture by what its header says; no pixel has been decoded yet.
+
+    Raises:
+        ImageError: it, or a tile of it, has more than `max_pixels`; it is in too many pieces; a PNG lacks its end.
+    """
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            "too_large",
+            f"the picture is {width}x{height} = {width * height} pixels, more than the limit of "
+            f"{max_pixels}; raise it with --max-pixels, or make the picture smaller",
+        )
+    if image.format == "PNG":
+        _refuse_cut_png(data)
+    if isinstance(image, TiffImageFile):
+        _refuse_huge_tiles(image, max_pixels)
+
+
+def _refuse_huge_tiles(image: TiffImageFile, max_pixels: int) -> None:
+    width, height = image.size
+    tile_width, tile_height = (int(image.tag_v2.get(tag, 0)) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    if tile_width * tile_height > max_pixels:
+        raise ImageError(
+            "too_large",
+            f"the picture is {width}x{height}, but its tiles are {tile_width}x{tile_height}, more than the limit of "
+            f"{max_pixels} pixels; save it anew",
+        )
+    most = 4 * height + width * height // PIXELS_PER_PIECE
+    if len(image.tile) > most:
+        raise ImageError(
+            "unsupported",
+            f"the picture of {width}x{height} pixels is in {len(image.tile)} pieces, "
+            f"expected at most {most}; save it anew",
+        )
+
+
+def _refuse_cut_png(data: bytes) -> None:
+    # Pillow forgives a missing end, but the orientation may stand in a chunk behind the pixels.
+    position = len(_PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        ends = data[position + 4 : position + 8] == b"IEND"
+        position += 12 + length
+        if ends and position <= len(data):
+            return
+    raise ImageError(
+        "truncated", f"the PNG stops after {len(data)} bytes without its end; copy or download it again"
+    )
+
+
+def _refuse_many_scans(data: bytes) -> None:
+    """Count the scans of a JPEG up to its end; what is appended, such as a film, is not looked at."""
+    if data.count(b"\xff\xda") <= MAX_SCANS:  # fast, and nearly every file's end of this
+        return
+    scans, marker = 0, re.compile(rb"\xff+([^\x00\xff])")
+    found = marker.search(data)
+    while found and found[1] != b"\xd9":
+        kind, position = found[1][0], found.end()
+        if kind not in _STANDALONE:
+            position += int.from_bytes(data[position : position + 2], "big")
+        scans += kind == 0xDA
+        if scans > MAX_SCANS:
+            raise ImageError(
+                "unsupported", f"the JPEG has more than {MAX_SCANS} scans, expected about ten; save it anew"
+            )
+        found = marker.search(data, position)
