@@ -39,6 +39,7 @@ from zs3.metrics.summary import calibration, confusion_matrix, headline, with_ra
 from zs3.report import report_values
 from zs3.report.error_split import split_diagnostics, split_values
 from zs3.report.gallery import MOST_IMAGES
+from zs3.report.page import LISTED_FAILURES
 from zs3.tables import SCORES
 from zs3.tuned import tuning_notes
 
@@ -97,6 +98,7 @@ def evaluate(
         if labels.uri is None:
             labels = replace(labels, seen={name: labels.seen[name] for name in sorted(tally.names)})
         report = _report(request, labels, dataset, matches, tally, extra, reasons, protocols, held, now)
+        report["failures"] = _reasons(tally, source, report["missing"])
         pictures = gallery(_gallery_sources(request, source, tally), dataset, matches)
         with pa.memory_map(str(waiting)) as file:
             origin = _origin(labels, request, dataset, protocols)
@@ -188,6 +190,13 @@ def _report(
             name: {group: headline(one, group) for group in GROUPS} for name, one in held.items()
         }
     return report
+
+
+def _reasons(tally: Tally, source: Source, missing: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Why images have no labels, where that is known, of as many as a page lists."""
+    lacking = missing["without_labels"]["ids"]
+    known = {**source.failed(), **tally.failed} if lacking else {}
+    return {image_id: known[image_id] for image_id in lacking[:LISTED_FAILURES] if image_id in known}
 
 
 def _refuse_incomplete(tally: Tally, dataset: Dataset, request: EvaluateRequest, source: Source) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from pipelines.evaluate_segments import described_names, error_graph, named_agai
 from pipelines.evaluation_request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.label_plan import Model
-from pipelines.labels import Labels, failed_ids, open_labels
+from pipelines.labels import Labels, failure_reasons, open_labels
 from pipelines.name_plan import NameModel, NameRequest
 from pipelines.sketches import Tally, sketch_graph
 from zs3.datasets import Dataset
@@ -34,8 +34,8 @@ class Source:
     """Labelled name → class id of the data set, to the lazy dataset of sketches."""
     pictures: Callable[[Sequence[str], Tally], Mapping[str, str | Rows]]
     """Image ids to the file that holds the labels of each, or its label rows; for the gallery."""
-    failed: Callable[[], Collection[str]]
-    """Ids of images that an earlier run is known to have failed on."""
+    failed: Callable[[], Mapping[str, str]]
+    """Ids of images that an earlier run is known to have failed on, each with what was wrong."""
     outside: tuple[str, ...] = ()
     """Ids of images that the graph leaves out, because they are not in the split."""
     verb: str = "label"
@@ -78,7 +78,7 @@ def table_source(labels: str, dataset: Dataset) -> Source:
         labels=held,
         graph=lambda matches: sketch_graph(held, dataset, matches),
         pictures=lambda ids, tally: {image_id: tally.scored[image_id]["file"] for image_id in ids},
-        failed=lambda: failed_ids(labels),
+        failed=lambda: failure_reasons(labels),
         lost="are in the table of failures",
     )
 
@@ -96,7 +96,7 @@ def model_source(
         labels=held,
         graph=lambda matches: model_sketch_graph(held, dataset, matches, model, execution),
         pictures=pictures,
-        failed=frozenset,
+        failed=dict,
     )
 
 
@@ -124,7 +124,7 @@ def segments_source(
         labels=held.labels,
         graph=lambda matches: error_graph(held, dataset, matches, protocol, execution),
         pictures=lambda ids, tally: named_again(held, ids, execution),
-        failed=lambda: failed_ids(segments),
+        failed=lambda: failure_reasons(segments),
         outside=tuple(sorted(held.image_ids - {ref.id for ref in dataset.refs})),
         verb="segment",
         done="segmented",

@@ -141,12 +141,13 @@ def open_labels_at(uri: str, version: int) -> DeltaTable | None:
     return table if filesystem is None or all(filesystem.exists(file) for file in files) else None
 
 
-def failed_ids(source: str) -> frozenset[str]:
-    """Ids of the images that the labelling run could not process; empty where it left no such table."""
+def failure_reasons(source: str) -> dict[str, str]:
+    """Id of each image that the run could not process -> what was wrong; empty where it left no such table."""
     table = existing_table(table_uri(source, "failures"))
     if table is None:
-        return frozenset()
-    return frozenset(table.to_pyarrow_dataset().to_table(columns=["image_id"])["image_id"].to_pylist())
+        return {}
+    rows = table.to_pyarrow_dataset().to_table(columns=["image_id", "message"])
+    return dict(zip(rows["image_id"].to_pylist(), rows["message"].to_pylist(), strict=True))
 
 
 def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:

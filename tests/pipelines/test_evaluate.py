@@ -203,6 +203,9 @@ def test_images_without_labels_or_truth_stop_the_run_unless_allowed(
     assert report["images"] == 2
     assert report["missing"]["without_labels"] == {"count": 3, "ids": ["c", "d", "e"]}
     assert report["missing"]["without_truth"] == {"count": 1, "ids": ["stranger"]}
+    assert list(report["failures"]) == ["c"] and "cut" in report["failures"]["c"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<b>c</b><span>{report['failures']['c']}</span>" in page and "<b>d</b></li>" in page
     assert len(report["notes"]) == 2
     subset = run(
         table(tmp_path / "two", [[*rows_of("a"), *rows_of("b")]]), farm, tmp_path / "few", split="few"

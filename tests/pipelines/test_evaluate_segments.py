@@ -175,6 +175,7 @@ def test_a_damaged_row_is_named_with_its_reason_and_can_be_left_out(ray_session,
     assert "1 of 5 images of data val have no segments (p3; 1 of them could not be segmented or named" in told
     assert "'p3' because: masks of" in told and "is the segments table damaged?" in told
     report = run(root, tmp_path / "out", segments=kept, allow_missing=True, gallery=0)
+    assert "is the segments table damaged?" in report["failures"]["p3"]
     assert report["images"] == 4 and report["missing"]["without_labels"]["ids"] == ["p3"]
 
 
