@@ -223,6 +223,10 @@ def _values(
         "namings_tried": len(plan.namings),
         "gammas_tried": len(plan.gammas.values),
         "segments": dict(plan.segments),
+        "curve": [
+            {key: held[key] for key in ("calibration", "seen", "unseen")}
+            for held in map(_point, curves[best.naming].points)
+        ],
         "tuned_at": now.isoformat(timespec="seconds"),
         "zs3": __version__,
     }

@@ -175,6 +175,10 @@ def test_every_point_is_the_direct_evaluation_and_reports_name_the_tuning_split(
     assert any("train (4 images); these scores are of another split" in note for note in report["notes"])
     for written in ("report.md", "report.html"):
         assert "The naming settings were tuned on" in (tmp_path / "held out" / written).read_text()
+    page = (tmp_path / "held out" / "report.html").read_text()
+    points = len(tuned["namings"][best["naming"]]["curve"])
+    assert 'id="trade-off"' in page and "on farm train, where its settings were tuned" in page
+    assert points > 4 and f"<dt>tuning.curve</dt><dd>{points} entries</dd>" in page
 
 
 def test_neither_batches_nor_order_change_a_sum(farm, tmp_path):

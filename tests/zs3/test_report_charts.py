@@ -38,11 +38,22 @@ def test_the_trade_off_runs_between_its_axes_with_the_chosen_point_on_it() -> No
         (0.0, pytest.approx((1 - 30 / top) * SIDE, abs=0.1)),
     ]
     assert drawn["chosen"] == {key: drawn["dots"][1][key] for key in "xy"}
-    assert [level["harmonic"] for level in drawn["levels"]] == [10, 20, 30, 40, 50, 60]
+    assert [level["harmonic"] for level in drawn["levels"]] == ["10", "20", "30", "40", "50", "60"]
     for level in drawn["levels"]:
         for x, y in (map(float, point.split(",")) for point in level["line"].split()):
             seen, unseen = x / SIDE * top, (1 - y / SIDE) * top
-            assert 2 * seen * unseen / (seen + unseen) == pytest.approx(level["harmonic"], abs=0.1)
+            assert 2 * seen * unseen / (seen + unseen) == pytest.approx(float(level["harmonic"]), abs=0.1)
+
+
+@pytest.mark.parametrize("best", [0.0, 0.3, 4.0, 31.0, 100.0])
+def test_a_trade_off_of_any_height_has_axes_and_lines_within_it(best: float) -> None:
+    """Scores of a model that has learned nothing once asked for lines above the chart."""
+    ends = [{"calibration": k, "seen": best * k, "unseen": best * (1 - k)} for k in (0, 1)]
+    drawn = trade_off(tuning(curve=ends, seen=best, unseen=0.0))
+    assert drawn is not None and 2 <= len(drawn["ticks"]) <= 7 and drawn["levels"]
+    for level in drawn["levels"]:
+        places = [float(part) for point in level["line"].split() for part in point.split(",")]
+        assert min(places) >= 0 and max(places) <= SIDE
 
 
 def test_without_a_curve_there_is_no_trade_off() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 SIDE = 300
 """Of a chart's square, in its own units."""
 _SMALLEST_DOT, _LARGEST_DOT = 3.0, 11.0
-_LEVELS = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+_STEPS, _MOST_STEPS = (1, 2, 5, 10, 20), 6
 _ROOM = 1.15
 
 
@@ -61,6 +61,8 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     top = min(100.0, _ROOM * max(1.0, *(max(point["seen"], point["unseen"]) for point in points)))
 
+    step = next(step for step in _STEPS if top / step <= _MOST_STEPS)
+
     def place(seen: float, unseen: float) -> tuple[float, float]:
         return _rounded(seen / top * SIDE), _rounded((1 - unseen / top) * SIDE)
 
@@ -78,21 +80,19 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "dots": dots,
         "chosen": chosen,
         "harmonic": tuning.get("harmonic"),
-        "levels": [held for level in _LEVELS if (held := _level(level, top, place))],
-        "ticks": [(level, _rounded(level / top * SIDE)) for level in range(0, 101, 20) if level <= top],
+        "levels": [_level(step / 2 * number, top, place) for number in range(1, math.ceil(2 * top / step))],
+        "ticks": [(level, _rounded(level / top * SIDE)) for level in range(0, math.floor(top) + 1, step)],
     }
 
 
-def _level(harmonic: float, top: float, place: Any) -> dict[str, Any] | None:
-    """A line of equal harmonic mean h within the chart: unseen = h seen / (2 seen - h); none where it lies outside."""
+def _level(harmonic: float, top: float, place: Any) -> dict[str, Any]:
+    """A line of equal harmonic mean h, which is below `top`: unseen = h seen / (2 seen - h)."""
     least = harmonic * top / (2 * top - harmonic)  # here unseen is at the top
-    if least >= top:
-        return None
     ratio = top / least
     along = [least * ratio ** (step / 24) for step in range(25)]
     points = [place(seen, harmonic * seen / (2 * seen - harmonic)) for seen in along]
     return {
-        "harmonic": harmonic,
+        "harmonic": f"{harmonic:g}",
         "line": " ".join(f"{x},{y}" for x, y in points),
         "x": points[12][0],
         "y": points[12][1],
