@@ -28,7 +28,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipelines.commit import provenance_of, table_uri
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from zs3.checkpoint import load_checkpoint
 from zs3.datasets import open_dataset, read_truth
 from zs3.labelling import Namer

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
+from pipelines.catalogue import list_images
 from pipelines.label_actor import rows_of_map
-from pipelines.sources import list_images, read_bytes
+from pipelines.storage import read_bytes
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
 from zs3.encoders import EncoderConfig

@@ -24,7 +24,7 @@ import tyro
 
 from pipelines.execution import Execution, cores
 from pipelines.name import read_segments
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from pipelines.tune import tune
 from pipelines.tune_plan import TunePlan, TuneRequest, plan_tune
 from zs3.datasets import read_truth

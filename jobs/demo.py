@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from jobs.errors import DONE, SOME_FAILED, guarded
-from jobs.label import query
+from jobs.filling import query
 from pipelines.evaluate import evaluate
 from pipelines.evaluation_request import EvaluateRequest
 from pipelines.label import label
@@ -136,7 +136,7 @@ def write_dataset(root: Path) -> None:
     for photograph in data["photographs"]:
         source = photograph_path(photograph)
         truth_HW = drawn(photograph["regions"], class_ids, photograph["width"], photograph["height"])
-        shutil.copyfile(source, root / "images" / f"{photograph['id']}{source.suffix}")
+        shutil.copy2(source, root / "images" / f"{photograph['id']}{source.suffix}")
         (root / "masks" / f"{photograph['id']}.png").write_bytes(encode_label_png(truth_HW))
     classes = {"name": "demo", "ignore_index": VOID, "classes": data["classes"]}
     splits = {SPLIT: [photograph["id"] for photograph in data["photographs"]]}

@@ -7,34 +7,36 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from dataclasses import asdict, dataclass
 
-import tyro
-
-from jobs.errors import DONE, SOME_FAILED, guarded
+from jobs.errors import DONE, guarded
+from jobs.filling import (
+    FillingOptions,
+    left_text,
+    left_values,
+    parsed,
+    query,
+    target_lines,
+    told,
+)
 from jobs.progress import progress, run_summary
-from pipelines.commit import table_uri
-from pipelines.execution import Execution
 from pipelines.label import label
 from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
 from pipelines.table_run import RunResult
 from zs3.class_checks import ClosePair
 from zs3.images import DEFAULT_MAX_PIXELS
 
-REASONS = "SELECT image_id, stage, message FROM t"
 AREAS = "SELECT class_name, count(*) AS images, sum(area) AS pixels FROM t GROUP BY 1 ORDER BY 3 DESC"
-"""Queries that the summary offers, of a table called `t`."""
+"""A query that the summary offers, of the table `labels`."""
 
 SHOWN = 12
 """Class names that a dry run spells out in a line."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(FillingOptions):
     """Label images with a list of class names, seen in training or not.
 
     Writes the Delta Lake tables `labels` and `failures` below --out. A run that was stopped continues when
@@ -49,18 +51,8 @@ class Arguments:
     """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
     checkpoint: str
     """Shipped name (zs3-mini), folder or uri of a checkpoint."""
-    out: str
-    """Folder or uri that gets the tables."""
-    limit: int | None = None
-    """Take only the first images of the listing."""
-    dry_run: bool = False
-    """Say what would be done, and write nothing."""
-    json: bool = False
-    """Print the result as one line of JSON, the last of standard output."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Pictures of more pixels become failures instead of being decoded."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> int:
@@ -74,18 +66,15 @@ def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> in
 
 
 def _run(argv: list[str], model: Model | None) -> int:
-    arguments = tyro.cli(
-        Arguments,
-        prog="zs3 label",
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    arguments = parsed(Arguments, "zs3 label", argv)
     request = LabelRequest(
         images=arguments.images,
         classes=arguments.classes,
         checkpoint=arguments.checkpoint,
         out=arguments.out,
         limit=arguments.limit,
+        retry_failures=arguments.retry_failures,
+        replace=arguments.replace,
         max_pixels=arguments.max_pixels,
     )
     if arguments.dry_run:
@@ -98,48 +87,22 @@ def _run(argv: list[str], model: Model | None) -> int:
         return DONE
     with progress("labelling") as show:
         result = label(request, arguments.execution, model=model, on_progress=show)
-    sys.stderr.write(_summary(result))
-    if arguments.json:
-        sys.stdout.write(json.dumps(asdict(result)) + "\n")
-    return SOME_FAILED if result.failed else DONE
+    return told(result, arguments, _summary(result))
 
 
-def _summary(result: RunResult) -> str:
-    """What was done and how to look at it, in a few lines."""
-    lines = [run_summary(result, "labelled")]
-    if result.failed:
-        lines.append(f"why they failed:     {query(result.out, 'failures', REASONS)}")
-    lines.append(f"look at the labels:  {query(result.out, 'labels', AREAS)}")
-    return "\n".join(lines) + "\n"
-
-
-def query(out: str, table: str, statement: str) -> str:
-    """A shell command that shows a query of one table of a run, called `t` in it.
-
-    It reads the table through its log, so files that no commit names do not count, and needs no DuckDB
-    extension.
-    """
-    uri = table_uri(out, table)
-    program = (
-        f"import duckdb, deltalake; t = deltalake.DeltaTable({uri!r}).to_pyarrow_dataset(); "
-        f"print(duckdb.sql({statement!r}))"
-    )
-    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+def _summary(result: RunResult) -> list[str]:
+    """What was done and how to look at it."""
+    return [run_summary(result, "labelled"), f"look at the labels:  {query(result.out, 'labels', AREAS)}"]
 
 
 def _plan_values(plan: LabelPlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
-        "dry_run": True,
-        "images": len(plan.left.todo),
-        "skipped": plan.left.skipped,
-        "retried": len(plan.left.retried),
-        "out": plan.request.out,
+        **left_values(plan.left, plan.target),
         "classes": [
             {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
             for entry in plan.vocabulary.candidates
         ],
-        "digest": plan.description.digest,
         "warnings": [asdict(pair) for pair in pairs],
     }
 
@@ -149,21 +112,17 @@ def _plan_text(plan: LabelPlan, arguments: Arguments) -> str:
     names: dict[bool, list[str]] = {True: [], False: []}
     for entry in plan.vocabulary.candidates:
         names[plan.description.seen[entry.id]].append(entry.name)
-    found = len(plan.left.todo) + plan.left.skipped
-    retried = f", {len(plan.left.retried)} of them failed before" if plan.left.retried else ""
     lines = [
-        f"images      {found} at {arguments.images}: {len(plan.left.todo)} to label{retried}, {plan.left.skipped} done",
+        f"images      {left_text(plan.left, arguments.images, 'label')}",
         *(f"            {image_id}  {uri}" for image_id, uri in plan.left.todo[:3]),
         f"classes     {arguments.classes}: {len(plan.vocabulary.candidates)}",
         f"  seen      {len(names[True])}: {_some(names[True])}",
         f"  unseen    {len(names[False])}: {_some(names[False])}",
         f"checkpoint  {arguments.checkpoint}, run {plan.description.digest[:12]}",
-        *(f"            {part} {value[:12]}" for part, value in sorted(plan.description.provenance.items())),
         f"max pixels  {arguments.max_pixels}",
         "execution   "
         + ", ".join(f"{k} {v}" for k, v in asdict(arguments.execution).items() if v is not None),
-        f"tables      {table_uri(arguments.out, 'labels')}, {table_uri(arguments.out, 'failures')}",
-        "nothing was written: this was a dry run",
+        *target_lines(plan.target, plan.left),
     ]
     return "\n".join(lines) + "\n"
 

@@ -10,14 +10,20 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from jobs.errors import DONE, SOME_FAILED, guarded
-from jobs.label import AREAS, REASONS, query
+from jobs.errors import DONE, guarded
+from jobs.filling import (
+    FillingOptions,
+    left_text,
+    left_values,
+    parsed,
+    query,
+    target_lines,
+    told,
+)
+from jobs.label import AREAS
 from jobs.progress import progress, run_summary
-from pipelines.execution import Execution
 from pipelines.name import name
 from pipelines.name_plan import NameModel, NamePlan, NameRequest, plan_name
 from pipelines.table_run import RunResult
@@ -52,7 +58,7 @@ class NamingChanges:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(FillingOptions):
     """Label stored segments with a list of class names, on CPUs, without a picture or a network.
 
     Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. A run that was stopped
@@ -64,8 +70,6 @@ class Arguments:
     """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
     classes: str
     """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
-    out: str
-    """Folder or uri that gets the tables."""
     checkpoint: str | None = None
     """The checkpoint that made the segments; by default the place that it was read from then."""
     naming: NamingChanges = field(default_factory=NamingChanges)
@@ -73,14 +77,6 @@ class Arguments:
     settings: str | None = None
     """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings. The label table then says on which
     split they were tuned, and so do reports of it."""
-    limit: int | None = None
-    """Take only the first images of the table."""
-    dry_run: bool = False
-    """Say what would be done, and write nothing."""
-    json: bool = False
-    """Print the result as one line of JSON, the last of standard output."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result. By default one actor of one thread per CPU; no GPU is used."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: NameModel | None = None) -> int:
@@ -94,12 +90,7 @@ def main(argv: Sequence[str] | None = None, *, model: NameModel | None = None) -
 
 
 def _run(argv: list[str], model: NameModel | None) -> int:
-    arguments = tyro.cli(
-        Arguments,
-        prog="zs3 name",
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    arguments = parsed(Arguments, "zs3 name", argv)
     request = NameRequest(
         segments=arguments.segments,
         classes=arguments.classes,
@@ -108,6 +99,8 @@ def _run(argv: list[str], model: NameModel | None) -> int:
         naming=arguments.naming.given(),
         settings=arguments.settings,
         limit=arguments.limit,
+        retry_failures=arguments.retry_failures,
+        replace=arguments.replace,
     )
     if arguments.dry_run:
         plan = plan_name(request, model)
@@ -117,56 +110,38 @@ def _run(argv: list[str], model: NameModel | None) -> int:
         return DONE
     with progress("naming") as show:
         result = name(request, arguments.execution, model=model, on_progress=show)
-    sys.stderr.write(_summary(result))
-    if arguments.json:
-        sys.stdout.write(json.dumps(asdict(result)) + "\n")
-    return SOME_FAILED if result.failed else DONE
+    return told(result, arguments, _summary(result))
 
 
-def _summary(result: RunResult) -> str:
-    """What was done and how to look at it, in a few lines."""
-    lines = [run_summary(result, "named")]
-    if result.failed:
-        lines.append(f"why they failed:     {query(result.out, 'failures', REASONS)}")
-    lines.append(f"look at the labels:  {query(result.out, 'labels', AREAS)}")
-    return "\n".join(lines) + "\n"
+def _summary(result: RunResult) -> list[str]:
+    """What was done and how to look at it."""
+    return [run_summary(result, "named"), f"look at the labels:  {query(result.out, 'labels', AREAS)}"]
 
 
 def _plan_values(plan: NamePlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
-        "dry_run": True,
-        "images": len(plan.left.todo),
-        "skipped": plan.left.skipped,
-        "retried": len(plan.left.retried),
-        "out": plan.request.out,
+        **left_values(plan.left, plan.target),
         "classes": [
             {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
             for entry in plan.vocabulary.candidates
         ],
-        "digest": plan.target.digest,
         "warnings": [asdict(pair) for pair in pairs],
     }
 
 
 def _plan_text(plan: NamePlan) -> str:
     """A dry run for a reader."""
-    request, left = plan.request, plan.left
+    request = plan.request
     changes = ", ".join(f"{key} {value}" for key, value in plan.naming.items()) or "the checkpoint's own"
     if request.settings:
         changes += f" (tuned on {plan.target.provenance['tuning']['title']})"
     lines = [
-        f"segments    {len(left.todo) + left.skipped} images at {request.segments}: {len(left.todo)} to name, "
-        f"{left.skipped} done",
+        f"segments    {left_text(plan.left, request.segments, 'name')}",
         f"classes     {request.classes}: {len(plan.vocabulary.candidates)}",
         f"naming      {changes}",
         f"checkpoint  {plan.checkpoint}, run {plan.target.digest[:12]}",
-        *(
-            f"            {part} {value[:12]}"
-            for part, value in sorted(plan.target.provenance["run"].items())
-        ),
-        f"tables      {', '.join(plan.target.uris.values())}",
-        "nothing was written: this was a dry run",
+        *target_lines(plan.target, plan.left),
     ]
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,13 @@ def run_summary(result: RunResult, done: str) -> str:
     Args:
         done: what was done to the images, as `labelled`.
     """
+    before = (
+        f" ({result.failed_before} of them failed, for `zs3 retry --out {shlex.quote(result.out)}`)"
+        if result.failed_before
+        else ""
+    )
     return (
-        f"{result.images} images {done}, {result.failed} failed, {result.skipped} skipped as done before; "
+        f"{result.images} images {done}, {result.failed} failed, {result.skipped} skipped as done before{before}; "
         f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
         f"after {result.startup_seconds:.1f} s of start-up"
     )

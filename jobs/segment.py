@@ -7,17 +7,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
-import tyro
-
-from jobs.errors import DONE, SOME_FAILED, guarded
-from jobs.label import REASONS, query
+from jobs.errors import DONE, guarded
+from jobs.filling import (
+    FillingOptions,
+    left_text,
+    left_values,
+    parsed,
+    query,
+    target_lines,
+    told,
+)
 from jobs.progress import progress, run_summary
-from pipelines.execution import Execution
 from pipelines.segment import segment
 from pipelines.segment_plan import DEFAULT_STORE, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
 from pipelines.table_run import RunResult
@@ -30,7 +35,7 @@ SIZES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(FillingOptions):
     """Run the networks over images once, and keep their segments; `zs3 name` then labels them with any class list.
 
     Writes the Delta Lake tables `segments` and `failures` below --out. A run that was stopped continues when
@@ -43,24 +48,14 @@ class Arguments:
     gs://."""
     checkpoint: str
     """Shipped name (zs3-mini), folder or uri of a checkpoint."""
-    out: str
-    """Folder or uri that gets the tables."""
     masks: str | None = None
     """Masks from elsewhere, which take the place of the network's own: COCO's JSON (annotations or results), a
     folder of label PNGs (<image id>.png), or one with a folder of a PNG for each mask per image."""
     store: str = DEFAULT_STORE
     """How segments are kept: `compact`, or `lossless`, with which naming gives the labels of `zs3 label` bit
     for bit."""
-    limit: int | None = None
-    """Take only the first images of the listing."""
-    dry_run: bool = False
-    """Say what would be done, and write nothing."""
-    json: bool = False
-    """Print the result as one line of JSON, the last of standard output."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Pictures of more pixels become failures instead of being decoded."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: SegmentModel | None = None) -> int:
@@ -74,12 +69,7 @@ def main(argv: Sequence[str] | None = None, *, model: SegmentModel | None = None
 
 
 def _run(argv: list[str], model: SegmentModel | None) -> int:
-    arguments = tyro.cli(
-        Arguments,
-        prog="zs3 segment",
-        args=argv,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    arguments = parsed(Arguments, "zs3 segment", argv)
     request = SegmentRequest(
         images=arguments.images,
         checkpoint=arguments.checkpoint,
@@ -87,57 +77,37 @@ def _run(argv: list[str], model: SegmentModel | None) -> int:
         masks=arguments.masks,
         store=arguments.store,
         limit=arguments.limit,
+        retry_failures=arguments.retry_failures,
+        replace=arguments.replace,
         max_pixels=arguments.max_pixels,
     )
     if arguments.dry_run:
         plan = plan_segment(request, model)
-        sys.stdout.write(json.dumps(_plan_values(plan)) + "\n" if arguments.json else _plan_text(plan))
+        sys.stdout.write(
+            json.dumps(left_values(plan.left, plan.target)) + "\n" if arguments.json else _plan_text(plan)
+        )
         return DONE
     with progress("segmenting") as show:
         result = segment(request, arguments.execution, model=model, on_progress=show)
-    sys.stderr.write(_summary(result))
-    if arguments.json:
-        sys.stdout.write(json.dumps(asdict(result)) + "\n")
-    return SOME_FAILED if result.failed else DONE
+    return told(result, arguments, _summary(result))
 
 
-def _summary(result: RunResult) -> str:
-    """What was done and how to look at it, in a few lines."""
-    lines = [run_summary(result, "segmented")]
-    if result.failed:
-        lines.append(f"why they failed:       {query(result.out, 'failures', REASONS)}")
-    lines.append(f"look at the segments:  {query(result.out, 'segments', SIZES)}")
-    lines.append(f"label them:            zs3 name --segments {result.out} --classes voc --out labelled/")
-    return "\n".join(lines) + "\n"
-
-
-def _plan_values(plan: SegmentPlan) -> dict[str, object]:
-    """A dry run as JSON values."""
-    return {
-        "dry_run": True,
-        "images": len(plan.left.todo),
-        "skipped": plan.left.skipped,
-        "retried": len(plan.left.retried),
-        "out": plan.request.out,
-        "digest": plan.target.digest,
-    }
+def _summary(result: RunResult) -> list[str]:
+    """What was done, how to look at it, and what to do next."""
+    return [
+        run_summary(result, "segmented"),
+        f"look at them:        {query(result.out, 'segments', SIZES)}",
+        f"label them:          zs3 name --segments {shlex.quote(result.out)} --classes voc --out labelled/",
+    ]
 
 
 def _plan_text(plan: SegmentPlan) -> str:
     """A dry run for a reader."""
-    request, left = plan.request, plan.left
-    retried = f", {len(left.retried)} of them failed before" if left.retried else ""
     lines = [
-        f"images      {len(left.todo) + left.skipped} at {request.images}: {len(left.todo)} to segment{retried}, "
-        f"{left.skipped} done",
+        f"images      {left_text(plan.left, plan.request.images, 'segment')}",
         *_masks_text(plan),
-        f"checkpoint  {request.checkpoint}, run {plan.target.digest[:12]}",
-        *(
-            f"            {part} {value[:12]}"
-            for part, value in sorted(plan.target.provenance["run"].items())
-        ),
-        f"tables      {', '.join(plan.target.uris.values())}",
-        "nothing was written: this was a dry run",
+        f"checkpoint  {plan.request.checkpoint}, run {plan.target.digest[:12]}",
+        *target_lines(plan.target, plan.left),
     ]
     return "\n".join(lines) + "\n"
 

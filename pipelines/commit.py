@@ -3,18 +3,20 @@
 A file counts only once the log names it, so readers always see whole commits, a killed task or driver leaves
 nothing but invisible files (`vacuum` removes them), and a task that runs twice adds nothing twice: the driver
 commits only what it received. Each commit carries the next number of its run; of two drivers that write the
-same run at once, the second to commit is refused.
+same run at once, the second to commit is refused. Rows that make way for others leave in the transaction that
+brings these.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
-import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import pyarrow as pa
@@ -24,8 +26,10 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-IDS_PER_DELETE = 1000
-"""Ids in one delete, which names them all in its predicate."""
+from pipelines.storage import patiently, storage_options, told
+
+KEYS = ("image_id", "uri")
+"""Columns whose least and greatest values in a file tell whether it can hold an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +58,7 @@ def write_part(folder: str, rows: pa.Table) -> Part:
     pq.write_table(rows, buffer, compression="zstd")
     content = buffer.getvalue()
     if "://" in folder:
-        with fsspec.open(f"{folder}/{name}", "wb") as file:
-            file.write(memoryview(content))
+        patiently(lambda: _put(f"{folder}/{name}", content), folder)
     else:
         hidden = Path(folder) / f".{name}"
         hidden.write_bytes(memoryview(content))
@@ -63,7 +66,15 @@ def write_part(folder: str, rows: pa.Table) -> Part:
     return Part(path=name, size=content.size, rows=rows.num_rows, stats=_stats(rows))
 
 
-def open_table(uri: str, schema: pa.Schema, provenance: Mapping[str, Any]) -> DeltaTable:
+def _put(uri: str, content: pa.Buffer) -> None:
+    """One object of an object store; it appears whole or not at all."""
+    with fsspec.open(uri, "wb") as file:
+        file.write(memoryview(content))
+
+
+def open_table(
+    uri: str, schema: pa.Schema, provenance: Mapping[str, Any], *, replace: bool = False
+) -> DeltaTable:
     """The table at `uri`, created if there is none, for a run of this provenance.
 
     Args:
@@ -71,41 +82,64 @@ def open_table(uri: str, schema: pa.Schema, provenance: Mapping[str, Any]) -> De
         schema: one of `zs3.tables`; its name is the table's.
         provenance: JSON values; those under `run` must equal what the table says, all else is for
             information.
+        replace: start a new, empty version of a table that is of another run, in one transaction; the old one stays
+            readable by its version.
 
     Raises:
-        ValueError: the table is of another run (the differing parts are named), is no table of this kind, or
-            cannot be made there.
+        ValueError: the table is of another run (the differing parts are named) and is not to be replaced, is no table
+            of this kind, or cannot be made there.
     """
-    name = (schema.metadata or {}).get(b"zs3.table", b"").decode()
     table = existing_table(uri)
-    if table is None:
-        description = json.dumps(provenance, ensure_ascii=False, sort_keys=True)
-        try:
-            return DeltaTable.create(
-                uri,
-                _delta_schema(schema),
-                name=name,
-                description=description,
-                storage_options=storage_options(uri),
-            )
-        except (DeltaError, OSError) as error:
-            raise ValueError(
-                f"cannot create the table {uri}: {_first_line(error)}; is the folder writable?"
-            ) from error
+    if table is not None:
+        other = difference(table, schema, provenance)
+        if not other:
+            return table
+        if not replace:
+            raise ValueError(other)
+    try:
+        return DeltaTable.create(
+            uri,
+            _delta_schema(schema),
+            name=_name_of(schema),
+            description=json.dumps(provenance, ensure_ascii=False, sort_keys=True),
+            mode="error" if table is None else "overwrite",
+            storage_options=storage_options(uri),
+        )
+    except (DeltaError, OSError) as error:
+        raise ValueError(f"cannot create the table {uri}: {told(error)}; is the folder writable?") from error
+
+
+def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, Any]) -> str:
+    """Why a table cannot take rows of a run, in a sentence; empty where it can.
+
+    Args:
+        schema: what the rows have.
+        provenance: of the run.
+
+    Raises:
+        ValueError: the table is not one of this kind at all, so it is not to be replaced either.
+    """
+    uri, name = table.table_uri.removeprefix("file://").rstrip("/"), _name_of(schema)
     held, wanted = provenance_of(table).get("run", {}), provenance["run"]
     if table.metadata().name != name or not held:
         raise ValueError(
             f"{uri} is a table called {table.metadata().name!r}, not {name!r} of zs3; choose another --out"
         )
+    if [field.name for field in table.schema().fields] != schema.names:
+        return (
+            f"{uri} was made by another version of zs3, with other columns; choose another --out, or start a new "
+            "version of the table with --replace"
+        )
     differing = sorted(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
-    if differing:
-        details = ", ".join(
-            f"{key} ({_short(held.get(key))} there, {_short(wanted.get(key))} now)" for key in differing
-        )
-        raise ValueError(
-            f"{uri} holds another run, made with a different {details}; choose another --out, or remove it"
-        )
-    return table
+    if not differing:
+        return ""
+    details = ", ".join(
+        f"{key} ({_short(held.get(key))} there, {_short(wanted.get(key))} now)" for key in differing
+    )
+    return (
+        f"{uri} holds another run, made with a different {details}; choose another --out, or start a new version of "
+        "the table with --replace"
+    )
 
 
 def existing_table(uri: str) -> DeltaTable | None:
@@ -128,7 +162,7 @@ def existing_table(uri: str) -> DeltaTable | None:
         return None
     except (DeltaError, OSError) as error:
         raise ValueError(
-            f"cannot read the table {uri}: {_first_line(error)}; check access, or choose another --out"
+            f"cannot read the table {uri}: {told(error)}; check access, or choose another --out"
         ) from error
 
 
@@ -149,9 +183,16 @@ def image_uris(table: DeltaTable) -> dict[str, str]:
 
 
 def publish(
-    table: DeltaTable, schema: pa.Schema, parts: Sequence[Part], *, run: str, written_ms: int
+    table: DeltaTable,
+    schema: pa.Schema,
+    parts: Sequence[Part],
+    *,
+    run: str,
+    written_ms: int,
+    replaced: Collection[str] = (),
+    says: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make files part of the table, all in one transaction; does nothing without files.
+    """Make files part of the table, all in one transaction; does nothing without files and without rows to take out.
 
     Args:
         table: as of the last commit that this process made or saw.
@@ -159,13 +200,42 @@ def publish(
         parts: files that `write_part` wrote below it.
         run: digest of the run; it numbers its commits.
         written_ms: the time to record, in milliseconds since 1970.
+        replaced: ids of images whose earlier rows leave in the same transaction.
+        says: JSON values that the log keeps with this commit.
 
     Raises:
         ValueError: another driver has committed to this run meanwhile, or storage refuses.
     """
-    if not parts:
+    removed, kept = _without(table, schema, frozenset(replaced)) if replaced else ([], [])
+    _commit(table, schema, [*kept, *parts], removed, run, written_ms, says or {})
+
+
+def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, written_ms: int) -> None:
+    """Make these the only rows of a table, in one transaction.
+
+    Raises:
+        ValueError: as of `publish`.
+    """
+    parts = [write_part(table.table_uri.removeprefix("file://"), rows)] if rows.num_rows else []
+    _commit(table, schema, parts, _files(table), run, written_ms, {})
+
+
+def _commit(
+    table: DeltaTable,
+    schema: pa.Schema,
+    parts: Sequence[Part],
+    removed: Sequence[tuple[str, int]],
+    run: str,
+    written_ms: int,
+    says: Mapping[str, Any],
+) -> None:
+    """One transaction that adds and removes files."""
+    if not parts and not removed:
         return
-    adds: list[AddAction | RemoveAction] = [
+    changes: list[AddAction | RemoveAction] = [
+        RemoveAction(path, True, written_ms, size, {}) for path, size in removed
+    ]
+    changes += [
         AddAction(
             path=part.path,
             size=part.size,
@@ -176,34 +246,105 @@ def publish(
         )
         for part in parts
     ]
+    mark = uuid.uuid4().hex
     try:
         turn = Transaction(run, (table.transaction_version(run) or 0) + 1)
-        properties = CommitProperties(custom_metadata={"run": run}, app_transactions=[turn])
-        table.create_write_transaction(adds, "append", _delta_schema(schema), commit_properties=properties)
+        properties = CommitProperties(
+            custom_metadata={"run": run, "mark": mark, **says}, app_transactions=[turn]
+        )
+        table.create_write_transaction(changes, "append", _delta_schema(schema), commit_properties=properties)
         table.update_incremental()
     except CommitFailedError as error:
+        if _landed(table, mark):
+            return
         raise ValueError(
-            f"another process is writing the same run to {table.table_uri} ({_first_line(error)}); "
+            f"another process is writing the same run to {table.table_uri} ({told(error)}); "
             f"let one of them finish, then run this again: it continues where they stopped"
         ) from error
     except (DeltaError, OSError) as error:
         raise ValueError(
-            f"cannot write to {table.table_uri}: {_first_line(error)}; run again once it is writable"
+            f"cannot write to {table.table_uri}: {told(error)}; run again once it is writable"
         ) from error
 
 
-def forget(table: DeltaTable, ids: Iterable[str]) -> None:
-    """Delete the rows of these images, so that a new attempt can take their place."""
-    names = ["'" + name.replace("'", "''") + "'" for name in sorted(ids)]
-    for start in range(0, len(names), IDS_PER_DELETE):
-        table.delete(f"image_id IN ({', '.join(names[start : start + IDS_PER_DELETE])})")
+def _landed(table: DeltaTable, mark: str) -> bool:
+    """Whether a commit that was answered with a conflict is in the log all the same: its first answer was lost."""
+    try:
+        table.update_incremental()
+        return any(entry.get("mark") == mark for entry in table.history(8))
+    except (DeltaError, OSError):
+        return False
 
 
-def storage_options(uri: str) -> dict[str, str]:
-    """What the Delta library needs beyond its reading of the environment: plain-http endpoints must be
-    allowed."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-    return {"AWS_ALLOW_HTTP": "true"} if uri.startswith("s3") and endpoint.startswith("http://") else {}
+def _without(
+    table: DeltaTable, schema: pa.Schema, ids: frozenset[str]
+) -> tuple[list[tuple[str, int]], list[Part]]:
+    """Files that hold rows of these images, and new files with their other rows."""
+    removed, kept = [], []
+    folder = table.table_uri.removeprefix("file://").rstrip("/")
+    sizes = dict(_files(table))
+    for path in files_of(table, [(image_id, image_id) for image_id in sorted(ids)]):
+        rows = read_part(f"{folder}/{path}")
+        # Value by value: Arrow cannot filter the string views of files that a Delta delete has rewritten.
+        stays = [image_id not in ids for image_id in rows["image_id"].to_pylist()]
+        if all(stays):
+            continue
+        removed.append((path, sizes[path]))
+        if any(stays):
+            kept.append(write_part(folder, rows.cast(schema).filter(pa.array(stays))))
+    return removed, kept
+
+
+def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of one file of a table."""
+    with fsspec.open(uri, "rb") as file:
+        return pq.read_table(file, columns=list(columns) if columns else None, partitioning=None)
+
+
+def files_of(table: DeltaTable, ranges: Sequence[tuple[str, str]], key: str = "image_id") -> list[str]:
+    """Paths, relative to the table, of its files that can hold a value in one of these ranges, ends included.
+
+    The log alone is asked; files whose bounds it does not know are among them.
+
+    Args:
+        key: one of `KEYS`.
+    """
+    merged: list[list[str]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], high)
+        else:
+            merged.append([low, high])
+    starts = [low for low, _ in merged]
+    found = []
+    for action in _actions(table):
+        least, greatest = action.get(f"min.{key}"), action.get(f"max.{key}")
+        if least is None or greatest is None:
+            found.append(action["path"])
+            continue
+        # Ranges are apart and in order: if the last that starts before the file ends stops before it, so do all.
+        index = bisect.bisect_right(starts, greatest) - 1
+        if index >= 0 and merged[index][1] >= least:
+            found.append(action["path"])
+    return found
+
+
+def _files(table: DeltaTable) -> list[tuple[str, int]]:
+    """Path and size of every file of a table."""
+    return [(action["path"], action["size_bytes"]) for action in _actions(table)]
+
+
+def _actions(table: DeltaTable) -> list[dict[str, Any]]:
+    """What the log says of every file: path, size_bytes, num_records, and bounds as min.… and max.…"""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    wanted = [
+        name
+        for name in actions.column_names
+        if name in ("path", "size_bytes", "num_records")
+        or name.removeprefix("min.").removeprefix("max.") in KEYS
+    ]
+    rows: list[dict[str, Any]] = actions.select(wanted).to_pylist()
+    return [{**row, "path": unquote(row["path"])} for row in rows]
 
 
 def table_uri(out: str, name: str) -> str:
@@ -223,9 +364,7 @@ def _stats(rows: pa.Table) -> str:
     """Delta statistics of the columns that readers filter by."""
     least: dict[str, Any] = {}
     greatest: dict[str, Any] = {}
-    for name in [
-        name for name in ("image_id", "class_id", "class_name", "stage") if name in rows.column_names
-    ]:
+    for name in [name for name in (*KEYS, "class_id", "class_name", "stage") if name in rows.column_names]:
         bounds = pc.min_max(rows[name]).as_py()
         least[name], greatest[name] = bounds["min"], bounds["max"]
     nulls = {name: 0 for name in least}
@@ -234,8 +373,9 @@ def _stats(rows: pa.Table) -> str:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _name_of(schema: pa.Schema) -> str:
+    """The name of the table that a schema of `zs3.tables` is for."""
+    return (schema.metadata or {}).get(b"zs3.table", b"").decode()
 
 
 def _short(value: Any) -> str:

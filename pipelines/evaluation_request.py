@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from zs3.datasets.listing import title
 from zs3.metrics.intervals import REPLICATES
 from zs3.report import diagnostic

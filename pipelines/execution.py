@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.storage import environment_for_cluster
+
 logger = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.5
@@ -62,6 +64,15 @@ class Execution:
     """Blocks that wait at an actor, so that it never waits for one."""
     commit_interval_s: float = 5.0
     """Seconds between commits to a table; about this much work is lost when the driver is killed."""
+    images_per_wave: int = 200_000
+    """Images that one graph processes; a longer run is a row of graphs, so that nothing on the driver grows with it.
+    Models are loaded once a wave."""
+    max_failures: str | None = None
+    """Stop when more images fail: a number, or a share such as 5% of those processed so far (of 100 at least). What was
+    finished is kept."""
+    stall_timeout_s: float = 1800.0
+    """Seconds without a finished image after which a run is stopped, and says what each stage is at; long enough for
+    machines to come and models to load."""
     ray_address: str | None = None
     """Ray to join; by default RAY_ADDRESS (set inside a Ray job), else a Ray of its own on this machine."""
     object_store_bytes: int = 512 << 20
@@ -104,7 +115,7 @@ def start_ray(execution: Execution) -> bool:
         return False
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
-        keep = {"env_vars": KEEP_BUFFERS}
+        keep = {"env_vars": {**KEEP_BUFFERS, **environment_for_cluster()}}
         with _silent():
             ray.init(address=address, runtime_env=keep, log_to_driver=False, logging_level=logging.ERROR)
         return True
@@ -140,6 +151,8 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
         "batch_size",
         "images_per_block",
         "images_per_file",
+        "images_per_wave",
+        "stall_timeout_s",
     ):
         value = getattr(execution, name)
         if value is not None and value <= 0:

@@ -1,6 +1,6 @@
 """The labelling graph: list, read and decode, label, write, commit.
 
-refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
+images ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
 (driver)
 
 Class names are embedded and checked once, on the driver, and travel to the actors.
@@ -16,7 +16,7 @@ from pipelines.execution import Execution, actor_plan, cluster_nodes
 from pipelines.label_actor import LabelActor
 from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
 from pipelines.picture_actor import picture_graph
-from pipelines.table_run import Progress, RunResult, run_graph
+from pipelines.table_run import Progress, RunResult, Wave, run_graph
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -53,20 +53,20 @@ def label(
     return run_graph(
         plan.target,
         plan.left,
-        lambda: label_graph(plan, model, execution),
+        lambda wave: label_graph(plan, wave, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def label_graph(plan: LabelPlan, model: Model, execution: Execution) -> Dataset:
-    """The lazy dataset whose rows are the files written below the plan's --out."""
+def label_graph(plan: LabelPlan, wave: Wave, model: Model, execution: Execution) -> Dataset:
+    """The lazy dataset whose rows tell of the files written below the plan's --out."""
     actors = actor_plan(execution, cluster_nodes())
     return picture_graph(
         LabelActor,
         target=plan.target,
-        left=plan.left,
+        wave=wave,
         max_pixels=plan.request.max_pixels,
         most_per_file=MOST_PER_FILE,
         actors=actors,

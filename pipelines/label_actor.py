@@ -24,7 +24,14 @@ class LabelActor:
     """
 
     def __init__(
-        self, *, model: Model, checkpoint: str, vocabulary: Vocabulary, run: str, actors: ActorPlan
+        self,
+        *,
+        model: Model,
+        checkpoint: str,
+        vocabulary: Vocabulary,
+        run: str,
+        actors: ActorPlan,
+        notes: str | None = None,
     ) -> None:
         self._model = PictureModel(
             lambda device: model.load(checkpoint, vocabulary, device),
@@ -33,6 +40,7 @@ class LabelActor:
             run=run,
             results="labels",
             stage="label",
+            notes=notes,
         )
         self._vocabulary, self._run = vocabulary, run
 
@@ -72,4 +80,5 @@ def rows_of_map(
         scores,
         run,
         ignore_id=vocabulary.ignore_id,
+        etag=image.get("etag", ""),
     )

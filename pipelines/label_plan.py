@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.catalogue import catalogue_of
 from pipelines.class_lists import ClassNames, warn_of_confusable
-from pipelines.sources import list_images
-from pipelines.table_run import Remaining, Target, remaining
+from pipelines.remaining import Remaining, Target, asked, remaining
 from zs3.images import DEFAULT_MAX_PIXELS
 from zs3.tables import FAILURES, LABELS
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -123,6 +123,10 @@ class LabelRequest:
     """Images to take from the listing; none takes all."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Pictures of more pixels than this become failures."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that are of another run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +155,9 @@ def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
-    refs = list_images(request.images, request.limit)
+    images = catalogue_of(request.images, request.limit)
     description = (model or Model()).describe(request.checkpoint, vocabulary)
-    left = remaining(refs, _target(request, vocabulary, description))
+    left = remaining(images, _target(request, vocabulary, description), retry_failures=request.retry_failures)
     return LabelPlan(request=request, vocabulary=vocabulary, description=description, left=left)
 
 
@@ -162,8 +166,10 @@ def _target(request: LabelRequest, vocabulary: Vocabulary, description: Descript
         out=request.out,
         results="labels",
         schema=LABELS,
-        provenance=label_provenance(description, request.checkpoint, vocabulary),
+        provenance=label_provenance(description, request.checkpoint, vocabulary)
+        | {"asked": asked("label", request)},
         digest=description.digest,
+        replace=request.replace,
     )
 
 

@@ -29,8 +29,9 @@ from pipelines.execution import (
 from pipelines.label_actor import rows_of_map
 from pipelines.label_plan import TABLES
 from pipelines.name_plan import NameModel, NamePlan, Namer, NameRequest, plan_name
-from pipelines.table_rows import Guard, Rows, rows_table, write_tables
-from pipelines.table_run import RETRIES, Progress, RunResult, run_graph
+from pipelines.remaining import WORK
+from pipelines.table_rows import BOOKKEEPING, Guard, Rows, booked, rows_table, write_tables
+from pipelines.table_run import Progress, RunResult, Wave, run_graph
 from zs3.segments_table import NEEDED, segments_at
 from zs3.vocabulary import Vocabulary
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 MOST_PER_FILE = 1024
 """Images in one file of labels, some megabytes."""
+
+Wanted = Mapping[str, Mapping[str, Any]] | frozenset[str]
+"""Ids of images to read, maybe with the bookkeeping of each (`table_rows.BOOKKEEPING`)."""
 
 IMAGES_AT_ONCE = 16
 """Rows of segments that a task reads and hands on together."""
@@ -72,20 +76,20 @@ def name(
     return run_graph(
         plan.target,
         plan.left,
-        lambda: name_graph(plan, namer(), execution),
+        lambda wave: name_graph(plan, wave, namer(), execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
-    """The lazy dataset whose rows are the files written below the plan's --out."""
-    wanted = frozenset(image_id for image_id, _ in plan.left.todo)
-    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest}
+def name_graph(plan: NamePlan, wave: Wave, namer: Namer, execution: Execution) -> Dataset:
+    """The lazy dataset whose rows tell of the files written below the plan's --out."""
+    wanted = {row.pop("image_id"): row for row in wave.images.select(BOOKKEEPING.names).to_pylist()}
+    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest, "notes": wave.notes}
     return segments_graph(plan.files, wanted, NameActor, named, execution).map_batches(
         functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
-        batch_size=execution.images_per_file or min(MOST_PER_FILE, max(16, len(plan.left.todo) // 16)),
+        batch_size=wave.images_per_file(MOST_PER_FILE),
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
@@ -93,7 +97,7 @@ def name_graph(plan: NamePlan, namer: Namer, execution: Execution) -> Dataset:
 
 def segments_graph(
     files: Sequence[str],
-    wanted: frozenset[str],
+    wanted: Wanted,
     actor: type,
     arguments: Mapping[str, Any],
     execution: Execution,
@@ -102,7 +106,7 @@ def segments_graph(
 
     Args:
         files: of the segments table.
-        wanted: ids of the images to read.
+        wanted: the images to read.
         actor: called with tables as `read_segments` gives them.
         arguments: of its constructor, beside `threads`.
     """
@@ -120,7 +124,7 @@ def segments_graph(
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
-            max_retries=RETRIES,
+            max_retries=-1,
         )
         .map_batches(
             actor,
@@ -132,7 +136,7 @@ def segments_graph(
             ),
             num_cpus=actors.cpus,
             fn_constructor_kwargs={**arguments, "threads": actors.threads or 1},
-            max_task_retries=RETRIES,
+            max_task_retries=-1,
         )
     )
 
@@ -148,19 +152,19 @@ def one_per_core(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> 
     )
 
 
-def read_segments(files: pa.Table, *, wanted: frozenset[str]) -> Iterator[pa.Table]:
+def read_segments(files: pa.Table, *, wanted: Wanted) -> Iterator[pa.Table]:
     """The wanted rows of Parquet files of segments, some at a time, with the columns that naming needs.
 
     Args:
         files: a column `file`.
-        wanted: ids of the images to read.
+        wanted: the images to read; their bookkeeping, where there is such, becomes columns.
     """
-    columns = ["image_id", "uri", *NEEDED]
+    columns = ["image_id", "uri", "etag", *NEEDED]
     for file in files["file"].to_pylist():
         with fsspec.open(file, "rb") as opened:
             parquet = pq.ParquetFile(opened)
             ids = parquet.read(columns=["image_id"])["image_id"].to_pylist()
-            if wanted.isdisjoint(ids):
+            if not any(image_id in wanted for image_id in ids):
                 continue
             for batch in parquet.iter_batches(IMAGES_AT_ONCE, columns=columns):
                 # Row by row: Arrow cannot filter the string views of files that a Delta delete has rewritten.
@@ -169,7 +173,18 @@ def read_segments(files: pa.Table, *, wanted: frozenset[str]) -> Iterator[pa.Tab
                     index for index, image_id in enumerate(rows["image_id"].to_pylist()) if image_id in wanted
                 ]
                 if kept:
-                    yield pa.concat_tables([rows.slice(index, 1) for index in kept])
+                    yield _with_books(pa.concat_tables([rows.slice(index, 1) for index in kept]), wanted)
+
+
+def _with_books(rows: pa.Table, wanted: Wanted) -> pa.Table:
+    """The rows with the bookkeeping of their images, where there is such."""
+    if not isinstance(wanted, Mapping):
+        return rows
+    books = [wanted[image_id] for image_id in rows["image_id"].to_pylist()]
+    for name in BOOKKEEPING.names[1:]:
+        column = pa.array([book[name] for book in books], BOOKKEEPING.field(name).type)
+        rows = rows.append_column(name, column)
+    return rows
 
 
 class NameActor:
@@ -179,19 +194,21 @@ class NameActor:
         RuntimeError: naming fails for every image.
     """
 
-    def __init__(self, *, namer: Namer, vocabulary: Vocabulary, run: str, threads: int) -> None:
+    def __init__(
+        self, *, namer: Namer, vocabulary: Vocabulary, run: str, threads: int, notes: str | None = None
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._namer, self._vocabulary, self._run = namer, vocabulary, run
-        self._guard = Guard(results="labels", stage="name", run=run)
+        self._guard = Guard(results="labels", stage="name", run=run, notes=notes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its rows of `labels`, or its row of `failures`."""
         started = time.time()
-        images = batch.select(["image_id", "uri"]).to_pylist()
+        images = booked(batch, WORK)
         outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
-        return rows_table(started, outcomes, TABLES)
+        return rows_table(started, images, outcomes, TABLES)
 
     def _rows(self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> list[Rows]:
         """The label rows of some images, each with its row in the batch."""

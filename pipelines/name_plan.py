@@ -12,11 +12,12 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.catalogue import Catalogue
 from pipelines.class_lists import ClassNames, warn_of_confusable
-from pipelines.commit import existing_table, image_uris, provenance_of, table_uri
+from pipelines.commit import existing_table, provenance_of, table_uri
 from pipelines.label_plan import Description, label_provenance
-from pipelines.sources import read_bytes
-from pipelines.table_run import Remaining, Target, remaining
+from pipelines.remaining import Remaining, Target, asked, remaining, rows_of_images
+from pipelines.storage import read_bytes
 from zs3.config import NamingSettings
 from zs3.naming import Segments
 from zs3.tables import LABELS, SEGMENTS
@@ -109,6 +110,10 @@ class NameRequest:
     """The --out of a tuning run, or its tune.json: its settings take the place of `naming`."""
     limit: int | None = None
     """Images to take of the table, in order of their uris; none takes all."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that are of another run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,16 +151,18 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
     description = (model or NameModel()).describe(checkpoint, vocabulary, naming, held["run"])
     if tuned:
         refuse_other_weights(tuned, description, request)
-    refs = sorted(image_uris(segments).items(), key=lambda ref: ref[1])[: request.limit]
-    if not refs:
+    images = Catalogue(rows_of_images(segments), limit=request.limit)
+    if not images.images:
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
     target = Target(
         out=request.out,
         results="labels",
         schema=LABELS,
         provenance=label_provenance(description, checkpoint, vocabulary)
-        | ({"tuning": dict(tuned.tuned_on)} if tuned else {}),
+        | ({"tuning": dict(tuned.tuned_on)} if tuned else {})
+        | {"asked": asked("name", request)},
         digest=description.digest,
+        replace=request.replace,
     )
     _refuse_other_tuning(target)
     return NamePlan(
@@ -166,7 +173,7 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
         description=description,
         files=tuple(sorted(segments.file_uris())),
         target=target,
-        left=remaining(refs, target),
+        left=remaining(images, target, retry_failures=request.retry_failures),
     )
 
 

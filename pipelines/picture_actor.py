@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution
 from pipelines.proposals import read_with_masks
+from pipelines.remaining import Target
 from pipelines.sources import read_and_decode
-from pipelines.table_rows import Guard, Rows, rows_table, write_tables
-from pipelines.table_run import RETRIES, Remaining, Target
+from pipelines.table_rows import Guard, Rows, booked, rows_table, write_tables
+from pipelines.table_run import Wave
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -45,6 +46,7 @@ class PictureModel(Generic[M]):
         results: name of the table that its rows are for.
         stage: what `failures` calls its work.
         planned: digest that the model must have, where the run is defined by more than the model.
+        notes: name of the run's notes on crashes; none takes no notes.
 
     Raises:
         RuntimeError: the model here is not the one the run was planned with.
@@ -60,6 +62,7 @@ class PictureModel(Generic[M]):
         results: str,
         stage: str,
         planned: str | None = None,
+        notes: str | None = None,
     ) -> None:
         # The model lives in one thread. Ray constructs an actor in one and calls it from another; OpenMP would then
         # keep a pool of threads for each, more threads than cores, and stop spinning at its barriers: 0.83 of the
@@ -71,7 +74,7 @@ class PictureModel(Generic[M]):
                 f"checkpoint {origin!r} has digest {self._model.digest[:12]} here, but the run was planned with "
                 f"{(planned or run)[:12]}; do all machines see the same checkpoint and the same version of zs3?"
             )
-        self._guard = Guard(results=results, stage=stage, run=run)
+        self._guard = Guard(results=results, stage=stage, run=run, notes=notes)
 
     def rows(
         self,
@@ -90,7 +93,10 @@ class PictureModel(Generic[M]):
             RuntimeError: the model fails for every image.
         """
         started = time.time()
-        images = batch.drop_columns("pixels").to_pylist()
+        images = [
+            {**image, **told}
+            for image, told in zip(batch.drop_columns("pixels").to_pylist(), booked(batch), strict=True)
+        ]
         done: list[dict[str, Rows]] = [{"failures": image["failures"]} for image in images]
         readable = [index for index, image in enumerate(images) if not image["failures"]]
         pictures = [_picture(batch, index) for index in readable]
@@ -101,14 +107,14 @@ class PictureModel(Generic[M]):
         outcomes = self._guard.outcomes([images[i] for i in readable], pictures, in_thread)
         for index, outcome in zip(readable, outcomes, strict=True):
             done[index] = outcome
-        return rows_table(started, done, schemas)
+        return rows_table(started, images, done, schemas)
 
 
 def picture_graph(
     actor: type,
     *,
     target: Target,
-    left: Remaining,
+    wave: Wave,
     max_pixels: int,
     most_per_file: int,
     actors: ActorPlan,
@@ -123,6 +129,7 @@ def picture_graph(
         max_pixels: pictures of more pixels become failures.
         most_per_file: images in one file, where the execution leaves it open.
         arguments: of the actor's constructor.
+        wave: the images.
         proposals: where masks are given: image id → JSON, see `proposals.Proposals`. They are read with the pictures.
     """
     import ray
@@ -135,13 +142,13 @@ def picture_graph(
     )  # bytes of pixels; with Ray's 128 MiB, few blocks fill a small store
     read = read_and_decode if proposals is None else read_with_masks
     return (
-        ray.data.from_arrow(_blocks(left.todo, execution.images_per_block, proposals))
+        ray.data.from_arrow(_blocks(wave.images, execution.images_per_block, proposals))
         .map_batches(
-            functools.partial(read, max_pixels=max_pixels, run=target.digest),
+            functools.partial(read, max_pixels=max_pixels, run=target.digest, notes=wave.notes),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
-            max_retries=RETRIES,
+            max_retries=-1,
         )
         .map_batches(
             actor,
@@ -152,12 +159,12 @@ def picture_graph(
             ),
             num_cpus=actors.cpus,
             num_gpus=actors.gpus,
-            fn_constructor_kwargs=dict(arguments),
-            max_task_retries=RETRIES,
+            fn_constructor_kwargs={**arguments, "notes": wave.notes},
+            max_task_retries=-1,
         )
         .map_batches(
             functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-            batch_size=execution.images_per_file or min(most_per_file, max(16, len(left.todo) // 16)),
+            batch_size=execution.images_per_file or wave.images_per_file(most_per_file),
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
         )
@@ -172,17 +179,12 @@ def _loaded(load: Callable[[str], M], actors: ActorPlan) -> M:
     return load(actors.device)
 
 
-def _blocks(
-    refs: tuple[tuple[str, str], ...], images_per_block: int, proposals: Mapping[str, str] | None
-) -> list[pa.Table]:
-    """The refs in tables of at most `images_per_block`, one task each."""
-    table = pa.Table.from_arrays(
-        [pa.array(column, pa.string()) for column in zip(*refs)], ["image_id", "uri"]
-    )
+def _blocks(images: pa.Table, images_per_block: int, proposals: Mapping[str, str] | None) -> list[pa.Table]:
+    """The images in tables of at most `images_per_block`, one task each."""
     if proposals is not None:
-        told = [proposals.get(image_id, "") for image_id, _ in refs]
-        table = table.append_column("proposals", pa.array(told, pa.large_string()))
-    return [table.slice(start, images_per_block) for start in range(0, table.num_rows, images_per_block)]
+        told = [proposals.get(image_id, "") for image_id in images["image_id"].to_pylist()]
+        images = images.append_column("proposals", pa.array(told, pa.large_string()))
+    return [images.slice(start, images_per_block) for start in range(0, images.num_rows, images_per_block)]
 
 
 def _picture(batch: pa.Table, index: int) -> Picture:

@@ -17,18 +17,12 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from pipelines.sources import (
-    PIXELS,
-    READS_AT_ONCE,
-    filesystem_of,
-    read_and_decode,
-    read_bytes,
-    uri_of,
-)
+from pipelines.sources import PIXELS, READS_AT_ONCE, read_and_decode
+from pipelines.storage import filesystem_of, read_bytes, uri_of
+from pipelines.table_rows import failure_of
 from zs3.hard_masks import pack_masks
 from zs3.proposal_names import coco_segmentations, names_of, no_image
 from zs3.proposals import ProposalError, masks_of_coco, masks_of_label_png, masks_of_pngs
-from zs3.tables import failure_row
 
 CHECKSUMS = ("ETag", "md5Hash")
 """What object stores tell of a file's content in a listing (S3, Google Cloud Storage), so that it need not be read."""
@@ -74,18 +68,21 @@ def list_proposals(source: str, ids: Collection[str]) -> Proposals:
     )
 
 
-def read_with_masks(refs: pa.Table, *, max_pixels: int, run: str) -> Iterator[pa.Table]:
+def read_with_masks(
+    refs: pa.Table, *, max_pixels: int, run: str, notes: str | None = None
+) -> Iterator[pa.Table]:
     """As `read_and_decode`, one table of one row of `GIVEN` for each image; masks that cannot be used fail their image.
 
     Args:
         refs: columns image_id, uri, and proposals: JSON of `Proposals.of_image`, empty where there is none.
         max_pixels: pictures and masks of more pixels are refused before they are decoded.
         run: digest that failure rows carry.
+        notes: as of `read_and_decode`.
     """
     told = [json.loads(text) if text else None for text in refs["proposals"].to_pylist()]
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         contents = pool.map(_contents, told)
-        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run)
+        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run, notes=notes)
         for picture, proposals, content in zip(pictures, told, contents, strict=True):
             (row,) = picture.drop_columns("pixels").to_pylist()
             row |= {"pixels": picture["pixels"][0].as_py(), "masks": b""}
@@ -93,8 +90,7 @@ def read_with_masks(refs: pa.Table, *, max_pixels: int, run: str) -> Iterator[pa
                 try:
                     row["masks"] = _packed(row, proposals, content, max_pixels)
                 except Exception as error:  # one image's masks must not stop the others
-                    failure = failure_row(row["image_id"], row["uri"], "masks", error, run)
-                    row |= {"pixels": b"", "failures": [failure]}
+                    row |= {"pixels": b"", "failures": [failure_of(row, "masks", error, run)]}
             yield pa.Table.from_pylist([row], schema=GIVEN)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.commit import existing_table, provenance_of, table_uri
 from pipelines.evaluate import REPORT_VERSION
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from zs3.metrics.protocols import Protocol, differences
 from zs3.tables import SCORES
 from zs3.vocabulary import Vocabulary

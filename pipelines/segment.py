@@ -1,6 +1,6 @@
 """The segmenting graph: list, read and decode, group, write, commit.
 
-    refs ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
+    images ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
     (driver)
 
 What it leaves knows no class name; `pipelines/name.py` labels it with any class list. Masks from elsewhere are read
@@ -19,7 +19,7 @@ from pipelines.execution import ActorPlan, Execution, actor_plan, cluster_nodes
 from pipelines.picture_actor import Image, Picture, PictureModel, picture_graph
 from pipelines.segment_plan import Grouper, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
 from pipelines.table_rows import Rows
-from pipelines.table_run import Progress, RunResult, run_graph
+from pipelines.table_run import Progress, RunResult, Wave, run_graph
 from zs3.hard_masks import unpack_masks
 from zs3.naming import Segments
 from zs3.segments_table import segments_row
@@ -61,20 +61,20 @@ def segment(
     return run_graph(
         plan.target,
         plan.left,
-        lambda: segment_graph(plan, model, execution),
+        lambda wave: segment_graph(plan, wave, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def segment_graph(plan: SegmentPlan, model: SegmentModel, execution: Execution) -> Dataset:
-    """The lazy dataset whose rows are the files written below the plan's --out."""
+def segment_graph(plan: SegmentPlan, wave: Wave, model: SegmentModel, execution: Execution) -> Dataset:
+    """The lazy dataset whose rows tell of the files written below the plan's --out."""
     actors = actor_plan(execution, cluster_nodes())
     return picture_graph(
         SegmentActor,
         target=plan.target,
-        left=plan.left,
+        wave=wave,
         max_pixels=plan.request.max_pixels,
         most_per_file=MOST_PER_FILE,
         actors=actors,
@@ -107,6 +107,7 @@ class SegmentActor:
         run: str,
         actors: ActorPlan,
         planned: str | None = None,
+        notes: str | None = None,
     ) -> None:
         self._model = PictureModel(
             lambda device: model.load(checkpoint, store, device),
@@ -116,6 +117,7 @@ class SegmentActor:
             results="segments",
             stage="segment",
             planned=planned,
+            notes=notes,
         )
         self._store, self._run = store, run
 
@@ -138,5 +140,11 @@ class SegmentActor:
 
     def _row(self, image: Image, segments: Segments, disagreement: float) -> dict[str, Any]:
         return segments_row(
-            image["image_id"], image["uri"], segments, disagreement, self._run, store=self._store
+            image["image_id"],
+            image["uri"],
+            segments,
+            disagreement,
+            self._run,
+            store=self._store,
+            etag=image.get("etag", ""),
         )

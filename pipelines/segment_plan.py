@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.catalogue import catalogue_of
 from pipelines.proposals import Proposals, list_proposals
-from pipelines.sources import list_images
-from pipelines.table_run import Remaining, Target, remaining
+from pipelines.remaining import Remaining, Target, asked, remaining
 from zs3.images import DEFAULT_MAX_PIXELS
 from zs3.naming import Segments
 from zs3.tables import SEGMENTS
@@ -76,6 +76,10 @@ class SegmentRequest:
     """Images to take from the listing; none takes all."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Pictures of more pixels than this become failures."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that are of another run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +107,31 @@ def plan_segment(request: SegmentRequest, model: SegmentModel | None = None) -> 
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
-    refs = list_images(request.images, request.limit)
+    images = catalogue_of(request.images, request.limit)
     parts = dict((model or SegmentModel()).describe(request.checkpoint, request.store))
     grouper, proposals = digest_of(parts), None
     if request.masks is not None:
-        proposals = list_proposals(request.masks, [image_id for image_id, _ in refs])
+        ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]
+        proposals = list_proposals(request.masks, ids)
         parts["proposals"] = proposals.digest
     digest = digest_of(parts)
     target = Target(
         out=request.out,
         results="segments",
         schema=SEGMENTS,
-        provenance={"run": parts, "digest": digest, "checkpoint": request.checkpoint},
+        provenance={
+            "run": parts,
+            "digest": digest,
+            "checkpoint": request.checkpoint,
+            "asked": asked("segment", request),
+        },
         digest=digest,
+        replace=request.replace,
     )
     return SegmentPlan(
-        request=request, target=target, left=remaining(refs, target), grouper=grouper, proposals=proposals
+        request=request,
+        target=target,
+        left=remaining(images, target, retry_failures=request.retry_failures),
+        grouper=grouper,
+        proposals=proposals,
     )

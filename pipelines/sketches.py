@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.labels import Labels, image_graph
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from zs3.datasets import Dataset, ImageRef, read_truth
 from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
 from zs3.metrics.reliability import Reliability

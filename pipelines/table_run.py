@@ -1,30 +1,37 @@
 """One run that fills a table image by image: what is left to do, and commits as the run goes.
 
 Shared by `label`, `segment` and `name`, whose graphs differ. An image that cannot be processed becomes a row of
-`failures` and the rest goes on. A run that is started again does what is not in its table yet; failed images are
-tried again, their old rows making way.
+`failures` and the rest goes on. A run that is started again does what is not in its tables yet. A long run is a row of
+waves, each a graph of its own, so that the driver holds one wave at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.commit import Part, existing_table, forget, image_uris, open_table, publish, table_uri
+from pipelines.commit import open_table
 from pipelines.execution import Execution, start_ray
-from zs3.tables import FAILURES
+from pipelines.ledger import Ledger
+from pipelines.poison import remove_notes
+from pipelines.remaining import Remaining, Target
+from pipelines.watchdog import StalledError, stages, stop_graphs, watched
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 RETRIES = 3
-"""How often Ray repeats a task whose process was killed; by default it would do so for ever with an image
-that brings its process down."""
+"""How often Ray repeats a task whose process was killed, in graphs that take no notes of crashes; by default it would
+do so for ever with an image that brings its process down."""
+
+ENOUGH_TO_JUDGE = 100
+"""Images after which a share of failures means something."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,75 +72,38 @@ class RunResult:
     out: str
     startup_seconds: float
     """From the call to the first image at a model."""
+    failed_before: int = 0
+    """Failed in an earlier run, and not tried again; part of `skipped`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The tables that a run adds to, and which run it is."""
+class Wave:
+    """The images of one graph."""
 
-    out: str
-    """Folder or uri below which the tables lie."""
-    results: str
-    """Name of the table of results; the other one is `failures`."""
-    schema: pa.Schema
-    """Of the results."""
-    provenance: Mapping[str, Any]
-    """What the tables say of themselves: `run`, which must agree between runs into the same table, and more."""
-    digest: str
-    """Of `run`."""
+    images: pa.Table
+    """As `remaining.WORK`."""
+    total: int
+    """Images of the whole run."""
+    notes: str
+    """Name of the run's notes on crashes, see `pipelines.poison`."""
+    asked: int | None = None
+    """Images in one file, where the execution says so."""
 
-    @property
-    def schemas(self) -> dict[str, pa.Schema]:
-        """Name → schema of both tables."""
-        return {self.results: self.schema, "failures": FAILURES}
-
-    @property
-    def uris(self) -> dict[str, str]:
-        """Name → place of both tables."""
-        return {name: table_uri(self.out, name) for name in self.schemas}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remaining:
-    """What a listing leaves to do."""
-
-    todo: tuple[tuple[str, str], ...]
-    """(image id, uri) still to be processed."""
-    skipped: int
-    """Images that are in the table already."""
-    retried: frozenset[str]
-    """Ids to do that failed before."""
-
-
-def remaining(refs: Sequence[tuple[str, str]], target: Target) -> Remaining:
-    """What of a listing is not in the target's table yet; reads, writes nothing.
-
-    Raises:
-        ValueError: the tables are of another run, or hold other images under these ids.
-    """
-    held: dict[str, dict[str, str]] = {name: {} for name in target.schemas}
-    for name, schema in target.schemas.items():
-        if existing_table(target.uris[name]) is not None:
-            held[name] = image_uris(open_table(target.uris[name], schema, target.provenance))
-    _refuse_other_images(refs, held[target.results], target)
-    todo = tuple(ref for ref in refs if ref[0] not in held[target.results])
-    return Remaining(
-        todo=todo,
-        skipped=len(refs) - len(todo),
-        retried=frozenset(image_id for image_id, _ in todo if image_id in held["failures"]),
-    )
+    def images_per_file(self, most: int) -> int:
+        """Images in one file: as asked for, else a sixteenth of the run, at least 16 and at most `most`."""
+        return self.asked or min(most, max(16, self.total // 16))
 
 
 def run_graph(
     target: Target,
     left: Remaining,
-    graph: Callable[[], Dataset],
+    graph: Callable[[Wave], Dataset],
     execution: Execution,
     *,
     called: float,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
-    """Execute a graph that writes files, and commit them as it goes.
+    """Execute a graph that writes files, wave by wave, and commit the files as it goes.
 
     Args:
         target: the tables.
@@ -145,56 +115,104 @@ def run_graph(
 
     Raises:
         ValueError: the tables cannot be written to, or are of another run.
+        RuntimeError: too many images failed, or none was finished for too long.
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
-    tables = {
-        name: open_table(target.uris[name], schema, target.provenance)
-        for name, schema in target.schemas.items()
-    }
-    counts = dict.fromkeys(target.schemas, 0)
-    pending: dict[str, list[Part]] = {name: [] for name in target.schemas}
-
-    def commit() -> None:
-        for name, schema in target.schemas.items():
-            parts, pending[name] = pending[name], []
-            publish(tables[name], schema, parts, run=target.digest, written_ms=int(time.time() * 1000))
-
-    first = last_commit = time.time()
+    too_many = failure_limit(execution.max_failures)
+    ledger = Ledger(
+        target,
+        left,
+        {
+            name: open_table(target.uris[name], schema, target.provenance, replace=left.replaces)
+            for name, schema in target.all_schemas.items()
+        },
+    )
+    ledger.begin()
+    first = time.time()
     if left.todo:
         start_ray(execution)
-        forget(tables["failures"], left.retried)
         first = float("inf")
+        notes = uuid.uuid4().hex
         try:
-            for row in _written(graph()):
-                pending[row["table"]].append(
-                    Part(**{key: row[key] for key in ("path", "size", "rows", "stats")})
-                )
-                counts[row["table"]] += row["images"]
-                first = min(first, row["started"])
-                if time.time() - last_commit >= execution.commit_interval_s:
-                    commit()
-                    last_commit = time.time()
-                if on_progress:
-                    done, failed = sum(counts.values()), counts["failures"]
-                    seconds = max(0.0, time.time() - first)
-                    on_progress(Progress(done=done, failed=failed, total=len(left.todo), seconds=seconds))
-        except BaseException:
+            for images in left.todo.waves(execution.images_per_wave):
+                wave = Wave(images=images, total=len(left.todo), notes=notes, asked=execution.images_per_file)
+                for written in committed(ledger, _written(graph(wave)), execution):
+                    first = min(first, written["started"])
+                    if on_progress:
+                        seconds = max(0.0, time.time() - first)
+                        on_progress(
+                            Progress(
+                                done=ledger.done, failed=ledger.failed, total=len(left.todo), seconds=seconds
+                            )
+                        )
+                    if too_many(ledger.done, ledger.failed):
+                        raise RuntimeError(
+                            f"{ledger.failed} of the first {ledger.done} images failed, more than --max-failures "
+                            f"{execution.max_failures} allows; {target.uris['failures']} says why. What was finished "
+                            "is kept, and the same command continues it"
+                        )
+        except BaseException as error:
             with suppress(ValueError):  # the first error is the one to tell
-                commit()
+                ledger.commit()
+            if isinstance(error, (StalledError, RuntimeError, KeyboardInterrupt)):
+                stop_graphs()
             raise
-        commit()
+        finally:
+            remove_notes(notes)
+    ledger.commit()
     ended = time.time()
     first = min(max(first, called), ended)  # the actors' clocks may differ from ours
-    images = counts[target.results]
     return RunResult(
-        images=images,
-        failed=counts["failures"],
+        images=ledger.images,
+        failed=ledger.failed,
         skipped=left.skipped,
         seconds=ended - first,
-        images_per_second=images / (ended - first) if images else 0.0,
+        images_per_second=ledger.images / (ended - first) if ledger.images else 0.0,
         out=target.out,
         startup_seconds=first - called,
+        failed_before=left.failed_before,
     )
+
+
+def committed(
+    ledger: Ledger, written: Iterator[dict[str, Any]], execution: Execution
+) -> Iterator[dict[str, Any]]:
+    """The same rows, entered into the books, which are committed now and then.
+
+    Raises:
+        StalledError: nothing came for too long.
+        ValueError: the tables cannot be written to.
+    """
+    last = time.time()
+    for row in watched(written, execution.stall_timeout_s, stages):
+        ledger.add(row)
+        if time.time() - last >= execution.commit_interval_s:
+            ledger.commit()
+            last = time.time()
+        yield row
+
+
+def failure_limit(told: str | None) -> Callable[[int, int], bool]:
+    """Whether so many failures, of so many images, are more than were allowed.
+
+    Args:
+        told: a number, or a share such as `5%`; none allows all.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if told is None:
+        return lambda done, failed: False
+    share = told.endswith("%")
+    try:
+        limit = float(told.removesuffix("%"))
+    except ValueError:
+        limit = -1.0
+    if not (0 <= limit <= (100 if share else float("inf"))):
+        raise ValueError(f"max_failures is {told!r}; expected a number such as 100, or a share such as 5%")
+    if not share:
+        return lambda done, failed: failed > limit
+    return lambda done, failed: done >= ENOUGH_TO_JUDGE and 100 * failed > limit * done
 
 
 def _written(dataset: Dataset) -> Iterator[dict[str, Any]]:
@@ -202,19 +220,3 @@ def _written(dataset: Dataset) -> Iterator[dict[str, Any]]:
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(batch, pa.Table)
         yield from batch.to_pylist()
-
-
-def _refuse_other_images(refs: Sequence[tuple[str, str]], held: Mapping[str, str], target: Target) -> None:
-    """Refuse a listing whose ids mean other images than those in the table."""
-    ids = {uri: image_id for image_id, uri in held.items()}
-    for image_id, uri in refs:
-        if held.get(image_id, uri) != uri:
-            raise ValueError(
-                f"{target.out} already holds {target.results} of an image called {image_id!r}, from {held[image_id]}; "
-                f"this one is {uri}; choose another --out"
-            )
-        if ids.get(uri, image_id) != image_id:
-            raise ValueError(
-                f"{target.out} already holds {target.results} of {uri} under the id {ids[uri]!r}; in this listing "
-                f"its id is {image_id!r}, as file names repeat; choose another --out"
-            )

@@ -25,7 +25,7 @@ from pipelines.commit import table_uri
 from pipelines.evaluation_files import dataset_provenance
 from pipelines.execution import Execution, start_ray
 from pipelines.name import segments_graph
-from pipelines.sources import read_bytes
+from pipelines.storage import read_bytes
 from pipelines.table_run import Progress
 from pipelines.tune_plan import NAMED_IDS, TunePlan, TuneRequest, plan_tune
 from pipelines.whole_files import write_whole

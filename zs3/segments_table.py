@@ -39,7 +39,14 @@ bytes of 16-bit floats, as Parquet then finds few distinct values."""
 
 
 def segments_row(
-    image_id: str, uri: str, segments: Segments, disagreement: float, run: str, *, store: str
+    image_id: str,
+    uri: str,
+    segments: Segments,
+    disagreement: float,
+    run: str,
+    *,
+    store: str,
+    etag: str = "",
 ) -> dict[str, Any]:
     """The row of `segments` for one image.
 
@@ -50,6 +57,7 @@ def segments_row(
         run: digest of weights, settings and mask store.
         store: a name in `zs3.mask_store.STORES`. Other than `lossless` also rounds the embeddings. Masks that were
             given are kept in the store `hard`.
+        etag: what the listing said of the image's content.
 
     Raises:
         ValueError: a value is not finite, or no such store.
@@ -62,6 +70,7 @@ def segments_row(
     return {
         "image_id": image_id,
         "uri": uri,
+        "etag": etag,
         "height": segments.height,
         "width": segments.width,
         "padded_height": segments.padded_hw[0],

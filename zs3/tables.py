@@ -38,10 +38,11 @@ def _list_of(kind: pa.DataType) -> pa.DataType:
 
 LABELS = _schema(
     "labels",
-    1,
+    2,
     [
         _field("image_id", pa.string()),
         _field("uri", pa.string()),
+        _field("etag", pa.string()),
         _field("height", pa.int32()),
         _field("width", pa.int32()),
         _field("class_id", pa.int32()),
@@ -54,15 +55,17 @@ LABELS = _schema(
         _field("run", pa.string()),
     ],
 )
-"""One row per (image, class region). bbox is x, y, width, height in pixels; score lies in [0, 1] as the
+"""One row per (image, class region). etag tells which content of the image was labelled, as its store does (its ETag,
+or size and time of modification); empty where the listing did not say. bbox is x, y, width, height in pixels; score lies in [0, 1] as the
 labeller gives it; run is the digest of weights, settings and vocabulary."""
 
 SEGMENTS = _schema(
     "segments",
-    1,
+    2,
     [
         _field("image_id", pa.string()),
         _field("uri", pa.string()),
+        _field("etag", pa.string()),
         _field("height", pa.int32()),
         _field("width", pa.int32()),
         _field("padded_height", pa.int32()),
@@ -87,11 +90,32 @@ SEGMENTS = _schema(
 
 FAILURES = _schema(
     "failures",
-    1,
-    [_field(name, pa.string()) for name in ("image_id", "uri", "stage", "error_type", "message", "run")],
+    2,
+    [
+        *(
+            _field(name, pa.string())
+            for name in ("image_id", "uri", "etag", "stage", "error_type", "message")
+        ),
+        _field("attempts", pa.int32()),
+        _field("run", pa.string()),
+    ],
 )
-"""One row per image that could not be processed; stage is `read`, `decode`, `masks`, `label`, `segment` or
-`name`."""
+"""One row per image that could not be processed; stage is `read`, `decode`, `masks`, `label`, `segment` or `name`;
+attempts counts the runs that tried."""
+
+SHARDS = _schema(
+    "shards",
+    1,
+    [
+        _field("digest", pa.string()),
+        _field("images", pa.int32()),
+        _field("first_uri", pa.string()),
+        _field("last_uri", pa.string()),
+        _field("run", pa.string()),
+    ],
+)
+"""One row per part of a listing whose images all have rows of results or failures; digest is of their ids, uris and
+etags. A summary: whoever deletes rows of the other tables by hand deletes this one too."""
 
 SCORES = _schema(
     "scores",
@@ -126,6 +150,7 @@ def label_rows(
     run: str,
     *,
     ignore_id: int = IGNORE_ID,
+    etag: str = "",
 ) -> list[dict[str, Any]]:
     """Rows of `labels` for one image, ascending by class id; never empty.
 
@@ -141,6 +166,7 @@ def label_rows(
         scores: one number in [0, 1] per class that occurs.
         run: digest of weights, settings and vocabulary.
         ignore_id: the value that is no class.
+        etag: what the listing said of the image's content.
 
     Raises:
         ValueError: the map is not a non-empty plane, or holds an id without a name or score.
@@ -165,6 +191,7 @@ def label_rows(
             {
                 "image_id": image_id,
                 "uri": uri,
+                "etag": etag,
                 "height": height,
                 "width": width,
                 "class_id": class_id,
@@ -207,14 +234,30 @@ def label_map(rows: Sequence[Mapping[str, Any]], *, ignore_id: int = IGNORE_ID) 
     return label_map_HW
 
 
-def failure_row(image_id: str, uri: str, stage: str, error: BaseException, run: str) -> dict[str, str]:
+def failure_row(
+    image_id: str,
+    uri: str,
+    stage: str,
+    error: BaseException,
+    run: str,
+    *,
+    etag: str = "",
+    attempts: int = 1,
+) -> dict[str, Any]:
     """The row of `failures` for one image; the error type is the error's `kind` where it has one, else its
-    class."""
+    class.
+
+    Args:
+        etag: what the listing said of the image's content.
+        attempts: runs that have tried, this one included.
+    """
     return {
         "image_id": image_id,
         "uri": uri,
+        "etag": etag,
         "stage": stage,
         "error_type": str(getattr(error, "kind", "") or type(error).__name__),
         "message": " ".join(str(error).split()) or type(error).__name__,
+        "attempts": attempts,
         "run": run,
     }

@@ -70,6 +70,7 @@ def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(
         "images_per_second",
         "out",
         "startup_seconds",
+        "failed_before",
     ]
     assert (result["images"], result["failed"], result["skipped"], result["out"]) == (3, 1, 0, "out")
     assert "4/4 images" in err and "images/s" in err and "3 images labelled, 1 failed, 0 skipped" in err
@@ -169,11 +170,14 @@ def test_a_dry_run_counts_what_failed_before(photos, capsys):
     model = shades()
     provenance = {"run": dict(model.describe("", _vocabulary()).provenance)}
     uri = str(photos.parent / "out" / "failures")
-    names = ("uri", "stage", "error_type", "message", "run")
-    failed = write_part(uri, _failure({"image_id": "i1", **dict.fromkeys(names, "x")}, uri, provenance))
+    row = {name: "" for name in FAILURES.names} | {"image_id": "i1", "attempts": 1}
+    row["uri"] = str(photos / "i1.png")
+    failed = write_part(uri, _failure(row, uri, provenance))
     publish(open_table(uri, FAILURES, provenance), FAILURES, [failed], run="r", written_ms=0)
     assert door.main(arguments("--dry-run"), model=model) == 0
-    assert "4 to label, 1 of them failed before, 0 done" in capsys.readouterr().out
+    assert "3 to label, 0 done, 1 failed before, for --retry-failures" in capsys.readouterr().out
+    assert door.main(arguments("--dry-run", "--retry-failures"), model=model) == 0
+    assert "1 to label (1 of them failed before), 3 done" in capsys.readouterr().out
 
 
 def _failure(row, uri, provenance):

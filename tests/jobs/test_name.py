@@ -11,7 +11,16 @@ from jobs import segment as segment_door
 from tests.pipelines.stored import grouping, naming
 from zs3.images import encode_label_png
 
-RUN = ["images", "failed", "skipped", "seconds", "images_per_second", "out", "startup_seconds"]
+RUN = [
+    "images",
+    "failed",
+    "skipped",
+    "seconds",
+    "images_per_second",
+    "out",
+    "startup_seconds",
+    "failed_before",
+]
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def test_segment_then_name_with_a_bad_image(ray_session, photos, capfd):
     assert (plan["dry_run"], plan["images"], plan["skipped"]) == (True, 3, 0)
     assert name_door.main(to_name("--dry-run", "--naming.resize-first", "yes"), model=naming()) == 0
     text = capfd.readouterr().out
-    assert "3 images at kept: 3 to name, 0 done" in text and "naming      resize_first True" in text
+    assert "3 at kept: 3 to name, 0 done" in text and "naming      resize_first True" in text
 
     assert name_door.main(to_name("--json", "--naming.calibration", "0.25"), model=naming()) == 0
     out, err = capfd.readouterr()

@@ -38,7 +38,7 @@ def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_inte
         return run_graph(
             target,
             left,
-            lambda: Here(rows, actor, target, size),
+            lambda wave: Here(rows, actor, target, size),
             Execution(commit_interval_s=commit_interval_s),
             called=0.0,
             on_progress=on_progress,
@@ -48,9 +48,9 @@ def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_inte
 def segment_here(request: SegmentRequest) -> RunResult:
     """As `pipelines.segment.segment`."""
     plan = plan_segment(request)
-    ids, uris = zip(*plan.left.todo, strict=True)
-    refs = pa.table({"image_id": list(ids), "uri": list(uris)})
-    pictures = pa.concat_tables(read_and_decode(refs, max_pixels=request.max_pixels, run=plan.target.digest))
+    pictures = pa.concat_tables(
+        read_and_decode(plan.left.todo.table(), max_pixels=request.max_pixels, run=plan.target.digest)
+    )
     actor = SegmentActor(
         model=SegmentModel(),
         checkpoint=request.checkpoint,
@@ -65,7 +65,7 @@ def segment_here(request: SegmentRequest) -> RunResult:
 def name_here(request: NameRequest) -> RunResult:
     """As `pipelines.name.name`."""
     plan = plan_name(request)
-    wanted = frozenset(image_id for image_id, _ in plan.left.todo)
+    wanted = {row["image_id"]: row for row in plan.left.todo.table().to_pylist()}
     rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
     namer = NameModel().load(plan.checkpoint, plan.vocabulary, plan.naming)
     actor = NameActor(namer=namer, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)

@@ -6,17 +6,26 @@ import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
-from pipelines.commit import forget, image_uris, open_table, provenance_of, publish, table_uri, write_part
+from pipelines.commit import (
+    files_of,
+    image_uris,
+    open_table,
+    provenance_of,
+    publish,
+    table_uri,
+    write_part,
+)
 from zs3.tables import FAILURES, LABELS
 
 PROVENANCE = {"run": {"weights": "w1", "vocabulary": "v1"}, "note": "anything"}
 
 
 def failures(*ids):
-    names = ("uri", "stage", "error_type", "message", "run")
+    names = [name for name in FAILURES.names if name not in ("image_id", "attempts")]
     return pa.Table.from_pylist(
-        [{"image_id": i, **dict.fromkeys(names, f"x{i}")} for i in ids], schema=FAILURES
+        [{"image_id": i, "attempts": 1, **dict.fromkeys(names, f"x{i}")} for i in ids], schema=FAILURES
     )
 
 
@@ -103,13 +112,66 @@ def test_storage_that_refuses_a_commit_is_named_and_nothing_changes(uri, tmp_pat
     assert image_uris(DeltaTable(uri)) == {}
 
 
-def test_forgotten_images_can_be_written_again(uri):
+def test_rows_of_replaced_images_leave_in_the_transaction_that_brings_others(uri):
     table = open_table(uri, FAILURES, PROVENANCE)
     add(table, uri, "it's", "b")
-    forget(table, ["it's"])
-    assert image_uris(DeltaTable(uri)) == {"b": "xb"}
-    add(table, uri, "it's")
-    assert sorted(image_uris(DeltaTable(uri))) == ["b", "it's"]
+    add(table, uri, "c")
+    before, version = table.file_uris(), table.version()
+    part = write_part(uri, failures("it's", "d"))
+    publish(table, FAILURES, [part], run="r", written_ms=1, replaced=["it's", "nowhere"], says={"told": 1})
+    held = DeltaTable(uri)
+    assert held.version() == version + 1
+    ids = held.to_pyarrow_table()["image_id"].to_pylist()
+    assert sorted(ids) == ["b", "c", "d", "it's"]
+    assert len(set(before) & set(held.file_uris())) == 1, "the file without such a row is left alone"
+    assert held.history(1)[0]["told"] == 1
+    publish(table, FAILURES, [], run="r", written_ms=1, replaced=["nowhere"])
+    assert DeltaTable(uri).version() == version + 1, "nothing to take out makes no commit"
+
+
+def test_a_replaced_table_is_empty_and_its_old_version_stays_readable(uri):
+    table = open_table(uri, FAILURES, PROVENANCE)
+    add(table, uri, "a")
+    other = {"run": {"weights": "w2", "vocabulary": "v1"}}
+    version = open_table(uri, FAILURES, other, replace=True).version()
+    assert version == 2 and image_uris(DeltaTable(uri)) == {} and provenance_of(DeltaTable(uri)) == other
+    assert image_uris(DeltaTable(uri, version=1)) == {"a": "xa"}
+    assert open_table(uri, FAILURES, other, replace=True).version() == 2, "it is replaced once"
+
+
+def test_a_commit_whose_answer_was_lost_counts_as_made(uri, monkeypatch):
+    table = open_table(uri, FAILURES, PROVENANCE)
+    commit = DeltaTable.create_write_transaction
+
+    def lost(self, *given, **named):
+        commit(self, *given, **named)
+        raise CommitFailedError("the answer was lost, and the second try met the first")
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", lost)
+    add(table, uri, "a")
+    assert image_uris(DeltaTable(uri)) == {"a": "xa"}
+    monkeypatch.undo()
+    add(table, uri, "b")
+    assert sorted(image_uris(DeltaTable(uri))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "files"),
+    [
+        ([("a", "a")], {0}),
+        ([("b", "c")], {0, 1}),
+        ([("d", "d"), ("x", "z")], {1}),
+        ([("ca", "cz")], {1}),
+        ([("e", "e"), ("0", "9"), ("c", "f")], {1}),
+        ([("m", "z")], set()),
+        ([], set()),
+    ],
+)
+def test_the_log_tells_which_files_can_hold_an_image(uri, ranges, files):
+    table = open_table(uri, FAILURES, PROVENANCE)
+    parts = [write_part(uri, failures("a", "b")), write_part(uri, failures("c", "e"))]
+    publish(table, FAILURES, parts, run="r", written_ms=1)
+    assert set(files_of(table, ranges)) == {parts[index].path for index in files}
 
 
 def test_no_files_make_no_commit(uri):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.label_plan import TABLES
 from pipelines.name import NameActor
-from pipelines.table_run import Target, remaining
+from pipelines.remaining import Target, remaining
 from tests.pipelines.here import run_here
 from tests.zs3.test_naming import clear, random_segments
 from zs3.checkpoint import Checkpoint

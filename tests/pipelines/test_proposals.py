@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from pipelines.catalogue import list_images
 from pipelines.execution import Execution
 from pipelines.name import name
 from pipelines.name_plan import NameRequest, plan_name
 from pipelines.proposals import list_proposals, read_with_masks
 from pipelines.segment import segment
 from pipelines.segment_plan import SegmentRequest, plan_segment
-from pipelines.sources import list_images
 from tests.pipelines.stored import grouping, naming
 from tests.pipelines.test_name import rows_in
 from zs3.hard_masks import unpack_masks
@@ -201,6 +201,6 @@ def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, mas
         labels = label_map([row for row in rows_in(here / "named", "labels") if row["image_id"] == image_id])
         true = truth(image_id)
         assert np.array_equal(labels[true > 0], true[true > 0])
-    assert plan_name(asked, naming()).left.todo == ()
+    assert len(plan_name(asked, naming()).left.todo) == 0
     with pytest.raises(ValueError, match="made with a different proposals"):
         segment(to_segment(photos, "masks"), SMALL, model=grouping())

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.sources import list_images, read_and_decode
+from pipelines.catalogue import list_images
+from pipelines.sources import read_and_decode
 
 
 def picture(path, colour=(200, 10, 10), size=(6, 4)):

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.catalogue import list_images
 from pipelines.commit import open_table, provenance_of, publish, write_part
 from pipelines.evaluate import EvaluateRequest, evaluate
 from pipelines.execution import Execution
 from pipelines.name import name, read_segments
 from pipelines.name_plan import NameRequest, load_namer, plan_name
 from pipelines.segment_plan import SegmentRequest, plan_segment
-from pipelines.sources import list_images
 from pipelines.tune import TuneActor, sums_of, tune
 from pipelines.tune_plan import TuneRequest, plan_tune
 from zs3.checkpoint import save_checkpoint

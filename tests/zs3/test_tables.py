@@ -105,5 +105,5 @@ def test_a_failure_says_its_kind_in_one_line():
 def test_every_schema_carries_its_name_and_version():
     held = {one.metadata[b"zs3.table"]: one for one in vars(tables).values() if isinstance(one, pa.Schema)}
     versions = {name.decode(): int(schema.metadata[b"zs3.version"]) for name, schema in held.items()}
-    assert versions == {"labels": 1, "segments": 1, "failures": 1, "scores": 2}
+    assert versions == {"labels": 2, "segments": 2, "failures": 2, "shards": 1, "scores": 2}
     assert not any(field.nullable for schema in held.values() for field in schema)

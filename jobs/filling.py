@@ -1,0 +1,140 @@
+"""What the doors that fill a table image by image have in common: options, the words of a dry run, the result."""
+
+from __future__ import annotations
+
+import json as json_module
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, TypeVar
+
+import tyro
+
+from jobs.errors import DONE, SOME_FAILED
+from pipelines.commit import table_uri
+from pipelines.execution import Execution
+from pipelines.remaining import Remaining, Target
+from pipelines.storage import use_storage_options
+from pipelines.table_run import RunResult
+
+REASONS = "SELECT image_id, stage, message FROM t"
+"""A query that the summary offers, of the table `failures`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillingOptions:
+    """Options of every verb that fills a table."""
+
+    out: str
+    """Folder or uri that gets the tables."""
+    limit: int | None = None
+    """Take only the first images, in order of their uris."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Where --out holds tables of other weights, settings or classes, start a new version of them; the old one stays
+    readable by its version. Without it such tables are refused."""
+    storage_options: tuple[str, ...] = ()
+    """name=value pairs for object stores: endpoint, region, profile, key, secret, token, or variables that begin with
+    AWS_, GOOGLE_ or AZURE_. They are neither printed nor stored. By default the environment, a profile or the machine's
+    role."""
+    dry_run: bool = False
+    """Say what would be done, and write nothing."""
+    json: bool = False
+    """Print the result as one line of JSON, the last of standard output."""
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How to run; changes no result."""
+
+
+A = TypeVar("A", bound=FillingOptions)
+
+
+def parsed(kind: type[A], prog: str, argv: Sequence[str]) -> A:
+    """The options of a command line; storage options are in effect afterwards.
+
+    Raises:
+        SystemExit: wrong usage, or --help.
+        ValueError: a storage option is none.
+    """
+    options = tyro.cli(
+        kind,
+        prog=prog,
+        args=list(argv),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    use_storage_options(options.storage_options)
+    return options
+
+
+def told(result: RunResult, options: FillingOptions, lines: Sequence[str]) -> int:
+    """Say what a run did, and give its exit code.
+
+    Args:
+        lines: for people; the first says it all.
+    """
+    failed = result.failed or result.failed_before
+    shown = [
+        *lines[:1],
+        *([f"why they failed:     {query(result.out, 'failures', REASONS)}"] if failed else []),
+    ]
+    sys.stderr.write("\n".join([*shown, *lines[1:]]) + "\n")
+    if options.json:
+        sys.stdout.write(json_module.dumps(asdict(result)) + "\n")
+    return SOME_FAILED if failed else DONE
+
+
+def query(out: str, table: str, statement: str) -> str:
+    """A shell command that shows a query of one table of a run, called `t` in it.
+
+    It reads the table through its log, so files that no commit names do not count, and needs no DuckDB
+    extension.
+    """
+    uri = table_uri(out, table)
+    program = (
+        f"import duckdb, deltalake; t = deltalake.DeltaTable({uri!r}).to_pyarrow_dataset(); "
+        f"print(duckdb.sql({statement!r}))"
+    )
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+
+
+def left_values(left: Remaining, target: Target) -> dict[str, object]:
+    """What is left to do, as JSON values of a dry run."""
+    return {
+        "dry_run": True,
+        "images": len(left.todo),
+        "skipped": left.skipped,
+        "failed_before": left.failed_before,
+        "retried": left.retried,
+        "changed": left.changed,
+        "replaces": left.replaces,
+        "out": target.out,
+        "digest": target.digest,
+    }
+
+
+def left_text(left: Remaining, source: str, doing: str) -> str:
+    """What is left to do, in words.
+
+    Args:
+        source: where the images are.
+        doing: what is to be done to them, as `label`.
+    """
+    parts = [f"{len(left.todo)} to {doing}", f"{left.skipped - left.failed_before} done"]
+    if left.changed:
+        parts[0] += f" ({left.changed} of them changed since)"
+    if left.retried:
+        parts[0] += f" ({left.retried} of them failed before)"
+    if left.failed_before:
+        parts.append(f"{left.failed_before} failed before, for --retry-failures")
+    return f"{left.listed} at {source}: {', '.join(parts)}"
+
+
+def target_lines(target: Target, left: Remaining) -> list[str]:
+    """Where a run writes to, for a dry run."""
+    return [
+        *(f"            {part} {value[:12]}" for part, value in sorted(target.provenance["run"].items())),
+        f"tables      {', '.join(target.uris.values())}"
+        + (", of which a new version is started" if left.replaces else ""),
+        "nothing was written: this was a dry run",
+    ]

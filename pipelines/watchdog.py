@@ -1,0 +1,96 @@
+"""Silence is an error: a stream of results that gives none for too long is stopped, with the state of each stage."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+WAITING = 64
+"""Results that may wait to be taken."""
+
+
+class StalledError(RuntimeError):
+    """Nothing has come for too long."""
+
+
+def watched(stream: Iterator[T], silence_s: float, state: Callable[[], str]) -> Iterator[T]:
+    """The values of a stream, which is read in a thread of its own, so that waiting for it can end.
+
+    Args:
+        stream: of results.
+        silence_s: seconds without a result that are taken for the end of the world.
+        state: tells what every stage is at.
+
+    Raises:
+        StalledError: nothing came for so long.
+        Exception: what the stream raised.
+    """
+    waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(WAITING)
+    stopped = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for value in stream:
+                if not put("value", value):
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    threading.Thread(target=read, name="zs3-results", daemon=True).start()
+    try:
+        while True:
+            try:
+                kind, value = waiting.get(timeout=silence_s)
+            except queue.Empty:
+                raise StalledError(
+                    f"no image was finished for {silence_s:.0f} s, so the run was stopped; {state()}. What was "
+                    "finished is kept, and the same command continues it; --stall-timeout-s sets how long to wait"
+                ) from None
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+
+
+def stages() -> str:
+    """What each stage of the running Ray Data graph is at, in one line."""
+    told = []
+    for executor in _executors():
+        for operator, state in (executor._topology or {}).items():
+            name = operator.name.removeprefix("MapBatches(").removesuffix(")")
+            told.append(
+                f"{name}: {operator.num_active_tasks()} tasks at work, {state.total_enqueued_input_blocks()} blocks "
+                f"before it, {state.total_enqueued_output_blocks()} behind"
+            )
+    return "; ".join(told) or "no graph is running"
+
+
+def stop_graphs() -> None:
+    """Stop what Ray Data runs in this process."""
+    for executor in _executors():
+        executor.shutdown(force=True)
+
+
+def _executors() -> list:  # type: ignore[type-arg]  # a class of Ray's inside
+    """Ray Data's executors of this process: threads, which nothing else leads to before their first result."""
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    return [thread for thread in threading.enumerate() if isinstance(thread, StreamingExecutor)]
