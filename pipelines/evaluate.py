@@ -1,26 +1,29 @@
 """The evaluation graph: label rows against truth, one sparse confusion per image, exact sums, one report.
 
-    files ─► images_in_files ─► sketches (CPU tasks) ─► sums, `scores` (driver) ─► report.{html,md,json}
+    files ─► image_graph ─► sketches (CPU tasks) ─► sums, `scores` (driver) ─► report.{html,md,json}
     images ─► decode ─► LabelActor ─► sketches … the same, with a checkpoint instead of a label table
     files ─► read_segments ─► ErrorActor … the same, with a segments table, and with oracles
 
-The driver sees sketches, never pixels, and keeps them in a file; only the few images of the gallery are opened again,
-in tasks. Nothing is written before every image has been scored: `scores` is one commit, reports are replaced whole.
+The driver sees sketches, never pixels, and keeps them in files; what the data set lists stays in Ray's object store. So
+its memory is the same for any number of images. Only the few images of the gallery are opened again, in tasks. Nothing
+is written before every image has been scored: `scores` is one commit, reports are replaced whole.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.commit import existing_table, table_uri
-from pipelines.evaluation_files import commit_scores, provenance, scores_by_id, write_report
+from pipelines.evaluation_files import commit_scores, provenance, write_report
 from pipelines.evaluation_request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation_source import Source, open_source
 from pipelines.execution import Execution, start_ray
@@ -28,8 +31,10 @@ from pipelines.gallery import gallery
 from pipelines.label_plan import Model
 from pipelines.labels import Labels
 from pipelines.name_plan import NameModel
-from pipelines.sketches import Tally, tallied
-from zs3.datasets import Dataset, open_dataset
+from pipelines.spool import Spool
+from pipelines.tally import Tally
+from pipelines.truth import Truth, open_truth, refuse_no_root
+from zs3.datasets import dataset_vocabulary
 from zs3.evaluating import chosen, class_matches, notes, oracles
 from zs3.metrics import UNKNOWN, Protocol, scores
 from zs3.metrics.counts import GROUPS
@@ -40,8 +45,8 @@ from zs3.report import report_values
 from zs3.report.error_split import split_diagnostics, split_values
 from zs3.report.gallery import MOST_IMAGES
 from zs3.report.page import LISTED_FAILURES
-from zs3.tables import SCORES
 from zs3.tuned import tuning_notes
+from zs3.vocabulary import Vocabulary
 
 NAMED_IDS = 5
 """How many offenders a message names."""
@@ -74,47 +79,47 @@ def evaluate(
     """
     execution = execution or Execution()
     refuse_unclear(request)
+    refuse_no_root(request.root)
     extra = read_diagnostics(request.diagnostics)
-    dataset = open_dataset(request.dataset, request.root, request.split)
+    vocabulary = dataset_vocabulary(request.dataset, request.root)
     protocols, reasons = chosen_protocols(
-        request.protocol, dataset.vocabulary.classes, transductive=request.transductive
+        request.protocol, vocabulary.classes, transductive=request.transductive
     )
-    source = open_source(request, dataset, protocols[0], model or Model(), names or NameModel(), execution)
+    source = open_source(request, vocabulary, protocols[0], model or Model(), names or NameModel(), execution)
     labels = source.labels
-    matches = _matches(labels, dataset)
+    matches = _matches(labels, vocabulary)
     existing_table(table_uri(request.out, "scores"))  # tells now, not after the work, that --out is of no use
     start_ray(execution)
-    tally = Tally(without_truth=list(source.outside))
-    graph = source.graph(matches)
-    # The Delta library would run a Python stream on a thread of its own, where neither Ray nor an error feels
-    # at home; so the sketches wait in a file, and only what may be published reaches it.
+    truth = open_truth(request.dataset, request.root, request.split)
+    # What is known of images waits in files; only what may be published reaches --out.
     with tempfile.TemporaryDirectory() as folder:
-        waiting = Path(folder, "scores.arrow")
-        with pa.OSFile(str(waiting), "wb") as file, pa.ipc.new_stream(file, SCORES) as stream:
-            for batch in tallied(graph, tally, dataset, protocols[0], on_progress):
-                stream.write_table(batch)
-        _refuse_incomplete(tally, dataset, request, source)
-        held = {protocol.name: _ranges(waiting, tally, dataset, protocol, request) for protocol in protocols}
+        tally = Tally(Path(folder))
+        tally.leave_out(source.outside(truth))
+        tally.take(source.graph(truth, matches), truth, protocols[0], on_progress)
+        tally.finish()
+        missing = _refuse_incomplete(tally, truth, request, source)
+        rows = tally.scores()
+        held = {protocol.name: _ranges(rows, tally, protocol, truth, request) for protocol in protocols}
         if labels.uri is None:
             labels = replace(labels, seen={name: labels.seen[name] for name in sorted(tally.names)})
-        report = _report(request, labels, dataset, matches, tally, extra, reasons, protocols, held, now)
-        report["failures"] = _reasons(tally, source, report["missing"])
-        pictures = gallery(_gallery_sources(request, source, tally), dataset, matches)
-        with pa.memory_map(str(waiting)) as file:
-            origin = _origin(labels, request, dataset, protocols)
-            commit_scores(request.out, pa.ipc.open_stream(file), origin)
+        report = _report(
+            request, labels, truth, matches, tally, missing, extra, reasons, protocols, held, now
+        )
+        report["failures"] = _reasons(tally, source, missing["without_labels"].first)
+        shown = _gallery_sources(request, source, truth, tally)
+        pictures = gallery(shown, truth.dataset(image_id for image_id, _, _ in shown), matches)
+        with rows.reader() as reader:
+            commit_scores(request.out, reader, _origin(labels, request, vocabulary, protocols))
     write_report(request.out, report, pictures)
     return report
 
 
-def _ranges(
-    waiting: Path, tally: Tally, dataset: Dataset, protocol: Protocol, request: EvaluateRequest
-) -> Ranges:
+def _ranges(rows: Spool, tally: Tally, protocol: Protocol, truth: Truth, request: EvaluateRequest) -> Ranges:
     """Every score with its interval under one protocol."""
     return ranges(
-        scores_by_id(waiting),
-        len(tally.scored),
-        dataset.vocabulary.classes,
+        rows.tables(),
+        tally.images,
+        truth.vocabulary.classes,
         protocol,
         replicates=request.replicates,
         seed=request.seed,
@@ -122,21 +127,22 @@ def _ranges(
 
 
 def _gallery_sources(
-    request: EvaluateRequest, source: Source, tally: Tally
+    request: EvaluateRequest, source: Source, truth: Truth, tally: Tally
 ) -> list[tuple[str, str, str | list[dict[str, Any]]]]:
     """(image id, kind, file that holds its labels, or the labels) of the images to show."""
-    mious = {image_id: line["miou"] for image_id, line in tally.scored.items()}
-    picked = chosen(mious, min(request.gallery, MOST_IMAGES), request.seed)
-    held = source.pictures([image_id for image_id, _ in picked], tally)
+    count = min(request.gallery, MOST_IMAGES)
+    picked = chosen(tally.mious(count, request.seed), count, request.seed)
+    held = source.pictures(truth, [image_id for image_id, _ in picked], tally)
     return [(image_id, kind, held[image_id]) for image_id, kind in picked if image_id in held]
 
 
 def _report(
     request: EvaluateRequest,
     labels: Labels,
-    dataset: Dataset,
+    truth: Truth,
     matches: Mapping[str, int],
     tally: Tally,
+    missing: Mapping[str, Missing],
     extra: Sequence[Mapping[str, Any]],
     reasons: Sequence[str],
     protocols: Sequence[Protocol],
@@ -144,14 +150,13 @@ def _report(
     now: datetime,
 ) -> dict[str, Any]:
     """What `report.json` holds."""
-    missing = _missing(tally, dataset)
-    classes, protocol = dataset.vocabulary.classes, protocols[0]
+    classes, protocol = truth.vocabulary.classes, protocols[0]
     told = notes(
-        dataset.vocabulary,
+        truth.vocabulary,
         seen=labels.seen,
         matches={name: matches[name] for name in labels.seen},
         labelled_with=labels.vocabulary,
-        missing=missing,
+        missing={why: (held.count, held.first) for why, held in missing.items()},
         runs=labels.runs,
     )
     split = split_values(tally.as_labelled, tally.oracles, classes, protocol) if tally.oracles else None
@@ -161,10 +166,10 @@ def _report(
     settings = ("protocol", "transductive", "allow_missing", "gallery", "seed", "replicates")
     origin = provenance(
         labels,
-        dataset,
+        truth,
         request.root,
         {name: getattr(request, name) for name in settings},
-        {image_id: line["truth_digest"] for image_id, line in tally.scored.items()},
+        tally.truth_digests(),
         now,
     )
     told += tuning_notes(labels.provenance.get("tuning"), origin["dataset"])
@@ -172,12 +177,13 @@ def _report(
         title=request.title,
         scores=scores(tally.as_labelled, classes, protocol),
         protocol=protocol,
-        images=len(tally.scored),
-        missing=missing,
+        images=tally.images,
+        missing={},
         notes=[*told, *(f"Not scored as well: {reason}." for reason in reasons)],
         diagnostics=[*what_if, *extra],
         provenance=origin,
     )
+    report["missing"] = {why: {"count": one.count, "ids": one.first} for why, one in missing.items()}
     report = with_ranges(report, held[protocol.name])
     report |= calibration(tally.reliability)
     report["confusion"] = confusion_matrix(tally.as_labelled, classes, protocol)
@@ -192,55 +198,81 @@ def _report(
     return report
 
 
-def _reasons(tally: Tally, source: Source, missing: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Why images have no labels, where that is known, of as many as a page lists."""
-    lacking = missing["without_labels"]["ids"]
-    known = {**source.failed(), **tally.failed} if lacking else {}
-    return {image_id: known[image_id] for image_id in lacking[:LISTED_FAILURES] if image_id in known}
+def _reasons(tally: Tally, source: Source, lacking: Sequence[str]) -> dict[str, str]:
+    """Why some images have no labels, where that is known."""
+    known: dict[str, str] = {}
+    for block in source.failed() if lacking else ():
+        told = block.filter(pc.is_in(block["image_id"], pa.array(lacking, block["image_id"].type)))
+        known |= dict(zip(told["image_id"].to_pylist(), told["message"].to_pylist(), strict=True))
+    known |= tally.reasons(lacking)
+    return {image_id: known[image_id] for image_id in lacking if image_id in known}
 
 
-def _refuse_incomplete(tally: Tally, dataset: Dataset, request: EvaluateRequest, source: Source) -> None:
-    """Stop before anything is written when images could not be scored, are missing, or none is left."""
-    if tally.errors:
-        some = "; ".join(sorted(tally.errors)[:NAMED_IDS])
-        raise ValueError(f"{len(tally.errors)} of {len(dataset.refs)} images cannot be scored: {some}")
-    missing = _missing(tally, dataset)
-    without_labels, without_truth = missing["without_labels"], missing["without_truth"]
-    if not tally.scored and tally.failed:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Images that have only truth, or only labels."""
+
+    count: int
+    first: list[str]
+    """As many of them as a page lists, in order."""
+
+
+def _refuse_incomplete(
+    tally: Tally, truth: Truth, request: EvaluateRequest, source: Source
+) -> dict[str, Missing]:
+    """Why images were not scored -> these images; `without_labels` and `without_truth`.
+
+    Raises:
+        ValueError: images could not be scored, are missing and not allowed to, or none is left.
+    """
+    wrong, some = tally.errors(NAMED_IDS)
+    if wrong:
+        raise ValueError(f"{wrong} of {truth.images} images cannot be scored: {'; '.join(some)}")
+    unscored, first, lost = 0, list[str](), 0
+    if tally.images < truth.images:
+        failures = itertools.chain(tally.ids("failed"), source.failed())
+        unscored, first, lost = truth.unscored(tally.ids("scored"), failures, LISTED_FAILURES)
+    outside = [row["image_id"] for row in tally.first("outside", LISTED_FAILURES)]
+    missing = {
+        "without_labels": Missing(count=unscored, first=first),
+        "without_truth": Missing(count=tally.kinds["outside"], first=outside),
+    }
+    alone = missing["without_truth"]
+    if not tally.images and tally.kinds["failed"]:
         raise ValueError(f"not one image of {request.title} could be scored{_first_reason(tally)}")
-    if not tally.scored:
+    if not tally.images:
         raise ValueError(
-            f"none of the {len(without_truth)} {source.done} images (first: {without_truth[:1]}) is among "
-            f"the {len(dataset.refs)} of {request.title} (first: {without_labels[:1]}); "
+            f"none of the {alone.count} {source.done} images (first: {alone.first[:1]}) is among "
+            f"the {truth.images} of {request.title} (first: {first[:1]}); "
             f"were other images {source.done}?"
         )
-    if (without_labels or without_truth) and not request.allow_missing:
-        failed = len({*tally.failed, *source.failed()}.intersection(without_labels))
+    if (unscored or alone.count) and not request.allow_missing:
         raise ValueError(
-            f"{len(without_labels)} of {len(dataset.refs)} images of {request.title} have no {source.verb}s "
-            f"({_some(without_labels)}; {failed} of them {source.lost}{_first_reason(tally)}), and "
-            f"{len(without_truth)} {source.done} images are not in it ({_some(without_truth)}); "
-            f"{source.verb} the rest, or score the {len(tally.scored)} that have both with --allow-missing"
+            f"{unscored} of {truth.images} images of {request.title} have no {source.verb}s "
+            f"({_some(first, unscored)}; {lost} of them {source.lost}{_first_reason(tally)}), and "
+            f"{alone.count} {source.done} images are not in it ({_some(alone.first, alone.count)}); "
+            f"{source.verb} the rest, or score the {tally.images} that have both with --allow-missing"
         )
+    return missing
 
 
-def _matches(labels: Labels, dataset: Dataset) -> dict[str, int]:
+def _matches(labels: Labels, vocabulary: Vocabulary) -> dict[str, int]:
     """Labelled name -> class id of the data set.
 
     Raises:
         ValueError: not one labelled class is a class of the data set.
     """
-    matches = class_matches(labels.seen, dataset.vocabulary)
+    matches = class_matches(labels.seen, vocabulary)
     if matches and set(matches.values()) == {UNKNOWN}:
         raise ValueError(
-            f"none of the labelled classes ({_some(list(matches))}) is one of {dataset.vocabulary.name!r} "
-            f"({_some([entry.name for entry in dataset.vocabulary.candidates])}); is --dataset right?"
+            f"none of the labelled classes ({_some(list(matches))}) is one of {vocabulary.name!r} "
+            f"({_some([entry.name for entry in vocabulary.candidates])}); is --dataset right?"
         )
     return matches
 
 
 def _origin(
-    labels: Labels, request: EvaluateRequest, dataset: Dataset, protocols: Sequence[Protocol]
+    labels: Labels, request: EvaluateRequest, vocabulary: Vocabulary, protocols: Sequence[Protocol]
 ) -> dict[str, Any]:
     """What the table `scores` says of its making; it is scored again from this alone."""
     return {
@@ -251,7 +283,7 @@ def _origin(
         "dataset": request.dataset,
         "root": request.root,
         "split": request.split,
-        "vocabulary": dataset.vocabulary.to_json(),
+        "vocabulary": vocabulary.to_json(),
         "protocol": protocols[0].to_json(),
         "protocols": [protocol.to_json() for protocol in protocols],
     }
@@ -259,21 +291,10 @@ def _origin(
 
 def _first_reason(tally: Tally) -> str:
     """Why one image could not be labelled, where that was found out here."""
-    if not tally.failed:
-        return ""
-    image_id = min(tally.failed)
-    return f", {image_id!r} because: {tally.failed[image_id]}"
+    return "".join(f", {row['image_id']!r} because: {row['text']}" for row in tally.first("failed", 1))
 
 
-def _missing(tally: Tally, dataset: Dataset) -> dict[str, list[str]]:
-    """Ids of images that have only truth, and only labels."""
-    return {
-        "without_labels": sorted(ref.id for ref in dataset.refs if ref.id not in tally.scored),
-        "without_truth": sorted(tally.without_truth),
-    }
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
-    more = f", … {len(names) - NAMED_IDS} more" if len(names) > NAMED_IDS else ""
-    return (", ".join(names[:NAMED_IDS]) or "none") + more
+def _some(names: Sequence[str], count: int | None = None) -> str:
+    """The first few of some names, `count` in all."""
+    left = (len(names) if count is None else count) - NAMED_IDS
+    return (", ".join(names[:NAMED_IDS]) or "none") + (f", … {left} more" if left > 0 else "")

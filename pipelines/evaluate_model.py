@@ -8,7 +8,7 @@ The same actors and the same sketches as labelling first and scoring the table: 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,11 +20,13 @@ from pipelines.labels import Labels, unwritten_labels
 from pipelines.sketches import sketches_of_labels
 from pipelines.sources import read_and_decode
 from pipelines.table_run import RETRIES
-from zs3.datasets import Dataset, ImageRef
+from pipelines.truth import Truth
+from zs3.datasets import ImageRef
 from zs3.images import DEFAULT_MAX_PIXELS
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import ray
     import ray.data
 
 
@@ -40,11 +42,12 @@ def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> t
 
 
 def model_sketch_graph(
-    labels: Labels, dataset: Dataset, matches: Mapping[str, int], model: Model, execution: Execution
+    labels: Labels, truth: Truth, matches: Mapping[str, int], model: Model, execution: Execution
 ) -> ray.data.Dataset:
     """The lazy dataset of one sketch per image of the data set."""
-    return labelling_graph(labels, dataset.refs, model, execution).map_batches(
-        functools.partial(sketches_of_labels, dataset=dataset, matches=matches),
+    slices = truth.slices(execution.images_per_block)
+    return labelling_graph(labels, slices, truth.refs, model, execution).map_batches(
+        functools.partial(sketches_of_labels, truth=truth, matches=matches),
         batch_size=None,
         batch_format="pyarrow",
     )
@@ -54,51 +57,70 @@ def labelled_again(
     labels: Labels, refs: Sequence[ImageRef], model: Model, execution: Execution
 ) -> dict[str, list[dict[str, Any]]]:
     """The label rows of a few images, for pictures of them: image id -> rows."""
+    import ray
+
     found = {}
     if refs:
-        for row in labelling_graph(labels, refs, model, execution).iter_rows():
+        listed = pa.table(
+            {"image_id": [ref.id for ref in refs], "image_uri": [ref.image_uri for ref in refs]}
+        )
+        slices = ray.data.from_arrow([pa.table({"start": [0], "stop": [len(refs)]})])
+        for row in labelling_graph(labels, slices, ray.put(listed), model, execution).iter_rows():
             if row["labels"]:
                 found[row["labels"][0]["image_id"]] = row["labels"]
     return found
 
 
 def labelling_graph(
-    labels: Labels, refs: Sequence[ImageRef], model: Model, execution: Execution
+    labels: Labels,
+    slices: ray.data.Dataset,
+    refs: ray.ObjectRef[pa.Table],
+    model: Model,
+    execution: Execution,
 ) -> ray.data.Dataset:
-    """The lazy dataset of one row per image: lists of its rows of `labels` and of `failures`."""
-    import ray
+    """The lazy dataset of one row per image: lists of its rows of `labels` and of `failures`.
+
+    Args:
+        slices: which rows of `refs` are read by one task, as `Truth.slices` gives them.
+        refs: columns `image_id` and `image_uri`.
+    """
     from ray.data import ActorPoolStrategy, DataContext
 
     DataContext.get_current().enable_progress_bars = False
     actors = actor_plan(execution, cluster_nodes())
     (run,) = labels.runs
-    listed = pa.table({"image_id": [ref.id for ref in refs], "uri": [ref.image_uri for ref in refs]})
-    size = execution.images_per_block
-    return (
-        ray.data.from_arrow([listed.slice(start, size) for start in range(0, listed.num_rows, size)])
-        .map_batches(
-            functools.partial(read_and_decode, max_pixels=DEFAULT_MAX_PIXELS, run=run),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=DECODE_CPUS,
-            max_retries=RETRIES,
-        )
-        .map_batches(
-            LabelActor,
-            batch_size=execution.batch_size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                size=actors.num_actors, max_tasks_in_flight_per_actor=execution.tasks_in_flight
-            ),
-            num_cpus=actors.cpus,
-            num_gpus=actors.gpus,
-            fn_constructor_kwargs={
-                "model": model,
-                "checkpoint": labels.provenance["checkpoint"],
-                "vocabulary": labels.vocabulary,
-                "run": run,
-                "actors": actors,
-            },
-            max_task_retries=RETRIES,
-        )
+    return slices.map_batches(
+        functools.partial(_decoded, refs=refs, run=run),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=DECODE_CPUS,
+        max_retries=RETRIES,
+    ).map_batches(
+        LabelActor,
+        batch_size=execution.batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=actors.num_actors, max_tasks_in_flight_per_actor=execution.tasks_in_flight
+        ),
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
+        fn_constructor_kwargs={
+            "model": model,
+            "checkpoint": labels.provenance["checkpoint"],
+            "vocabulary": labels.vocabulary,
+            "run": run,
+            "actors": actors,
+        },
+        max_task_retries=RETRIES,
     )
+
+
+def _decoded(slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str) -> Iterator[pa.Table]:
+    """The pictures of some slices of a list of images, one at a time."""
+    import ray
+
+    listed = ray.get(refs)
+    for row in slices.to_pylist():
+        part = listed.slice(row["start"], row["stop"] - row["start"])
+        named = pa.table({"image_id": part["image_id"], "uri": part["image_uri"]})
+        yield from read_and_decode(named, max_pixels=DEFAULT_MAX_PIXELS, run=run)

@@ -32,7 +32,7 @@ from pipelines.name_plan import (
 )
 from pipelines.sketches import SKETCHES, failed_sketch, image_sketch
 from pipelines.table_rows import Guard, Rows
-from zs3.datasets import Dataset
+from pipelines.truth import Truth
 from zs3.error_split import candidates, error_split
 from zs3.metrics import Confusion, Protocol
 from zs3.naming import Segments
@@ -96,14 +96,14 @@ def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameMod
 
 def error_graph(
     held: NamedSegments,
-    dataset: Dataset,
+    truth: Truth,
     matches: Mapping[str, int],
     protocol: Protocol,
     execution: Execution,
 ) -> ray.data.Dataset:
     """The lazy dataset of one sketch, with oracles, per image of the data set that has segments."""
-    wanted = held.image_ids & {ref.id for ref in dataset.refs}
-    more = {"dataset": dataset, "matches": matches, "protocol": protocol}
+    wanted = truth.known(held.image_ids)
+    more = {"truth": truth, "matches": matches, "protocol": protocol}
     return segments_graph(held.files, wanted, ErrorActor, _namer(held) | more, execution)
 
 
@@ -127,7 +127,7 @@ class ErrorActor:
         namer: names.
         vocabulary: that it names with.
         run: digest of the labels.
-        dataset: where the truth is.
+        truth: the split.
         matches: labelled name -> class id of the data set, or `UNKNOWN`.
         protocol: which pixels oracles count.
         threads: of torch.
@@ -142,7 +142,7 @@ class ErrorActor:
         namer: Namer,
         vocabulary: Vocabulary,
         run: str,
-        dataset: Dataset,
+        truth: Truth,
         matches: Mapping[str, int],
         protocol: Protocol,
         threads: int,
@@ -151,9 +151,8 @@ class ErrorActor:
 
         torch.set_num_threads(threads)
         self._namer, self._vocabulary, self._run = namer, vocabulary, run
-        self._dataset, self._matches, self._protocol = dataset, matches, protocol
-        self._refs = {ref.id: ref for ref in dataset.refs}
-        self._candidates = candidates(namer.entries, namer.seen, matches, dataset.vocabulary, protocol)
+        self._truth, self._matches, self._protocol = truth, matches, protocol
+        self._candidates = candidates(namer.entries, namer.seen, matches, truth.vocabulary, protocol)
         self._index = {entry.id: index for index, entry in enumerate(namer.entries)} | {
             vocabulary.ignore_id: -1
         }
@@ -185,8 +184,8 @@ class ErrorActor:
         stored = pa.Table.from_pylist(rows, schema=LABELS).to_pylist()
         return image_sketch(
             {"image_id": image["image_id"], "file": "", "rows": stored},
-            self._refs.get(image["image_id"]),
-            self._dataset,
+            self._truth.find([image["image_id"]]).get(image["image_id"]),
+            self._truth,
             self._matches,
             functools.partial(self._oracles, segments, label_map_HW),
         )
@@ -204,7 +203,7 @@ class ErrorActor:
             truth_HW,
             self._candidates,
             self._namer.settings,
-            self._dataset.vocabulary,
+            self._truth.vocabulary,
             self._protocol,
         )
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.commit import storage_options, table_uri
 from pipelines.labels import Labels
+from pipelines.truth import Truth
 from pipelines.whole_files import write_whole
 from zs3.datasets import Dataset
 from zs3.metrics.intervals import BLOCK
@@ -53,13 +53,6 @@ def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any
         raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
 
 
-def scores_by_id(waiting: Path) -> Iterator[pa.Table]:
-    """Rows of `scores` in blocks, by image id whatever their order in the file, which stays on disk."""
-    with pa.memory_map(str(waiting)) as file:
-        rows = pa.ipc.open_stream(file).read_all()
-        yield from in_order(rows)
-
-
 def in_order(rows: pa.Table) -> Iterator[pa.Table]:
     """Blocks of rows by image id."""
     order = pc.sort_indices(rows["image_id"])
@@ -80,10 +73,10 @@ def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[Gallery
 
 def provenance(
     labels: Labels,
-    dataset: Dataset,
+    truth: Truth,
     root: str,
     settings: Mapping[str, Any],
-    truth_digests: Mapping[str, str],
+    truth_digests: Iterable[tuple[str, str]],
     now: datetime,
 ) -> dict[str, Any]:
     """Where the numbers come from: settings, versions, and digests of labels and truth."""
@@ -97,7 +90,7 @@ def provenance(
             "runs": list(labels.runs),
             **labels.provenance,
         },
-        "dataset": dataset_provenance(dataset, root, truth_digests),
+        "dataset": dataset_provenance(truth, root, truth.images, truth_digests),
         "versions": {
             "python": platform.python_version(),
             **{
@@ -108,20 +101,25 @@ def provenance(
     }
 
 
-def dataset_provenance(dataset: Dataset, root: str, truth_digests: Mapping[str, str]) -> dict[str, Any]:
+def dataset_provenance(
+    dataset: Dataset | Truth, root: str, images: int, truth_digests: Iterable[tuple[str, str]]
+) -> dict[str, Any]:
     """Which split was scored, and a digest of its truth.
 
     Args:
-        truth_digests: image id → SHA-256 (hex) of its truth file.
+        dataset: its layout, split and class list.
+        root: of the data set.
+        images: in the split.
+        truth_digests: (image id, SHA-256 (hex) of its truth file), in order of ids.
     """
     truth = hashlib.sha256()
-    for image_id, digest in sorted(truth_digests.items()):
+    for image_id, digest in truth_digests:
         truth.update(f"{image_id}\0{digest}\n".encode())
     return {
         "layout": dataset.name,
         "root": root,
         "split": dataset.split,
-        "images": len(dataset.refs),
+        "images": images,
         "vocabulary": dataset.vocabulary.digest,
         "truth": truth.hexdigest(),
     }

@@ -141,13 +141,13 @@ def open_labels_at(uri: str, version: int) -> DeltaTable | None:
     return table if filesystem is None or all(filesystem.exists(file) for file in files) else None
 
 
-def failure_reasons(source: str) -> dict[str, str]:
-    """Id of each image that the run could not process -> what was wrong; empty where it left no such table."""
+def failed_images(source: str) -> Iterator[pa.Table]:
+    """Columns `image_id` and `message` of the images that the run could not process, some at a time; nothing where it
+    left no such table."""
     table = existing_table(table_uri(source, "failures"))
-    if table is None:
-        return {}
-    rows = table.to_pyarrow_dataset().to_table(columns=["image_id", "message"])
-    return dict(zip(rows["image_id"].to_pylist(), rows["message"].to_pylist(), strict=True))
+    if table is not None:
+        for batch in table.to_pyarrow_dataset().scanner(columns=["image_id", "message"]).to_batches():
+            yield pa.Table.from_batches([batch])
 
 
 def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:

@@ -43,6 +43,12 @@ class Spool:
         """Append rows."""
         self._stream.write_table(rows)
 
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows, as they were appended, some at a time."""
+        with self.reader() as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
     def finish(self) -> None:
         """No more rows come."""
         if not self._file.closed:
@@ -57,11 +63,14 @@ class Spool:
         with pa.OSFile(str(self._path), "rb") as file:
             yield pa.ipc.open_stream(file)
 
-    def stream(self, question: str, *values: Any, rows_at_once: int = 512) -> Iterator[pa.Table]:
+    def stream(
+        self, question: str, *values: Any, rows_at_once: int = 512, **named: Any
+    ) -> Iterator[pa.Table]:
         """The answer to a question, some rows at a time.
 
         Args:
-            question: SQL of DuckDB about the rows by their name; `?` stands for the values in turn.
+            question: SQL of DuckDB about the rows by their name, which it may name once; `?` stands for the values in
+                turn, or `$name` for named ones.
             rows_at_once: in each table but the last.
         """
         settings: dict[str, Any] = {
@@ -71,13 +80,13 @@ class Spool:
         }
         with self.reader() as reader, duckdb.connect(config=settings) as connection:
             connection.register(self._name, reader)
-            answer: Any = connection.sql(question, params=list(values)).to_arrow_reader(rows_at_once)
+            answer: Any = connection.sql(question, params=named or list(values)).to_arrow_reader(rows_at_once)
             for batch in answer:
                 yield pa.Table.from_batches([batch])
 
-    def ask(self, question: str, *values: Any) -> list[dict[str, Any]]:
+    def ask(self, question: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
         """The answer to a question that has few rows."""
-        return [row for table in self.stream(question, *values) for row in table.to_pylist()]
+        return [row for table in self.stream(question, *values, **named) for row in table.to_pylist()]
 
     def repeated(self, column: str, most: int) -> list[str]:
         """Some values, in order, that a column holds more than once; empty ones are passed over."""

@@ -215,7 +215,7 @@ def _values(
     (current,) = [one for one in curves[0].settings if one.gamma == plan.own.calibration]
     tuned_on = {
         "title": plan.title,
-        "dataset": dataset_provenance(plan.dataset, plan.request.root, digests) | {"images": len(digests)},
+        "dataset": dataset_provenance(plan.dataset, plan.request.root, len(digests), sorted(digests.items())),
         "protocol": plan.protocol.name,
         "score": "harmonic",
         **{group: finite(getattr(best, group)) for group in SCORES},
@@ -235,15 +235,13 @@ def _values(
         checkpoint=plan.checkpoint_digest,
         tuned_on=tuned_on,
     )
+    lacking = sorted({ref.id for ref in plan.dataset.refs} - plan.wanted)
     told = notes(
         plan.dataset.vocabulary,
         seen=plan.seen,
         matches=plan.ids,
         labelled_with=plan.vocabulary,
-        missing={
-            "without_labels": sorted({ref.id for ref in plan.dataset.refs} - plan.wanted),
-            "without_truth": [],
-        },
+        missing={"without_labels": (len(lacking), lacking), "without_truth": (0, [])},
         runs=[],
     )
     return tuned.to_json() | {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pipelines.class_lists import warn_of_confusable
 from pipelines.commit import image_uris, provenance_of
-from pipelines.labels import failure_reasons
+from pipelines.labels import failed_images
 from pipelines.name_plan import describe_namer, stored_segments
 from zs3.config import NamingSettings
 from zs3.datasets import Dataset, open_dataset
@@ -137,7 +137,8 @@ def _wanted(request: TuneRequest, dataset: Dataset, called: str, stored: frozens
             f"{called} (first: {lacking[:1]}); were other images segmented?"
         )
     if lacking and not request.allow_missing:
-        failed = len(failure_reasons(request.segments).keys() & set(lacking))
+        lost = {one for block in failed_images(request.segments) for one in block["image_id"].to_pylist()}
+        failed = len(lost.intersection(lacking))
         raise ValueError(
             f"{len(lacking)} of {len(refs)} images of {called} have no segments ({', '.join(lacking[:NAMED_IDS])}; "
             f"{failed} of them are in the table of failures); segment the rest, or tune on the others with "

@@ -140,7 +140,7 @@ def notes(
     seen: Mapping[str, bool],
     matches: Mapping[str, int],
     labelled_with: Vocabulary | None,
-    missing: Mapping[str, Sequence[str]],
+    missing: Mapping[str, tuple[int, Sequence[str]]],
     runs: Sequence[str],
 ) -> list[str]:
     """What a reader must know before the numbers; empty when all is as it should be.
@@ -150,7 +150,7 @@ def notes(
         seen: labelled name -> whether the labeller had training masks of it.
         matches: labelled name -> class id of the data set.
         labelled_with: the class list that was labelled with, if known.
-        missing: `without_labels` and `without_truth`: ids that were left out.
+        missing: `without_labels` and `without_truth`: how many images were left out, and ids of the first.
         runs: digests of the labelling runs in the table.
     """
     roles = {entry.id: entry.role for entry in vocabulary.classes}
@@ -178,14 +178,13 @@ def notes(
             )
     if foreign:
         found.append(f"Labelled classes that the data set lacks count as wrong: {_names(foreign)}.")
-    if missing["without_labels"]:
-        left_out = missing["without_labels"]
-        found.append(f"Left out, because they have no labels: {_names(left_out)} ({len(left_out)} in all).")
-    if missing["without_truth"]:
-        left_out = missing["without_truth"]
-        found.append(
-            f"Left out, because they are not in the split: {_names(left_out)} ({len(left_out)} in all)."
-        )
+    for why, reason in (
+        ("without_labels", "they have no labels"),
+        ("without_truth", "they are not in the split"),
+    ):
+        count, first = missing[why]
+        if count:
+            found.append(f"Left out, because {reason}: {_names(first, count)} ({count} in all).")
     if len(runs) > 1:
         found.append(f"The label table mixes {len(runs)} labelling runs.")
     return found
@@ -210,10 +209,10 @@ def chosen(mious: Mapping[str, float], count: int, seed: int) -> list[tuple[str,
     return [(image_id, kind) for kind, ids in kinds for image_id in ids]
 
 
-def _names(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _names(names: Sequence[str], count: int | None = None) -> str:
+    """The first few of some names, `count` in all."""
+    left = (len(names) if count is None else count) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
 def _plain(name: str) -> str:

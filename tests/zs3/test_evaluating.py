@@ -92,7 +92,7 @@ def told(**changes: object) -> str:
         "seen": {"cat": True, "cow": False},
         "matches": {"cat": 7, "cow": 9},
         "labelled_with": None,
-        "missing": {"without_labels": [], "without_truth": []},
+        "missing": {"without_labels": (0, []), "without_truth": (0, [])},
         "runs": ["r"],
     }
     return " ".join(notes(DATA, **(values | changes)))
@@ -106,7 +106,7 @@ def test_notes_tell_what_makes_the_numbers_other_than_they_seem() -> None:
         seen={"unicorn": False}, matches={"unicorn": UNKNOWN}
     )
     assert "they have no labels: a, b (2 in all)" in told(
-        missing={"without_labels": ["a", "b"], "without_truth": []}
+        missing={"without_labels": (2, ["a", "b"]), "without_truth": (0, [])}
     )
     assert "mixes 2 labelling runs" in told(runs=["r", "s"])
     short = Vocabulary(name="short", classes=(ClassEntry(id=1, name="couch"), ClassEntry(id=2, name="cow")))

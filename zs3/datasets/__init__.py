@@ -9,7 +9,7 @@ from zs3.datasets import ade20k_full, coco_stuff, folder, voc
 from zs3.datasets.listing import Dataset, ImageRef
 from zs3.vocabulary import Vocabulary
 
-__all__ = ["LAYOUTS", "Dataset", "ImageRef", "open_dataset", "read_truth"]
+__all__ = ["LAYOUTS", "Dataset", "ImageRef", "dataset_vocabulary", "open_dataset", "read_truth"]
 
 LAYOUTS: dict[str, ModuleType] = {
     "voc": voc,
@@ -34,6 +34,17 @@ def open_dataset(name: str, root: str, split: str) -> Dataset:
     """
     layout = _layout(name)
     return Dataset(name=name, split=split, vocabulary=layout.vocabulary(root), refs=layout.index(root, split))
+
+
+def dataset_vocabulary(name: str, root: str) -> Vocabulary:
+    """The class list of a data set, without a look at its images.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: no such layout, or a malformed class list.
+    """
+    vocabulary: Vocabulary = _layout(name).vocabulary(root)
+    return vocabulary
 
 
 def read_truth(name: str, data: bytes, vocabulary: Vocabulary) -> NDArray[np.int32]:
