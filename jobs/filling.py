@@ -23,7 +23,29 @@ REASONS = "SELECT image_id, stage, message FROM t"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillingOptions:
+class TableOptions:
+    """Options of every verb that asks for the tables of a run."""
+
+    out: str
+    """Folder or uri of the tables: the --out of the run."""
+    storage_options: tuple[str, ...] = ()
+    """name=value pairs for object stores: endpoint, region, profile, key, secret, token, or variables that begin with
+    AWS_, GOOGLE_ or AZURE_. They are neither printed nor stored. By default the environment, a profile or the machine's
+    role."""
+    json: bool = False
+    """Print the result as one line of JSON, the last of standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TableOptions):
+    """Options of every verb that computes on images."""
+
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+    """How to run; changes no result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillingOptions(RunOptions):
     """Options of every verb that fills a table."""
 
     out: str
@@ -35,19 +57,11 @@ class FillingOptions:
     replace: bool = False
     """Where --out holds tables of other weights, settings or classes, start a new version of them; the old one stays
     readable by its version. Without it such tables are refused."""
-    storage_options: tuple[str, ...] = ()
-    """name=value pairs for object stores: endpoint, region, profile, key, secret, token, or variables that begin with
-    AWS_, GOOGLE_ or AZURE_. They are neither printed nor stored. By default the environment, a profile or the machine's
-    role."""
     dry_run: bool = False
-    """Say what would be done, and write nothing."""
-    json: bool = False
-    """Print the result as one line of JSON, the last of standard output."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result."""
+    """Say what would be done, and write nothing. `zs3 plan` says how long it would take."""
 
 
-A = TypeVar("A", bound=FillingOptions)
+A = TypeVar("A", bound=TableOptions)
 
 
 def parsed(kind: type[A], prog: str, argv: Sequence[str]) -> A:
@@ -67,7 +81,7 @@ def parsed(kind: type[A], prog: str, argv: Sequence[str]) -> A:
     return options
 
 
-def told(result: RunResult, options: FillingOptions, lines: Sequence[str]) -> int:
+def told(result: RunResult, options: TableOptions, lines: Sequence[str]) -> int:
     """Say what a run did, and give its exit code.
 
     Args:
@@ -125,6 +139,8 @@ def left_text(left: Remaining, source: str, doing: str) -> str:
         parts[0] += f" ({left.changed} of them changed since)"
     if left.retried:
         parts[0] += f" ({left.retried} of them failed before)"
+    if left.untouched:
+        parts.append(f"{left.untouched} not tried yet, for a run without --retry-failures")
     if left.failed_before:
         parts.append(f"{left.failed_before} failed before, for --retry-failures")
     return f"{left.listed} at {source}: {', '.join(parts)}"

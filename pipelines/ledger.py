@@ -43,6 +43,7 @@ class Ledger:
         """With results, in this run."""
         self.failed = 0
         """In this run."""
+        self._first = float("inf")
 
     @property
     def done(self) -> int:
@@ -67,6 +68,7 @@ class Ledger:
         """Take note of some images whose rows were written, as `table_rows.WRITTEN`."""
         self.images += written["images"]
         self.failed += written["failed"]
+        self._first = min(self._first, written["started"])
         self._again.update(written["again"])
         for file in written["files"]:
             self._pending[file["table"]].append(Part(**{key: file[key] for key in PART}))
@@ -103,8 +105,8 @@ class Ledger:
         )
 
     def _progress(self) -> dict[str, Any]:
-        """What the log says beside a commit, for `zs3 status`."""
-        left = self._left
+        """What the log says beside a commit, for `zs3 status`; seconds are since the first image reached a model."""
+        left, now = self._left, time.time()
         return {
             "progress": {
                 "listing": left.listing,
@@ -113,6 +115,7 @@ class Ledger:
                 "failed": left.failed_before + self.failed,
                 "this_run": self.done,
                 "of": len(left.todo),
+                "seconds": round(max(0.0, now - min(self._first, now)), 3),
             }
         }
 

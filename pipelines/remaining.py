@@ -160,6 +160,8 @@ class Remaining:
     """Images to do that failed before."""
     changed: int
     """Images to do whose content has changed since."""
+    untouched: int
+    """Images of the listing that have no row, and are not to do either since only failures are."""
     open: Mapping[int, Shard]
     """Shards that are not in the table `shards` yet, by number; none where only failures are tried again."""
     known: pa.Table
@@ -171,8 +173,8 @@ class Remaining:
 
     @property
     def skipped(self) -> int:
-        """Images of the listing that are not to be processed."""
-        return self.listed - len(self.todo)
+        """Images of the listing that were processed before and are not to be processed again."""
+        return self.listed - len(self.todo) - self.untouched
 
 
 def remaining(
@@ -216,6 +218,7 @@ def remaining(
         "SELECT count(DISTINCT f.uri) FROM failed f JOIN images USING (uri) WHERE f.uri NOT IN (SELECT uri FROM todo) "
         "AND f.uri NOT IN (SELECT uri FROM labelled)"
     ).fetchone() or (0,)
+    (untouched,) = (retry_failures and connection.execute(_UNTOUCHED).fetchone()) or (0,)
     return Remaining(
         todo=Todo(catalogue),
         listed=catalogue.images,
@@ -223,6 +226,7 @@ def remaining(
         failed_before=int(failed),
         retried=int(tried),
         changed=int(again),
+        untouched=int(untouched),
         open={} if retry_failures else {shard.number: shard for shard in unknown},
         known=known,
         stale=frozenset(image_id for (image_id,) in stale),
@@ -239,6 +243,10 @@ FROM images i JOIN open USING (shard) LEFT JOIN (SELECT DISTINCT * FROM held) h 
 WHERE h.uri IS NULL OR (h.etag <> i.etag AND h.etag <> '' AND i.etag <> '')"""
 """Images without a row, and images whose content is another than that of their row; what a store does not tell of is
 taken to be as it was."""
+
+_UNTOUCHED = """
+SELECT count(*) FROM images JOIN open USING (shard)
+WHERE uri NOT IN (SELECT uri FROM labelled) AND uri NOT IN (SELECT uri FROM failed)"""
 
 _RETRY = """
 SELECT i.image_id, i.uri, i.etag, i.shard, max(f.attempts) AS attempts, true AS again

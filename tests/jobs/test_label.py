@@ -177,7 +177,7 @@ def test_a_dry_run_counts_what_failed_before(photos, capsys):
     assert door.main(arguments("--dry-run"), model=model) == 0
     assert "3 to label, 0 done, 1 failed before, for --retry-failures" in capsys.readouterr().out
     assert door.main(arguments("--dry-run", "--retry-failures"), model=model) == 0
-    assert "1 to label (1 of them failed before), 3 done" in capsys.readouterr().out
+    assert "1 to label (1 of them failed before), 0 done, 3 not tried yet" in capsys.readouterr().out
 
 
 def _failure(row, uri, provenance):
