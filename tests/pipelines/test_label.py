@@ -17,63 +17,14 @@ from PIL import Image
 from pipelines.catalogue import list_images
 from pipelines.commit import image_uris, open_table, publish, write_part
 from pipelines.execution import ActorPlan, Execution
-from pipelines.label import LabelRequest, label, label_graph, plan_label
+from pipelines.label import label, label_graph, plan_label
 from pipelines.label_actor import LabelActor
-from pipelines.label_plan import Description, Model
 from pipelines.sources import read_and_decode
 from pipelines.table_rows import HOPELESS
 from pipelines.table_run import Wave
-from zs3.tables import LABELS, label_rows
+from tests.pipelines.colours import GREEN, SMALL, colours, expected, picture, request_for, table
+from zs3.tables import LABELS
 from zs3.vocabulary import load_vocabulary
-
-RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
-"""Red is class 1, blue is class 2, and the fake model fails on a green corner."""
-
-
-def colours(*, weights="w", kill_once=None, delay_s=0.0):
-    """A model that names pixels by colour; nested, so that it travels to workers by value.
-
-    Args:
-        weights: what its digest is made of.
-        kill_once: a file; a process that meets a red picture and does not find it makes it and is killed.
-        delay_s: seconds it takes for a picture.
-    """
-
-    def load(checkpoint, vocabulary, device):
-        class Colours:
-            def __init__(self):
-                self.seen, self.digest = {1: True, 2: False}, weights
-
-            def label(self, pictures):
-                if any(tuple(picture[0, 0]) == (0, 250, 0) for picture in pictures):
-                    raise RuntimeError("green makes it fail")
-                red = any((picture[..., 0] > 127).all() for picture in pictures)
-                if kill_once and red and not Path(kill_once).exists():
-                    Path(kill_once).touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(delay_s * len(pictures))
-                return [
-                    (np.where(p[..., 0] > 127, 1, 2).astype(np.int32), {1: 0.5, 2: 0.25}) for p in pictures
-                ]
-
-        return Colours()
-
-    def describe(checkpoint, vocabulary):
-        return Description(digest=weights, provenance={"weights": weights}, seen={1: True, 2: False})
-
-    return Model(load=load, describe=describe)
-
-
-SMALL = Execution(batch_size=2, images_per_block=3, images_per_file=4, commit_interval_s=0.0)
-
-
-def picture(path, index=0, corner=None):
-    """A red and blue picture whose border lies at `index`."""
-    pixels = np.full((8, 12, 3), BLUE, np.uint8)
-    pixels[:, : index % 13] = RED
-    if corner:
-        pixels[0, 0] = corner
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
@@ -84,31 +35,6 @@ def photos(tmp_path):
         picture(folder / f"i{index}.png", index)
     (tmp_path / "classes.txt").write_text("red\nblue *\n")
     return folder
-
-
-def request_for(photos, out="out", **changes):
-    values = {"images": str(photos), "classes": str(photos.parent / "classes.txt"), "checkpoint": "colours"}
-    return LabelRequest(**{**values, "out": str(photos.parent / out), **changes})
-
-
-def table(request, name="labels"):
-    """The rows of a table, in an order of their own."""
-    rows = DeltaTable(f"{request.out}/{name}").to_pyarrow_table().to_pylist()
-    return sorted(rows, key=lambda row: (row["image_id"], row.get("class_id")))
-
-
-def expected(photos, only=None, etags=True):
-    """What `labels` must hold: the rows of every picture, made here and now, one by one."""
-    rows = []
-    for path in sorted(photos.glob("*.png")):
-        red_HW = np.asarray(Image.open(path))[..., 0] > 127
-        if only is None or path.stem in only:
-            names, seen, scores = {1: "red", 2: "blue"}, {1: True, 2: False}, {1: 0.5, 2: 0.25}
-            status = path.stat()
-            etag = f"{status.st_size}-{status.st_mtime_ns}" if etags else ""
-            label_map_HW = np.where(red_HW, 1, 2)
-            rows += label_rows(path.stem, str(path), label_map_HW, names, seen, scores, "w", etag=etag)
-    return sorted(rows, key=lambda row: (row["image_id"], row["class_id"]))
 
 
 def labelled_before(request, count, model):
@@ -192,18 +118,17 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
 
 DRIVER = """
 from pathlib import Path
-from copy_of_these_tests import SMALL, colours, request_for
+from tests.pipelines.colours import SMALL, colours, request_for
 from pipelines.label import label
 label(request_for(Path({photos!r})), SMALL, model=colours(delay_s=0.3))
 """
 
 
-def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_path):
+def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_path, repo):
     for index in range(10, 30):
         picture(photos / f"i{index}.png", index)
-    (tmp_path / "copy_of_these_tests.py").write_text(Path(__file__).read_text())
     address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "RAY_ADDRESS": address}
+    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
     request, log = request_for(photos), tmp_path / "driver.log"
     command = [sys.executable, "-c", DRIVER.format(photos=str(photos))]
     with (
