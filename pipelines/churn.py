@@ -6,17 +6,23 @@ files of A ─► image_graph ─► changes (CPU tasks, which read B's files of
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.execution import Execution, start_ray
 from pipelines.labels import image_graph, rows_of_images
+from pipelines.lookup import row_of
 from zs3.evaluating import predicted_ids
 from zs3.metrics import UNLABELLED, Confusion, confusion, total
+
+if TYPE_CHECKING:
+    import ray
 
 _CHANGES = pa.schema(
     {
@@ -33,10 +39,12 @@ def churn(first: DeltaTable, second: DeltaTable, execution: Execution) -> dict[s
 
     Only images of both tables count; those whose size differs are counted and passed over.
     """
+    import ray
+
     start_ray(execution)
     names = sorted(_names(first) | _names(second))
     numbers = {name: number for number, name in enumerate(names)}
-    places = _places(second)
+    places = ray.remote(_places).remote(sorted(second.file_uris()))
     graph = image_graph(sorted(first.file_uris())).map_batches(
         functools.partial(changes, places=places, numbers=numbers), batch_size=None, batch_format="pyarrow"
     )
@@ -60,18 +68,23 @@ def churn(first: DeltaTable, second: DeltaTable, execution: Execution) -> dict[s
     }
 
 
-def changes(batch: pa.Table, *, places: Mapping[str, str], numbers: Mapping[str, int]) -> pa.Table:
+def changes(batch: pa.Table, *, places: ray.ObjectRef[pa.Table], numbers: Mapping[str, int]) -> pa.Table:
     """Per image of one table that is in the other: its pixels by both labels.
 
     Args:
         batch: images with their label rows, as `image_graph` gives them.
-        places: image id -> the file of the other table that holds it.
+        places: as `_places` gives them.
         numbers: class name -> number.
     """
-    images = [image for image in batch.to_pylist() if image["image_id"] in places]
+    import ray
+
+    listed = ray.get(places)
+    images = batch.to_pylist()
+    found_in = {one: held["file"] for image in images if (held := row_of(listed, one := image["image_id"]))}
+    images = [image for image in images if image["image_id"] in found_in]
     wanted: dict[str, set[str]] = {}
-    for image in images:
-        wanted.setdefault(places[image["image_id"]], set()).add(image["image_id"])
+    for image_id, file in found_in.items():
+        wanted.setdefault(file, set()).add(image_id)
     others = {image_id: rows for file, ids in wanted.items() for image_id, rows in rows_of_images(file, ids)}
     found = []
     for image in images:
@@ -99,14 +112,12 @@ def _names(table: DeltaTable) -> set[str]:
     return found - {""}
 
 
-def _places(table: DeltaTable) -> dict[str, str]:
-    """Image id -> the file that holds its rows."""
-    import fsspec
-    import pyarrow.parquet as pq
-
-    places = {}
-    for file in sorted(table.file_uris()):
+def _places(files: Sequence[str]) -> pa.Table:
+    """Columns `image_id`, in order, and `file`: which file holds the rows of each image."""
+    places: dict[str, str] = {}
+    for file in files:
         with fsspec.open(file, "rb") as opened:
             for batch in pq.ParquetFile(opened).iter_batches(columns=["image_id"]):
                 places.update(dict.fromkeys(batch["image_id"].to_pylist(), file))
-    return places
+    ids = sorted(places)
+    return pa.table({"image_id": ids, "file": [places[one] for one in ids]})

@@ -5,29 +5,24 @@ Scores are computed anew from the tables `scores`, image by image, so the images
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.churn import churn
-from pipelines.evaluation_files import in_order
 from pipelines.execution import Execution
 from pipelines.labels import open_labels_at
+from pipelines.paired_rows import paired_rows
 from pipelines.reports import EvaluatedRun, open_run
 from zs3.metrics.counts import GROUPS, finite
 from zs3.metrics.intervals import REPLICATES
 from zs3.metrics.paired import Difference, paired
 from zs3.metrics.protocols import differences
 from zs3.metrics.resampling import METRICS
-from zs3.sketching import confusion_of
-
-NAMED_IDS = 5
-"""How many offenders a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +53,18 @@ def compare(request: CompareRequest, execution: Execution | None = None) -> dict
         raise ValueError(f"replicates is {request.replicates}; expected at least 1, {REPLICATES} is usual")
     runs = (open_run(request.first), open_run(request.second))
     _refuse_unlike(*runs)
-    tables, notes = _same_images(runs, request)
-    classes = runs[0].vocabulary.classes
-    held = paired(
-        partial(in_order, tables[0]),
-        partial(in_order, tables[1]),
-        tables[0].num_rows,
-        classes,
-        runs[0].protocol,
-        replicates=request.replicates,
-        seed=request.seed,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        rows = paired_rows(runs, Path(folder), allow_missing=request.allow_missing)
+        held = paired(
+            rows.first.tables,
+            rows.second.tables,
+            rows.images,
+            runs[0].vocabulary.classes,
+            runs[0].protocol,
+            replicates=request.replicates,
+            seed=request.seed,
+        )
+    notes = list(rows.notes)
     moves = [
         {"name": name, "seen": seen, **_values(one)}
         for name, seen, one in held.classes
@@ -77,7 +73,7 @@ def compare(request: CompareRequest, execution: Execution | None = None) -> dict
     result: dict[str, Any] = {
         "first": request.first,
         "second": request.second,
-        "images": tables[0].num_rows,
+        "images": rows.images,
         "protocol": runs[0].protocol.name,
         "scores": {
             metric: {group: _values(held.means[metric, group]) for group in GROUPS} for metric in METRICS
@@ -126,62 +122,6 @@ def _refuse_unlike(first: EvaluatedRun, second: EvaluatedRun) -> None:
             f"{first.vocabulary.name!r}, {second.source} on the {len(second.vocabulary.classes)} of "
             f"{second.vocabulary.name!r}, and the lists differ; evaluate both on the same data set"
         )
-
-
-def _same_images(runs: Sequence[EvaluatedRun], request: CompareRequest) -> tuple[list[pa.Table], list[str]]:
-    """Rows of the images that both runs scored, in order of their ids, and what a reader must know.
-
-    Raises:
-        ValueError: an image occurs twice or has two truths, none is in both, or some are in one only.
-    """
-    tables = [run.scores.sort_by("image_id") for run in runs]
-    ids = [table["image_id"].to_pylist() for table in tables]
-    for run, held in zip(runs, ids, strict=True):
-        if len(set(held)) < len(held):
-            twice = next(one for one, other in pairwise(held) if one == other)
-            raise ValueError(f"the table scores of {run.source} holds image {twice!r} twice; evaluate again")
-    both = set(ids[0]) & set(ids[1])
-    alone = [sorted(set(held) - both) for held in ids]
-    if not both:
-        raise ValueError(
-            f"{runs[0].source} and {runs[1].source} have no image in common; compare the same split"
-        )
-    notes = []
-    if any(alone):
-        told = ", ".join(
-            f"{len(some)} only in {run.source} ({', '.join(some[:NAMED_IDS]) or 'none'})"
-            for run, some in zip(runs, alone, strict=True)
-        )
-        if not request.allow_missing:
-            raise ValueError(
-                f"the runs scored different images: {told}; compare the {len(both)} of both with --allow-missing"
-            )
-        notes.append(f"Left out are images of one run: {told}.")
-        tables = [
-            table.filter(pa.array([image_id in both for image_id in held]))
-            for table, held in zip(tables, ids, strict=True)
-        ]
-    _refuse_other_truth(tables, runs)
-    return tables, notes
-
-
-def _refuse_other_truth(tables: Sequence[pa.Table], runs: Sequence[EvaluatedRun]) -> None:
-    """Both runs saw the same true pixels of every class in every image."""
-    wanted = ["image_id", "truth", "prediction", "pixels"]
-    for blocks in zip(*(in_order(table.select(wanted)) for table in tables), strict=True):
-        for first, second in zip(*(block.to_pylist() for block in blocks), strict=True):
-            if _true_pixels(first) != _true_pixels(second):
-                raise ValueError(
-                    f"the truth of image {first['image_id']!r} differs between {runs[0].source} and "
-                    f"{runs[1].source}; evaluate both on the same data set"
-                )
-
-
-def _true_pixels(row: dict[str, Any]) -> dict[int, int]:
-    """Pixels of each true class."""
-    pairs = confusion_of(row)
-    found, index = np.unique(pairs.truth, return_inverse=True)
-    return dict(zip(found.tolist(), np.bincount(index, pairs.pixels).astype(np.int64).tolist(), strict=True))
 
 
 def _values(held: Difference) -> dict[str, float | None]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
@@ -20,7 +19,6 @@ from pipelines.labels import Labels
 from pipelines.truth import Truth
 from pipelines.whole_files import write_whole
 from zs3.datasets import Dataset
-from zs3.metrics.intervals import BLOCK
 from zs3.report import markdown, page
 from zs3.report.gallery import GalleryItem
 from zs3.tables import SCORES
@@ -51,13 +49,6 @@ def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any
         )
     except (DeltaError, OSError) as error:
         raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
-
-
-def in_order(rows: pa.Table) -> Iterator[pa.Table]:
-    """Blocks of rows by image id."""
-    order = pc.sort_indices(rows["image_id"])
-    for start in range(0, rows.num_rows, BLOCK):
-        yield rows.take(order.slice(start, BLOCK))
 
 
 def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[GalleryItem]) -> None:

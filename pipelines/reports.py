@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
+from deltalake import DeltaTable
 
 from pipelines.commit import existing_table, provenance_of, table_uri
 from pipelines.evaluate import REPORT_VERSION
@@ -28,8 +28,8 @@ class EvaluatedRun:
     vocabulary: Vocabulary
     """Of the data set."""
     protocol: Protocol
-    scores: pa.Table
-    """The table `scores`."""
+    scores: DeltaTable
+    """The table `scores`, whose rows are still to be read."""
 
 
 def open_run(source: str) -> EvaluatedRun:
@@ -64,7 +64,7 @@ def open_run(source: str) -> EvaluatedRun:
         report=report,
         vocabulary=Vocabulary.from_json(origin["vocabulary"]),
         protocol=Protocol.from_json(origin["protocol"]),
-        scores=pa.table(table.to_pyarrow_dataset().to_table()),
+        scores=table,
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,7 +64,12 @@ class Spool:
             yield pa.ipc.open_stream(file)
 
     def stream(
-        self, question: str, *values: Any, rows_at_once: int = 512, **named: Any
+        self,
+        question: str,
+        *values: Any,
+        rows_at_once: int = 512,
+        beside: Sequence[Spool] = (),
+        **named: Any,
     ) -> Iterator[pa.Table]:
         """The answer to a question, some rows at a time.
 
@@ -72,14 +77,17 @@ class Spool:
             question: SQL of DuckDB about the rows by their name, which it may name once; `?` stands for the values in
                 turn, or `$name` for named ones.
             rows_at_once: in each table but the last.
+            beside: further rows that the question names.
         """
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
             "temp_directory": str(self._folder),
             "threads": 1,
         }
-        with self.reader() as reader, duckdb.connect(config=settings) as connection:
-            connection.register(self._name, reader)
+        with ExitStack() as stack:
+            connection = stack.enter_context(duckdb.connect(config=settings))
+            for held in (self, *beside):
+                connection.register(held._name, stack.enter_context(held.reader()))
             answer: Any = connection.sql(question, params=named or list(values)).to_arrow_reader(rows_at_once)
             for batch in answer:
                 yield pa.Table.from_batches([batch])

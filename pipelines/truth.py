@@ -5,7 +5,6 @@ The split is listed by a task, and the driver never holds what grows with the nu
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.lookup import row_of
 from zs3.datasets import Dataset, ImageRef, open_dataset
 from zs3.datasets.listing import is_folder
 from zs3.vocabulary import Vocabulary
@@ -127,12 +127,10 @@ def _listed(name: str, root: str, split: str) -> tuple[tuple[Vocabulary, int], p
 
 def _found(table: pa.Table, image_id: str) -> ImageRef | None:
     """The reference of one image, or none where it is not in the table."""
-    ids: Any = table["image_id"]
-    row = bisect.bisect_left(range(table.num_rows), image_id, key=lambda index: ids[index].as_py())
-    if row == table.num_rows or ids[row].as_py() != image_id:
+    row = row_of(table, image_id)
+    if row is None:
         return None
-    image_uri, truth_uri = (table[name][row].as_py() for name in ("image_uri", "truth_uri"))
-    return ImageRef(id=image_id, image_uri=image_uri, truth_uri=truth_uri)
+    return ImageRef(id=image_id, image_uri=row["image_uri"], truth_uri=row["truth_uri"])
 
 
 def _known(refs: pa.Table, ids: frozenset[str]) -> list[str]:
