@@ -44,7 +44,7 @@ from zs3.metrics.summary import calibration, confusion_matrix, headline, with_ra
 from zs3.report import report_values
 from zs3.report.error_split import split_diagnostics, split_values
 from zs3.report.gallery import MOST_IMAGES
-from zs3.report.page import LISTED_FAILURES
+from zs3.report.left_out import LISTED_FAILURES
 from zs3.tuned import tuning_notes
 from zs3.vocabulary import Vocabulary
 

@@ -265,7 +265,7 @@ def test_images_are_enlarged_turned_and_left_by_keyboard(show: Open) -> None:
     assert page.locator(".tools [name=opacity]").input_value() == "63"
     page.keyboard.press("Escape")
     assert page.locator("dialog").is_hidden()
-    page.wait_for_function("document.activeElement.ariaLabel === 'Enlarge cat'", timeout=5000)
+    playwright.expect(page.get_by_role("button", name="Enlarge cat", exact=True)).to_be_focused()
 
 
 def test_every_control_is_reached_by_tab_is_named_and_shows_its_focus(show: Open) -> None:

@@ -170,6 +170,51 @@ def test_every_form_shows_the_numbers_the_notes_and_the_absent_classes(form: str
         assert expected in text, expected
 
 
+def whole_report() -> dict[str, Any]:
+    """A report with all that an evaluation adds: intervals, measures, confusions, reasons."""
+    values = report()
+    scores = ("seen", "unseen", "harmonic", "all")
+    values |= {key: values[key] | {"low": 12.3, "high": 87.6} for key in scores}
+    values["classes"] = [
+        entry | {"low": 31.4, "high": 97.1, "boundary_iou": 5.5} for entry in values["classes"]
+    ]
+    values["boundary"] = {key: {"miou": 23.4, "low": 22.2, "high": None} for key in scores}
+    values["metrics"] = {"accuracy": {key: {"value": 45.6, "low": 41.9, "high": 49.9} for key in scores}}
+    values["calibration_error"] = dict.fromkeys(scores, 17.8)
+    values["calibration"] = [{"low": 0.5, "high": 1.0, "pixels": 8, "score": 0.7, "accuracy": 0.5}]
+    values["confusion"] = {
+        "classes": ["dog", "cow"],
+        "pixels": [[1, 0], [0, 3]],
+        "other": [1, 1],
+    }
+    values["failures"] = {"a": "cut short"}
+    return values
+
+
+@pytest.mark.parametrize("form", ["page", "markdown", "terminal"])
+def test_every_form_shows_intervals_and_the_protocol(form: str) -> None:
+    values = whole_report()
+    if form == "terminal":
+        console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+        console.print(summary(values))
+        text = console.export_text()
+    else:
+        text = page.render(values, []) if form == "page" else markdown.render(values)
+    assert "12.3 to 87.6" in text and "zs3" in text
+    if form != "terminal":
+        for expected in ("31.4 to 97.1", "boundary IoU", "23.4", "45.6", "41.9 to 49.9", "17.8", "cut short"):
+            assert expected in text, expected
+        assert "22.2 to" not in text  # half an interval is none
+
+
+def test_what_was_left_out_is_listed_with_its_reason_and_the_rest_counted() -> None:
+    values = whole_report()
+    values["missing"]["without_truth"] = {"count": 1234, "ids": ["s1", "s2"]}
+    text, written = page.render(values, []), markdown.render(values)
+    assert "In the data set, without labels: 2" in text and "<b>a</b><span>cut short</span>" in text
+    assert "and 1,232 more" in text and "- and 1,232 more" in written and "- a: cut short" in written
+
+
 def split() -> dict[str, Any]:
     """The error of four pixels, each true class labelled as another, which an oracle puts right; yak is absent."""
     truth = np.array([[0, 1, 2, 2]])

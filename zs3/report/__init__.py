@@ -91,6 +91,13 @@ def shown(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def interval(entry: Mapping[str, Any]) -> str:
+    """The 95 % interval of a score or class for people; empty where it has none."""
+    if entry.get("low") is None or entry.get("high") is None:
+        return ""
+    return f"{shown(entry['low'])} to {shown(entry['high'])}"
+
+
 def headline(report: Mapping[str, Any]) -> str:
     """The result in one sentence, for people."""
     seen, unseen, both = (shown(report[key]["miou"]) for key in ("seen", "unseen", "harmonic"))

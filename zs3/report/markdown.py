@@ -3,17 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zs3.report import SCORE_KEYS, flat, headline, shown
+from zs3.report import SCORE_KEYS, flat, headline, interval, shown
 from zs3.report.error_split import TITLES, split_classes, split_sentence
+from zs3.report.left_out import left_out
+from zs3.report.measures import measured
+from zs3.report.mistakes import largest, matrix
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole of `report.json` in words and tables, without the pictures."""
-    scores = [(key, shown(report[key]["miou"])) for key in SCORE_KEYS]
-    scores.append(("pixel accuracy", shown(report["pixel_accuracy"])))
+    scores = [(key, shown(report[key]["miou"]), interval(report[key])) for key in SCORE_KEYS]
+    scores.append(("pixel accuracy", shown(report["pixel_accuracy"]), ""))
     sections = [
         [f"# {_text(report['title'])}", "", headline(report)],
-        _table(("score", "mIoU %"), scores),
+        _table(("score", "mIoU %", "95 % interval"), scores),
     ]
     if report["notes"]:
         sections.append(["## Read this first", "", *(f"- {_text(note)}" for note in report["notes"])])
@@ -23,6 +26,17 @@ def render(report: Mapping[str, Any]) -> str:
         sections.append(_error_split(report["error_split"]))
     sections.append(["## Classes", "", *_classes(report)])
     sections.append([f"Absent from the truth: {', '.join(map(_text, report['absent'])) or 'none'}."])
+    measures = [
+        (what, *(shown(value) + (f" ({ends})" if ends else "") for value, ends in cells))
+        for what, cells in measured(report)
+    ]
+    if measures:
+        head = ("measure", *(f"{key} %" for key in SCORE_KEYS))
+        sections.append(["## Every measure", "", *_table(head, measures)])
+    mistakes = matrix(report["confusion"], {}) if "confusion" in report else None
+    if mistakes:
+        sections.append(["## Largest mistakes", "", *_mistakes(mistakes)])
+    sections += [_left_out(*entry) for entry in left_out(report)]
     words = [f"- {_text(sentence)}" for sentence in report["protocol"]["words"]]
     sections.append([f"## Protocol `{report['protocol']['name']}`", "", *words])
     origin = [(key, f"`{value}`") for key, value in flat(report["provenance"])]
@@ -49,6 +63,24 @@ def _error_split(split: Mapping[str, Any]) -> list[str]:
     return [split_sentence(split), "", *_table(head, rows)]
 
 
+def _mistakes(held: Mapping[str, Any]) -> list[str]:
+    """What was taken for what, most pixels first."""
+    rows = [
+        (entry["truth"], entry["taken"], f"{entry['pixels']:,}", shown(entry["share"]))
+        for entry in largest(held)
+    ]
+    return _table(("true class", "called", "pixels", "of the class %"), rows)
+
+
+def _left_out(title: str, count: int, entries: Sequence[tuple[str, str]]) -> list[str]:
+    """Images that were not scored."""
+    lines = [
+        f"- {_text(image_id)}" + (f": {_text(reason)}" if reason else "") for image_id, reason in entries
+    ]
+    more = count - len(entries)
+    return [f"## {title}: {count:,}", "", *lines, *([f"- and {more:,} more"] if more else [])]
+
+
 def _classes(report: Mapping[str, Any]) -> list[str]:
     """Every class, in the order of the data set."""
     rows = [
@@ -56,12 +88,13 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
             entry["name"],
             "seen" if entry["seen"] else "**unseen**",
             shown(entry["iou"]),
+            interval(entry),
             shown(entry["accuracy"]),
             f"{entry['pixels']:,}",
         )
         for entry in report["classes"]
     ]
-    return _table(("class", "group", "IoU %", "accuracy %", "true pixels"), rows)
+    return _table(("class", "group", "IoU %", "95 % interval", "accuracy %", "true pixels"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,16 +12,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from zs3.report import SCORE_KEYS, flat, headline, shown
+from zs3.report import flat, headline, interval, shown
 from zs3.report.charts import reliability, trade_off
 from zs3.report.error_split import TITLES, split_classes, split_means, split_sentence
 from zs3.report.gallery import KINDS, GalleryItem, fitting
+from zs3.report.left_out import left_out
+from zs3.report.measures import measured
 from zs3.report.mistakes import largest, matrix
 
 LARGEST_BYTES = 20_000_000
 """Of the page; images that would exceed it are left out, and the page says so."""
-LISTED_FAILURES = 200
-"""Images of each kind that are listed one by one."""
 _ALLOWED = "; ".join(
     (
         "default-src 'none'",
@@ -37,16 +37,6 @@ _ORIGINS = {
     "dataset": "Data",
     "settings": "Settings of the evaluation",
     "versions": "Versions",
-}
-_LEFT_OUT = {
-    "without_labels": "In the data set, without labels",
-    "without_truth": "Labelled, but not in the split",
-}
-_MEASURES = {
-    "boundary": "boundary IoU",
-    "accuracy": "class accuracy",
-    "pixel_accuracy": "pixel accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
 }
 
 
@@ -77,7 +67,7 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
     mistakes = matrix(report["confusion"], seen) if "confusion" in report else None
     curve = reliability(report.get("calibration", ()))
     traded = trade_off(report["provenance"].get("labels", {}).get("tuning"))
-    measures, failures = _measures(report), _failures(report)
+    measures, failures = measured(report), left_out(report)
     sections = (
         ("points", "Points", report["diagnostics"]),
         ("classes", "Classes", True),
@@ -111,7 +101,7 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
             gallery=[_shown(item) for item in gallery],
             filter_classes=_filter_classes(gallery),
             kinds=[kind for kind in KINDS if any(item.kind == kind for item in gallery)],
-            left_out=_left_out(report, len(gallery)),
+            shortage=_shortage(report, len(gallery)),
             failures=failures,
             provenance=_origin(report["provenance"]),
         )
@@ -129,37 +119,8 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = shown
     environment.filters["thousands"] = "{:,}".format
-    environment.filters["interval"] = _interval
+    environment.filters["interval"] = interval
     return environment
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    """The ends of an interval for people; empty where there is none."""
-    if entry.get("low") is None or entry.get("high") is None:
-        return ""
-    return f"{shown(entry['low'])} to {shown(entry['high'])}"
-
-
-def _measures(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, str]]]]:
-    """(what, value and interval of each group) of every measure; none where the report has but the headline."""
-    held = {"boundary": report.get("boundary"), **report.get("metrics", {})}
-    rows = [
-        (label, [(_value(held[key][group]), _interval(held[key][group])) for group in SCORE_KEYS])
-        for key, label in _MEASURES.items()
-        if held.get(key)
-    ]
-    if not rows:
-        return []
-    first = ("mIoU", [(report[group]["miou"], _interval(report[group])) for group in SCORE_KEYS])
-    errors = report.get("calibration_error")
-    last = [("calibration error", [(errors[group], "") for group in SCORE_KEYS])] if errors else []
-    return [first, *rows, *last]
-
-
-def _value(entry: Mapping[str, Any]) -> float | None:
-    """The number of a score, whatever its name."""
-    value: float | None = entry["miou"] if "miou" in entry else entry["value"]
-    return value
 
 
 def _comparison(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -218,7 +179,7 @@ def _filter_classes(gallery: Sequence[GalleryItem]) -> list[tuple[int, str, int]
     return [(class_id, name, count) for (name, class_id), count in sorted(counts.items())]
 
 
-def _left_out(report: Mapping[str, Any], count: int) -> str:
+def _shortage(report: Mapping[str, Any], count: int) -> str:
     """Why fewer images are shown than were asked for; empty where they are not."""
     asked = min(report["provenance"].get("settings", {}).get("gallery", count), report["images"])
     if count >= asked:
@@ -227,20 +188,6 @@ def _left_out(report: Mapping[str, Any], count: int) -> str:
         f"{asked:,} were asked for, and {count:,} are shown: the others have no room in a page of "
         f"{LARGEST_BYTES // 1_000_000} MB, or no score or photograph to show."
     )
-
-
-def _failures(report: Mapping[str, Any]) -> list[tuple[str, int, list[tuple[str, str]]]]:
-    """What is wrong with images that were not scored, how many there are, and the first of them with the reason."""
-    reasons = report.get("failures", {})
-    return [
-        (
-            _LEFT_OUT.get(why, why),
-            held["count"],
-            [(image_id, reasons.get(image_id, "")) for image_id in held["ids"][:LISTED_FAILURES]],
-        )
-        for why, held in report["missing"].items()
-        if held["count"]
-    ]
 
 
 def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

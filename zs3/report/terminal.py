@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zs3.report import SCORE_KEYS, shown
+from zs3.report import SCORE_KEYS, interval, shown
 from zs3.report.error_split import TITLES, split_classes, split_sentence
 
 _SEEN, _UNSEEN = "bold blue", "bold yellow"
@@ -23,6 +23,7 @@ def summary(report: Mapping[str, Any], *, max_classes: int = 40) -> RenderableTy
     told = [Text(split_sentence(split), style="dim")] if split else []
     return Group(
         Text(report["title"], style="bold"),
+        Text(f"protocol {report['protocol']['name']}, {report['images']:,} images", style="dim"),
         "",
         _scores(report),
         *told,
@@ -39,6 +40,11 @@ def _scores(report: Mapping[str, Any]) -> Table:
     for key, style in zip(SCORE_KEYS, (_SEEN, _UNSEEN, "bold", ""), strict=True):
         table.add_column(key, justify="right", style=style)
     table.add_row("as labelled", *(shown(report[key]["miou"]) for key in SCORE_KEYS))
+    if any(interval(report[key]) for key in SCORE_KEYS):
+        table.add_row(
+            Text("95 % interval", style="dim"),
+            *(Text(interval(report[key]), style="dim") for key in SCORE_KEYS),
+        )
     for entry in report["diagnostics"]:
         table.add_row(Text(entry["title"], style="dim"), *(shown(entry.get(key)) for key in SCORE_KEYS))
     return table
