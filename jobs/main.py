@@ -10,7 +10,19 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = ("demo", "label", "segment", "name", "tune", "evaluate", "compare", "export", "train", "convert")
+VERBS = (
+    "demo",
+    "label",
+    "segment",
+    "name",
+    "status",
+    "tune",
+    "evaluate",
+    "compare",
+    "export",
+    "train",
+    "convert",
+)
 """Each is a module of this package with `main(argv) -> int`."""
 
 MANUAL = """\
@@ -25,6 +37,7 @@ VERBS
     label       images and a class list -> a table of labelled regions
     segment     images -> a table of segments that know no class name; runs the networks once for any class list
     name        a table of segments and a class list -> a table of labelled regions, on CPUs, without a picture
+    status      the --out of a run, while it runs or after -> images done, failed and left, speed, time left
     tune        a table of segments and a data set's truth -> the naming settings that suit it, and a trade-off curve
     evaluate    labels or segments and a data set's truth -> seen, unseen and harmonic mIoU, and where the error is
     compare     two evaluations of the same images -> what differs, how surely, and where
@@ -37,6 +50,7 @@ EXAMPLES
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
+    zs3 status --out s3://bucket/run
     zs3 segment --images photos/ --checkpoint zs3-mini --out kept/
     zs3 segment --images photos/ --masks proposals.json --checkpoint zs3-mini --out given/
     zs3 name --segments kept/ --classes other_classes.txt --out named/

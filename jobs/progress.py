@@ -67,12 +67,12 @@ def _lines() -> Callable[[Progress], None]:
 
 def _rate(seen: Progress) -> str:
     """Speed, time left and failures, in words."""
-    left = f", {_clock(seen.remaining_s)} left" if seen.remaining_s is not None else ""
+    left = f", {clock(seen.remaining_s)} left" if seen.remaining_s is not None else ""
     failed = f", {seen.failed} failed" if seen.failed else ""
     return f"{seen.images_per_second:.2f} images/s{left}{failed}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
