@@ -81,6 +81,7 @@
     enlarged.replaceChildren();
     back.focus();
   });
+  gallery.classList.add("ready");
   filter();
-  fade(62);
+  fade(tools.elements["opacity"].value);
 })();
