@@ -38,7 +38,13 @@ def run(repo, photos, point, flag, address):
     environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
     if not address:
         del environment["RAY_ADDRESS"]
-    command = [sys.executable, str(repo / "tests" / "pipelines" / "killed_driver.py"), str(photos), point, str(flag)]
+    command = [
+        sys.executable,
+        str(repo / "tests" / "pipelines" / "killed_driver.py"),
+        str(photos),
+        point,
+        str(flag),
+    ]
     with (photos.parent / "driver.log").open("ab") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=300)
     assert flag.exists(), (photos.parent / "driver.log").read_text()[-3000:]

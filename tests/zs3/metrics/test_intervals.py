@@ -10,7 +10,7 @@ import pytest
 from zs3.metrics import PROTOCOLS, confusion, scores, total
 from zs3.metrics.intervals import BLOCK, drawings, interval, p_value, resampled, swapped
 from zs3.metrics.paired import paired
-from zs3.metrics.resampling import Sums, ranges
+from zs3.metrics.resampling import METRICS, Sums, ranges
 from zs3.sketching import sketch
 from zs3.tables import SCORES, label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
@@ -75,6 +75,61 @@ def test_vectorised_scores_of_any_weighting_are_the_scores_of_repeated_images(na
             expected.frequency_weighted_iou
         )
         assert found.iou_RK[0] == pytest.approx([entry.iou for entry in expected.classes], nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["zs3", "voc21"])
+def test_metrics_of_groups_and_boundary_iou_are_those_of_a_loop_over_pixels(name: str) -> None:
+    held, protocol = images(5, seed=2), PROTOCOLS[name]
+    scored = [entry for entry in VOCABULARY.classes if protocol.counts(entry)]
+    ids = {entry.id for entry in scored}
+    counts = {entry.id: np.zeros(6) for entry in scored}  # right, true, given; the same near outlines
+    for truth, given in held.maps:
+        prediction = np.where(given == -1, 0, given) if protocol.background_counts else given
+        near = [
+            outline(labels, max(1, round(0.02 * float(np.hypot(*truth.shape)))))
+            for labels in (truth, prediction)
+        ]
+        for y, x in np.ndindex(truth.shape):
+            true, label = int(truth[y, x]), int(prediction[y, x])
+            if true not in ids:
+                continue
+            counts[true][1] += 1
+            counts[true][4] += near[0][y, x]
+            if label in ids:
+                counts[label][2] += 1
+                counts[label][5] += near[1][y, x]
+            if label == true:
+                counts[true][0] += 1
+                counts[true][3] += near[0][y, x] and near[1][y, x]
+    sums = Sums(VOCABULARY.classes, protocol)
+    found = sums.scores(sums.columns(held.table).sum(axis=0)[None])
+    for group, roles in (("seen", {"seen", "background"}), ("unseen", {"unseen"})):
+        members = [counts[entry.id] for entry in scored if entry.role in roles]
+        right, true, label, near_right, near_true, near_label = np.array(members).T
+        expected = {
+            "iou": np.mean(right / (true + label - right)),
+            "accuracy": np.mean(right / true),
+            "pixel_accuracy": right.sum() / true.sum(),
+            "frequency_weighted_iou": (true * right / (true + label - right)).sum() / true.sum(),
+            "boundary_iou": np.mean(near_right / (near_true + near_label - near_right)),
+        }
+        for metric, value in expected.items():
+            assert found.means[metric, group][0] == pytest.approx(100 * value), (metric, group)
+    for metric in METRICS:
+        seen, unseen = (found.means[metric, group][0] for group in ("seen", "unseen"))
+        assert found.means[metric, "harmonic"][0] == pytest.approx(2 * seen * unseen / (seen + unseen))
+
+
+def outline(labels: np.ndarray, distance: int) -> np.ndarray:
+    """Pixels with another label, or the end of the picture, at most so many rows and columns away."""
+    padded = np.pad(labels, distance, constant_values=-99)
+    size = 2 * distance + 1
+    return np.array(
+        [
+            [(padded[y : y + size, x : x + size] != labels[y, x]).any() for x in range(labels.shape[1])]
+            for y in range(labels.shape[0])
+        ]
+    )
 
 
 def test_drawings_take_as_many_images_as_there_are_each_equally_often() -> None:

@@ -5,6 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from zs3.metrics import PROTOCOLS, UNLABELLED, confusion, scores
+from zs3.metrics.reliability import BINS, Reliability
 from zs3.vocabulary import ClassEntry
 
 CLASSES = [ClassEntry(id=k, name=f"class {k}", role="unseen" if k > 3 else "seen") for k in range(6)]
@@ -31,6 +32,44 @@ def test_torchmetrics_counts_and_scores_the_same_where_every_class_occurs() -> N
     ours = scores(found, CLASSES, PROTOCOLS["zs3"])
     # torchmetrics divides in float32: 1e-4 points; one pixel of 1,000 is a thousand times that.
     assert [entry.iou for entry in ours.classes] == pytest.approx(expected, abs=1e-4)
+
+
+def test_torchmetrics_gives_the_same_accuracies_and_frequency_weighted_iou() -> None:
+    torch, classification = pytest.importorskip("torch"), pytest.importorskip("torchmetrics.classification")
+    truth, prediction = maps(4)
+    given, true = torch.from_numpy(prediction), torch.from_numpy(truth)
+    ours = scores(confusion(truth, prediction, ignore_id=255), CLASSES, PROTOCOLS["zs3"])
+
+    def theirs(name: str, average: str | None) -> np.ndarray:
+        metric = getattr(classification, name)(num_classes=6, ignore_index=255, average=average)
+        return 100 * metric(given, true).numpy()
+
+    # Divided in float32, as above.
+    assert [entry.accuracy for entry in ours.classes] == pytest.approx(
+        theirs("MulticlassAccuracy", None), abs=1e-4
+    )
+    assert ours.mean_accuracy == pytest.approx(theirs("MulticlassAccuracy", "macro"), abs=1e-4)
+    assert ours.pixel_accuracy == pytest.approx(theirs("MulticlassAccuracy", "micro"), abs=1e-4)
+    assert ours.frequency_weighted_iou == pytest.approx(
+        theirs("MulticlassJaccardIndex", "weighted"), abs=1e-4
+    )
+
+
+def test_torchmetrics_gives_the_same_calibration_error() -> None:
+    torch, functional = (
+        pytest.importorskip("torch"),
+        pytest.importorskip("torchmetrics.functional.classification"),
+    )
+    truth, prediction = maps(5)
+    # In the middle of bins: on their edges the two put a score into neighbouring ones.
+    sure = {k: (k * 3 + 1.5) / BINS for k in range(6)}
+    held = Reliability()
+    held.add(confusion(truth, prediction, ignore_id=255), sure, CLASSES, PROTOCOLS["zs3"])
+    counts = truth != 255
+    confidences = torch.tensor([sure[k] for k in prediction[counts].tolist()])
+    right = torch.from_numpy((prediction == truth)[counts].astype(np.int64))
+    theirs = functional.binary_calibration_error(confidences, right, n_bins=BINS, norm="l1")
+    assert held.errors()["all"] == pytest.approx(100 * float(theirs), abs=1e-4)
 
 
 def test_torchmetrics_calls_a_class_that_is_only_predicted_zero_where_we_call_it_absent() -> None:
