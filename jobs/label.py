@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from jobs.errors import DONE, guarded
 from jobs.filling import (
     FillingOptions,
+    RunOptions,
     left_text,
     left_values,
     parsed,
@@ -85,9 +86,14 @@ def _run(argv: list[str], model: Model | None) -> int:
             json.dumps(_plan_values(plan, pairs)) + "\n" if arguments.json else _plan_text(plan, arguments)
         )
         return DONE
+    return carried_out(request, arguments, model)
+
+
+def carried_out(request: LabelRequest, options: RunOptions, model: Model | None = None) -> int:
+    """Carry out a request, tell what was done, and give the exit code."""
     with progress("labelling") as show:
-        result = label(request, arguments.execution, model=model, on_progress=show)
-    return told(result, arguments, _summary(result))
+        result = label(request, options.execution, model=model, on_progress=show)
+    return told(result, options, _summary(result))
 
 
 def _summary(result: RunResult) -> list[str]:

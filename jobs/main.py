@@ -16,6 +16,7 @@ VERBS = (
     "segment",
     "name",
     "status",
+    "retry",
     "tune",
     "evaluate",
     "compare",
@@ -38,6 +39,7 @@ VERBS
     segment     images -> a table of segments that know no class name; runs the networks once for any class list
     name        a table of segments and a class list -> a table of labelled regions, on CPUs, without a picture
     status      the --out of a run, while it runs or after -> images done, failed and left, speed, time left
+    retry       the --out of a run -> its images that failed are tried again, and only these
     tune        a table of segments and a data set's truth -> the naming settings that suit it, and a trade-off curve
     evaluate    labels or segments and a data set's truth -> seen, unseen and harmonic mIoU, and where the error is
     compare     two evaluations of the same images -> what differs, how surely, and where
@@ -51,6 +53,7 @@ EXAMPLES
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
     zs3 status --out s3://bucket/run
+    zs3 retry --out s3://bucket/run
     zs3 segment --images photos/ --checkpoint zs3-mini --out kept/
     zs3 segment --images photos/ --masks proposals.json --checkpoint zs3-mini --out given/
     zs3 name --segments kept/ --classes other_classes.txt --out named/
@@ -83,7 +86,7 @@ EXIT CODES
     0    all that was asked was done
     1    stopped by an error, told in one line on standard error
     2    wrong usage
-    3    done, but some images failed; they are in the table `failures`, and tried again next time
+    3    done, but some images failed; they are in the table `failures`, for `zs3 retry`
     4    compare: the difference is lower than --fail-below
 
 ENVIRONMENT

@@ -15,6 +15,7 @@ from typing import Literal
 from jobs.errors import DONE, guarded
 from jobs.filling import (
     FillingOptions,
+    RunOptions,
     left_text,
     left_values,
     parsed,
@@ -108,9 +109,14 @@ def _run(argv: list[str], model: NameModel | None) -> int:
         values = _plan_values(plan, namer.confusable())
         sys.stdout.write(json.dumps(values) + "\n" if arguments.json else _plan_text(plan))
         return DONE
+    return carried_out(request, arguments, model)
+
+
+def carried_out(request: NameRequest, options: RunOptions, model: NameModel | None = None) -> int:
+    """Carry out a request, tell what was done, and give the exit code."""
     with progress("naming") as show:
-        result = name(request, arguments.execution, model=model, on_progress=show)
-    return told(result, arguments, _summary(result))
+        result = name(request, options.execution, model=model, on_progress=show)
+    return told(result, options, _summary(result))
 
 
 def _summary(result: RunResult) -> list[str]:

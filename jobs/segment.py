@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from jobs.errors import DONE, guarded
 from jobs.filling import (
     FillingOptions,
+    RunOptions,
     left_text,
     left_values,
     parsed,
@@ -87,9 +88,14 @@ def _run(argv: list[str], model: SegmentModel | None) -> int:
             json.dumps(left_values(plan.left, plan.target)) + "\n" if arguments.json else _plan_text(plan)
         )
         return DONE
+    return carried_out(request, arguments, model)
+
+
+def carried_out(request: SegmentRequest, options: RunOptions, model: SegmentModel | None = None) -> int:
+    """Carry out a request, tell what was done, and give the exit code."""
     with progress("segmenting") as show:
-        result = segment(request, arguments.execution, model=model, on_progress=show)
-    return told(result, arguments, _summary(result))
+        result = segment(request, options.execution, model=model, on_progress=show)
+    return told(result, options, _summary(result))
 
 
 def _summary(result: RunResult) -> list[str]:
