@@ -311,3 +311,35 @@ def test_a_png_is_as_small_as_a_palette_file_is(ray_session: None, labels: str, 
     run(labels, "png", tmp_path / "out")
     content = (tmp_path / "out" / "a.b.png").read_bytes()
     assert Image.open(io.BytesIO(content)).getpalette()[3:6] == [128, 0, 0]
+
+
+@pytest.mark.parametrize("to", ["png", "coco", "parquet"])
+def test_tables_and_files_in_an_object_store_are_those_on_a_disk(
+    ray_session: None, object_store: Any, labels: str, maps: dict[str, np.ndarray], tmp_path: Path, to: str
+) -> None:
+    bucket = f"export-{to}"
+    object_store.make_bucket(bucket)
+    table_there = f"s3://{bucket}/run"
+    held = open_table(f"{table_there}/labels", LABELS, {"run": {"weights": "w"}, "vocabulary": VOC.to_json()})
+    parts = [
+        write_part(f"{table_there}/labels", pq.read_table(path))
+        for path in sorted(Path(labels).rglob("*.parquet"))
+    ]
+    publish(held, LABELS, parts, run="r", written_ms=0)
+    result = run(table_there, to, f"s3://{bucket}/out")
+    assert result.images == len(maps)
+    import s3fs
+
+    store = s3fs.S3FileSystem()
+    there = {
+        path.removeprefix(f"{bucket}/out/"): store.cat_file(path) for path in store.find(f"{bucket}/out")
+    }
+    if to == "png":
+        run(labels, to, tmp_path)
+        assert there == files_below(tmp_path)
+    if to == "coco":
+        (tmp_path / "coco.json").write_bytes(there["coco.json"])
+        assert_same(coco_maps(tmp_path), maps)
+    if to == "parquet":
+        rows = [row for content in there.values() for row in pq.read_table(io.BytesIO(content)).to_pylist()]
+        assert len({row["image_id"] for row in rows}) == len(maps)
