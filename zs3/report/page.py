@@ -38,6 +38,20 @@ _ORIGINS = {
     "settings": "Settings of the evaluation",
     "versions": "Versions",
 }
+_WORDS = {
+    "labels.uri": "label table",
+    "labels.checkpoint": "weights",
+    "labels.run.checkpoint": "weights, digest",
+    "labels.run.segmenting": "segmenting settings, digest",
+    "labels.run.naming": "naming settings, digest",
+    "labels.run.vocabulary": "class list, digest",
+    "labels.run.zs3": "code, zs3",
+    "labels.digest": "all that makes a label, digest",
+    "labels.runs": "labelling runs, digests",
+    "dataset.vocabulary": "class list, digest",
+    "dataset.truth": "truth files, digest",
+}
+"""What people call parts of the provenance."""
 
 
 def render(
@@ -190,8 +204,14 @@ def _shortage(report: Mapping[str, Any], count: int) -> str:
     )
 
 
-def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Provenance in groups: title, and rows."""
-    groups = [(title, flat(provenance[key])) for key, title in _ORIGINS.items() if key in provenance]
+def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Provenance in groups: title, and rows of key, what people call it (maybe nothing) and value; named rows first."""
+    groups = []
+    for part, title in _ORIGINS.items():
+        rows = [
+            (key, _WORDS.get(f"{part}.{key}", ""), value) for key, value in flat(provenance.get(part, {}))
+        ]
+        groups.append((title, sorted(rows, key=lambda row: not row[1])))
     rest = flat({key: value for key, value in provenance.items() if key not in _ORIGINS})
-    return [*groups, *([("Further", rest)] if rest else [])]
+    groups.append(("Further", [(key, "", value) for key, value in rest]))
+    return [(title, rows) for title, rows in groups if rows]
