@@ -1,5 +1,7 @@
 """Bad input: each of a thousand hostile images ends as pixels or as a failure with a reason, at little cost."""
 
+import json
+import os
 import random
 import subprocess
 import sys
@@ -8,9 +10,12 @@ from collections import Counter, defaultdict
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
+from jobs import label as door
 from pipelines.sources import read_and_decode
 from tests.hostile_images import CLASSES, hostile_name, write_hostile_images
+from tests.pipelines.colours import colours
 from zs3.images import ImageError, decode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest undoes what zs3.images asks for
@@ -82,6 +87,35 @@ def test_each_hostile_image_becomes_one_row(hostile):
             assert (failure["stage"], failure["error_type"] in KINDS) == ("decode", True), failure
             assert failure["message"]
     assert rows == 1000
+
+
+def test_a_run_over_them_ends_with_every_image_in_one_of_its_tables(ray_session, hostile, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    command = [
+        *("--images", os.path.commonpath(hostile), "--classes", str(tmp_path / "classes.txt")),
+        *("--checkpoint", "colours", "--out", str(tmp_path / "out"), "--max-pixels", "1000000", "--json"),
+        *("--num-actors", "1", "--cpus-per-actor", "1"),
+    ]
+    code = door.main(command, model=colours())
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    # Hidden files are left out of a folder's listing, and a name that begins with two dots is one.
+    listed = {str(path) for path in hostile if not path.name.startswith(".")}
+    labelled, failed = (
+        DeltaTable(str(tmp_path / "out" / name)).to_pyarrow_table().to_pylist()
+        for name in ("labels", "failures")
+    )
+    assert {row["uri"] for row in labelled} | {row["uri"] for row in failed} == listed
+    assert not {row["uri"] for row in labelled} & {row["uri"] for row in failed}
+    assert len(failed) == len({row["uri"] for row in failed}), "one row for a failure"
+    assert {row["stage"] for row in failed} == {"decode"}
+    assert all(row["error_type"] in KINDS and row["message"] for row in failed)
+    assert (code, result["failed"]) == (3, len(failed)), "done, but some images failed"
+    assert result["images"] == len(listed) - len(failed)
+
+    assert door.main(command, model=colours()) == 3, "they still fail, and nothing is done again"
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["images"] == 0
 
 
 PEAK = """
