@@ -9,7 +9,7 @@ those of the gallery, and no GPU is used.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.commit import image_uris, provenance_of
+from pipelines.commit import provenance_of
 from pipelines.execution import Execution
 from pipelines.label_actor import rows_of_map
 from pipelines.labels import Labels, unwritten_labels
@@ -49,7 +49,8 @@ class NamedSegments:
     """A segments table at one version, and what a table of its labels would say of itself."""
 
     files: tuple[str, ...]
-    image_ids: frozenset[str]
+    ids: Callable[[], Iterator[pa.Table]]
+    """A column `image_id`, some rows at a time."""
     labels: Labels
     namer: Callable[[], Namer]
     """Encodes the text banks, the first time it is called."""
@@ -73,8 +74,8 @@ def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameMod
     description = model.describe(checkpoint, vocabulary, naming, held["run"])
     if tuned:
         refuse_other_weights(tuned, description, request)
-    ids = frozenset(image_uris(table))
-    if not ids:
+    rows = table.to_pyarrow_dataset()
+    if not rows.count_rows():
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
     labels = unwritten_labels(
         description,
@@ -88,7 +89,7 @@ def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameMod
     )
     return NamedSegments(
         files=tuple(sorted(table.file_uris())),
-        image_ids=ids,
+        ids=lambda: (pa.Table.from_batches([ids]) for ids in rows.scanner(columns=["image_id"]).to_batches()),
         labels=labels,
         namer=functools.cache(functools.partial(model.load, checkpoint, vocabulary, naming)),
     )
@@ -102,9 +103,8 @@ def error_graph(
     execution: Execution,
 ) -> ray.data.Dataset:
     """The lazy dataset of one sketch, with oracles, per image of the data set that has segments."""
-    wanted = truth.known(held.image_ids)
     more = {"truth": truth, "matches": matches, "protocol": protocol}
-    return segments_graph(held.files, wanted, ErrorActor, _namer(held) | more, execution)
+    return segments_graph(held.files, truth, ErrorActor, _namer(held) | more, execution)
 
 
 def named_again(

@@ -126,7 +126,7 @@ def segments_source(
         graph=lambda truth, matches: error_graph(held, truth, matches, protocol, execution),
         pictures=lambda truth, ids, tally: named_again(held, ids, execution),
         failed=lambda: failed_images(segments),
-        outside=lambda truth: held.image_ids - truth.known(held.image_ids),
+        outside=lambda truth: truth.strangers(held.ids()),
         verb="segment",
         done="segmented",
         lost="could not be segmented or named",

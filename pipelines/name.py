@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MOST_PER_FILE = 1024
 """Images in one file of labels, some megabytes."""
 
-Wanted = Mapping[str, Mapping[str, Any]] | frozenset[str]
+Wanted = Mapping[str, Mapping[str, Any]] | Container[str]
 """Ids of images to read, maybe with the bookkeeping of each (`table_rows.BOOKKEEPING`)."""
 
 IMAGES_AT_ONCE = 16

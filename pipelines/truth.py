@@ -59,12 +59,20 @@ class Truth:
             target_num_rows_per_block=1
         )
 
-    def known(self, ids: Iterable[str]) -> frozenset[str]:
-        """Those of some ids that are in the split."""
+    def __contains__(self, image_id: object) -> bool:
+        """Whether an image is in the split."""
+        return isinstance(image_id, str) and bool(self.find([image_id]))
+
+    def strangers(self, ids: Iterator[pa.Table]) -> list[str]:
+        """Those of some images that are not in the split, in order.
+
+        Args:
+            ids: a column `image_id`, some rows at a time.
+        """
         import ray
 
-        task: Any = ray.remote(_known)
-        return frozenset(ray.get(task.remote(self.refs, frozenset(ids))))
+        task: Any = ray.remote(_strangers)
+        return list(ray.get(task.remote(self.refs, [ray.put(block) for block in ids])))
 
     def unscored(
         self, scored: Iterator[pa.Table], failed: Iterator[pa.Table], most: int
@@ -133,9 +141,13 @@ def _found(table: pa.Table, image_id: str) -> ImageRef | None:
     return ImageRef(id=image_id, image_uri=row["image_uri"], truth_uri=row["truth_uri"])
 
 
-def _known(refs: pa.Table, ids: frozenset[str]) -> list[str]:
-    """Those of some ids that are in the table."""
-    return [one for one in refs["image_id"].to_pylist() if one in ids]
+def _strangers(refs: pa.Table, blocks: Sequence[Any]) -> list[str]:
+    """As `Truth.strangers`, of references to blocks."""
+    import ray
+
+    known = set(refs["image_id"].to_pylist())
+    named = {one for block in blocks for one in ray.get(block)["image_id"].to_pylist()}
+    return sorted(named - known)
 
 
 def _unscored(

@@ -108,7 +108,11 @@ def test_tasks_find_their_images_and_what_was_not_scored_is_counted_without_a_li
     (ref,) = truth.find(["b", "z"]).values()
     assert ref.id == "b" and str(ref.truth_uri).endswith("masks/b.png")
     assert [one.id for one in truth.dataset(["c"]).refs] == ["c"]
-    assert truth.known(["a", "z"]) == {"a"}
+    assert "a" in truth and "z" not in truth and 3 not in truth
+    assert truth.strangers(iter([pa.table({"image_id": ["a", "z"]}), pa.table({"image_id": ["y"]})])) == [
+        "y",
+        "z",
+    ]
     scored, failed = ([pa.table({"image_id": ids})] for ids in (["a"], ["c", "z"]))
     assert truth.unscored(iter(scored), iter(failed), most=1) == (2, ["b"], 1)
     rows = sorted((row["start"], row["stop"]) for row in truth.slices(2).iter_rows())
