@@ -26,7 +26,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipelines.storage import patiently, storage_options, told
+from pipelines.storage import patiently, read_bytes, storage_options, told
 
 KEYS = ("image_id", "uri")
 """Columns whose least and greatest values in a file tell whether it can hold an image."""
@@ -96,15 +96,25 @@ def open_table(
             return table
         if not replace:
             raise ValueError(other)
+
+    def created() -> DeltaTable:
+        try:
+            return DeltaTable.create(
+                uri,
+                _delta_schema(schema),
+                name=_name_of(schema),
+                description=json.dumps(provenance, ensure_ascii=False, sort_keys=True),
+                mode="error" if table is None else "overwrite",
+                storage_options=storage_options(uri),
+            )
+        except (DeltaError, OSError):
+            there = existing_table(uri)  # a passing error may have swallowed the answer alone
+            if there is None or difference(there, schema, provenance):
+                raise
+            return there
+
     try:
-        return DeltaTable.create(
-            uri,
-            _delta_schema(schema),
-            name=_name_of(schema),
-            description=json.dumps(provenance, ensure_ascii=False, sort_keys=True),
-            mode="error" if table is None else "overwrite",
-            storage_options=storage_options(uri),
-        )
+        return patiently(created, uri)
     except (DeltaError, OSError) as error:
         raise ValueError(f"cannot create the table {uri}: {told(error)}; is the folder writable?") from error
 
@@ -156,10 +166,15 @@ def existing_table(uri: str) -> DeltaTable | None:
         raise ValueError(
             f"cannot use {uri} for a table: {blocking} is a file, expected a folder; choose another --out"
         )
+
+    def opened() -> DeltaTable | None:
+        try:
+            return DeltaTable(uri, storage_options=storage_options(uri))
+        except TableNotFoundError:
+            return None
+
     try:
-        return DeltaTable(uri, storage_options=storage_options(uri))
-    except TableNotFoundError:
-        return None
+        return patiently(opened, uri)
     except (DeltaError, OSError) as error:
         raise ValueError(
             f"cannot read the table {uri}: {told(error)}; check access, or choose another --out"
@@ -246,17 +261,28 @@ def _commit(
         )
         for part in parts
     ]
-    mark = uuid.uuid4().hex
-    try:
-        turn = Transaction(run, (table.transaction_version(run) or 0) + 1)
-        properties = CommitProperties(
-            custom_metadata={"run": run, "mark": mark, **says}, app_transactions=[turn]
-        )
-        table.create_write_transaction(changes, "append", _delta_schema(schema), commit_properties=properties)
+    mark, before = uuid.uuid4().hex, table.version()
+
+    def committed() -> None:
+        try:
+            turn = Transaction(run, (table.transaction_version(run) or 0) + 1)
+            table.create_write_transaction(
+                changes,
+                "append",
+                _delta_schema(schema),
+                commit_properties=CommitProperties(
+                    custom_metadata={"run": run, "mark": mark, **says}, app_transactions=[turn]
+                ),
+            )
+        except (DeltaError, OSError):
+            # A passing error may have swallowed the answer alone; the same commit made again would be refused.
+            if not _landed(table, mark, before):
+                raise
         table.update_incremental()
+
+    try:
+        patiently(committed, table.table_uri.removeprefix("file://"))
     except CommitFailedError as error:
-        if _landed(table, mark):
-            return
         raise ValueError(
             f"another process is writing the same run to {table.table_uri} ({told(error)}); "
             f"let one of them finish, then run this again: it continues where they stopped"
@@ -267,13 +293,21 @@ def _commit(
         ) from error
 
 
-def _landed(table: DeltaTable, mark: str) -> bool:
-    """Whether a commit that was answered with a conflict is in the log all the same: its first answer was lost."""
+def _landed(table: DeltaTable, mark: str, after: int) -> bool:
+    """Whether a commit that was answered with an error is in the log all the same.
+
+    Its files are read here: the Delta library has waited for ever for a history whose connection was cut.
+
+    Args:
+        after: version of the table before the commit.
+    """
+    log = f"{table.table_uri.removeprefix('file://').rstrip('/')}/_delta_log"
     try:
-        table.update_incremental()
-        return any(entry.get("mark") == mark for entry in table.history(8))
-    except (DeltaError, OSError):
+        while mark.encode() not in read_bytes(f"{log}/{(after := after + 1):020}.json"):
+            pass
+    except OSError:  # no such version, or none that can be read
         return False
+    return True
 
 
 def _without(

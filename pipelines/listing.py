@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset
 from fsspec.utils import glob_translate
 
-from pipelines.storage import filesystem_of, uri_of
+from pipelines.storage import filesystem_of, patiently, uri_of
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
@@ -190,11 +191,11 @@ def _local_files(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 try:
                     status = entry.stat()
-                    told = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-                except OSError:  # a link to nothing: reading it will say so
-                    told = {}
-                if not entry.is_dir():
-                    yield entry.path, told
+                except OSError:  # a link to nothing, or in a circle: reading it will say so
+                    yield entry.path, {}
+                    continue
+                if not stat.S_ISDIR(status.st_mode):
+                    yield entry.path, {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _s3_keys(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -202,7 +203,7 @@ def _s3_keys(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]
     bucket, _, prefix = path.strip("/").partition("/")
     asked = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
-        page = filesystem.call_s3("list_objects_v2", **asked)
+        page = patiently(lambda: filesystem.call_s3("list_objects_v2", **asked), f"s3://{bucket}")
         for held in page.get("Contents", ()):
             if not held["Key"].endswith("/"):
                 yield f"{bucket}/{held['Key']}", held
