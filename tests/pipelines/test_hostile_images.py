@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,9 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import label as door
+from pipelines.listing import found
 from pipelines.sources import read_and_decode
-from tests.hostile_images import CLASSES, hostile_name, write_hostile_images
+from tests.hostile_images import CLASSES, hostile_name, write_hostile_images, write_special_files
 from tests.pipelines.colours import colours
 from zs3.images import ImageError, decode
 
@@ -116,6 +118,26 @@ def test_a_run_over_them_ends_with_every_image_in_one_of_its_tables(ray_session,
     assert door.main(command, model=colours()) == 3, "they still fail, and nothing is done again"
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["images"] == 0
+
+
+def test_what_only_looks_like_a_file_is_refused_and_holds_nothing_up(tmp_path):
+    special = write_special_files(tmp_path / "special")
+    (tmp_path / "special" / "sound.png").write_bytes(CLASSES["sound"](random.Random(0)))
+    _, batches = found(str(tmp_path / "special"))
+    uris = sorted(uri for batch in batches for uri in batch["uri"].to_pylist())
+    assert {Path(uri).name for uri in uris} == {path.name for path in special if not path.is_dir()} | {
+        "sound.png"
+    }
+    refs = pa.table({"image_id": [Path(uri).name for uri in uris], "uri": uris})
+    rows = pa.concat_tables(read_and_decode(refs, max_pixels=1000_000, run="w")).to_pylist()
+    ends = {row["image_id"]: [failure["message"] for failure in row["failures"]] for row in rows}
+    assert ends.pop("sound.png") == []
+    if os.geteuid() == 0:  # who may read everything
+        assert ends.pop("locked.png") == []
+    assert all(reasons for reasons in ends.values())
+    assert "is no regular file" in ends["pipe.jpg"][0]
+    assert "is no regular file" in ends["zeros.bmp"][0]
+    assert "No such file" in ends["dangling.png"][0]
 
 
 PEAK = """
