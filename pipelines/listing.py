@@ -112,7 +112,9 @@ def _of_glob(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> I
         matching = (pair for pair in _s3_keys(filesystem, folder) if pattern.match(pair[0]))
     else:
         matching = (
-            (str(name), filesystem.info(name)) for name in filesystem.glob(path) if not filesystem.isdir(name)
+            (str(name), _info(filesystem, name))
+            for name in filesystem.glob(path)
+            if not filesystem.isdir(name)
         )
     for name, info in matching:
         if not PurePosixPath(name).name.startswith("."):
@@ -210,6 +212,14 @@ def _s3_keys(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]
         if not page.get("IsTruncated"):
             return
         asked["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _info(filesystem: fsspec.AbstractFileSystem, name: str) -> dict[str, Any]:
+    """What a file system says of a file; nothing of a link to nowhere or in a circle, which reading will tell."""
+    try:
+        return dict(filesystem.info(name))
+    except OSError:
+        return {}
 
 
 def _etag(info: dict[str, Any]) -> str:

@@ -125,6 +125,9 @@ def test_what_only_looks_like_a_file_is_refused_and_holds_nothing_up(tmp_path):
     (tmp_path / "special" / "sound.png").write_bytes(CLASSES["sound"](random.Random(0)))
     _, batches = found(str(tmp_path / "special"))
     uris = sorted(uri for batch in batches for uri in batch["uri"].to_pylist())
+    assert (
+        sorted(uri for batch in found(f"{tmp_path}/special/*")[1] for uri in batch["uri"].to_pylist()) == uris
+    )
     assert {Path(uri).name for uri in uris} == {path.name for path in special if not path.is_dir()} | {
         "sound.png"
     }
