@@ -107,7 +107,7 @@ def evaluate(
         )
         report["failures"] = _reasons(tally, source, missing["without_labels"].first)
         shown = _gallery_sources(request, source, truth, tally)
-        pictures = gallery(shown, truth.dataset(image_id for image_id, _, _ in shown), matches)
+        pictures = gallery(shown, truth.dataset(image_id for image_id, _, _ in shown), matches, protocols[0])
         with rows.reader() as reader:
             commit_scores(request.out, reader, _origin(labels, request, vocabulary, protocols))
     write_report(request.out, report, pictures)

@@ -10,6 +10,7 @@ from pipelines.storage import read_bytes
 from zs3.datasets import Dataset, ImageRef, read_truth
 from zs3.evaluating import predicted_ids
 from zs3.images import decode
+from zs3.metrics import Protocol
 from zs3.report.gallery import GalleryItem, gallery_item, picture_side
 from zs3.vocabulary import Vocabulary
 
@@ -18,6 +19,7 @@ def gallery(
     sources: Sequence[tuple[str, str, str | list[dict[str, Any]]]],
     dataset: Dataset,
     matches: Mapping[str, int],
+    protocol: Protocol,
 ) -> list[GalleryItem]:
     """Pictures of some images, without those whose photograph cannot be read; the more images, the smaller.
 
@@ -25,13 +27,16 @@ def gallery(
         sources: image id, why it was chosen, and the file that holds its labels, or its label rows.
         dataset: the data set.
         matches: labelled name -> class id of the data set.
+        protocol: which pixels count.
     """
     import ray
 
     refs = {ref.id: ref for ref in dataset.refs}
     draw, side_px = ray.remote(_picture), picture_side(len(sources))
     drawn = [
-        draw.remote(refs[image_id], kind, source, dataset.name, dataset.vocabulary, matches, side_px)
+        draw.remote(
+            refs[image_id], kind, source, dataset.name, dataset.vocabulary, matches, protocol, side_px
+        )
         for image_id, kind, source in sources
     ]
     return [item for item in ray.get(drawn) if item is not None]
@@ -44,6 +49,7 @@ def _picture(
     layout: str,
     vocabulary: Vocabulary,
     matches: Mapping[str, int],
+    protocol: Protocol,
     side_px: int,
 ) -> GalleryItem | None:
     """One image of the gallery, or none if its photograph cannot be shown beside its truth."""
@@ -63,5 +69,6 @@ def _picture(
         vocabulary,
         image_id=ref.id,
         kind=kind,
+        protocol=protocol,
         side_px=side_px,
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zs3.metrics import UNKNOWN, UNLABELLED
+from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED
 from zs3.report import page
 from zs3.report.gallery import (
     GALLERY_BYTES,
@@ -123,6 +123,25 @@ def test_a_gallery_item_tells_every_class_in_its_layers_and_how_much_is_wrong() 
         kind="worst",
     )
     assert [entry.name for entry in other.legend] == ["cat", "other class"] and other.void is None
+
+
+def test_where_background_is_a_class_it_is_no_region_but_taken_for_another_it_is_wrong() -> None:
+    truth_HW = np.zeros((8, 8), np.int32)
+    truth_HW[4:] = 7
+    prediction_HW = np.full((8, 8), UNLABELLED, np.int32)
+    prediction_HW[2:] = 7
+    photo = np.zeros((8, 8, 3), np.uint8)
+    item = gallery_item(
+        photo, truth_HW, prediction_HW, DATA, image_id="a", kind="best", protocol=PROTOCOLS["voc21"]
+    )
+    assert item.void is None and item.wrong == 25.0
+    assert [layer.classes for layer in item.truth] == [layer.classes for layer in item.prediction] == [(7,)]
+    assert [layer.classes for layer in item.errors] == [(0, 7)]
+    assert [(entry.name, entry.iou) for entry in item.legend] == [
+        ("background", 50.0),
+        ("cat", pytest.approx(200 / 3)),
+    ]
+    assert item.miou == pytest.approx((50 + 200 / 3) / 2)
 
 
 def test_an_image_without_a_counted_pixel_is_still_drawn() -> None:

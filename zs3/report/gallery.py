@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zs3.evaluating import image_scores
-from zs3.metrics import UNKNOWN, UNLABELLED, Confusion, confusion
+from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Protocol, Scores, confusion, scores
 from zs3.report.layers import Layer, error_layers, region_layers, void_layer
 from zs3.report.overlays import hex_colour, jpeg_data_uri, shrunk
 from zs3.vocabulary import Vocabulary
@@ -93,6 +92,7 @@ def gallery_item(
     *,
     image_id: str,
     kind: str,
+    protocol: Protocol = PROTOCOLS["zs3"],
     side_px: int = LARGEST_SIDE_PX,
 ) -> GalleryItem:
     """Photograph, truth, prediction and errors of one image, with a legend.
@@ -104,51 +104,57 @@ def gallery_item(
         vocabulary: the data set's.
         image_id: shown above the legend.
         kind: why it was chosen: one of `KINDS`.
+        protocol: which pixels count. Where background is a class it is no region, but to mistake it is an error.
         side_px: of the longer side of each picture, at most.
     """
-    void_ids = [entry.id for entry in vocabulary.classes if entry.role in ("background", "excluded")]
+    void_ids = [entry.id for entry in vocabulary.classes if not protocol.counts(entry)]
     void_HW = np.isin(truth_HW, [*void_ids, vocabulary.ignore_id])
+    unpainted = [UNLABELLED]
+    if protocol.background_counts:
+        (background,) = (entry.id for entry in vocabulary.classes if entry.role == "background")
+        prediction_HW = np.where(np.isin(prediction_HW, [UNLABELLED, UNKNOWN]), background, prediction_HW)
+        unpainted = [background]
     image = confusion(truth_HW, prediction_HW, ignore_id=vocabulary.ignore_id)
+    held = scores(image, vocabulary.classes, replace(protocol, absent="skip"))
     wrong = float((truth_HW != prediction_HW)[~void_HW].mean()) if not void_HW.all() else 0.0
     photo, truth, prediction, void = (
         shrunk(pixels, side_px) for pixels in (photo_HW3, truth_HW, prediction_HW, void_HW)
     )
-    held = {
-        "truth": region_layers(truth, ~void),
-        "prediction": region_layers(prediction, prediction != UNLABELLED),
+    layers = {
+        "truth": region_layers(truth, ~void & ~np.isin(truth, unpainted)),
+        "prediction": region_layers(prediction, ~np.isin(prediction, unpainted)),
         "errors": error_layers(truth, prediction, ~void),
     }
-    shown = {class_id for layers in held.values() for layer in layers for class_id in layer.classes}
+    shown = {class_id for part in layers.values() for layer in part for class_id in layer.classes}
+    given = prediction_HW[~void_HW]
     return GalleryItem(
         image_id=image_id,
         kind=kind,
-        miou=image_scores(image, vocabulary).all,
+        miou=held.all,
         width=photo.shape[1],
         height=photo.shape[0],
         photo=jpeg_data_uri(photo),
         void=void_layer(void),
         wrong=100 * wrong,
-        legend=_legend(image, shown, vocabulary),
-        **held,
+        legend=_legend(held, given, shown, vocabulary),
+        **layers,
     )
 
 
-def _legend(image: Confusion, shown: set[int], vocabulary: Vocabulary) -> tuple[LegendEntry, ...]:
+def _legend(
+    held: Scores, given_P: np.ndarray, shown: set[int], vocabulary: Vocabulary
+) -> tuple[LegendEntry, ...]:
     """True classes by size, then what else was labelled by how many counted pixels it got.
 
     Args:
-        image: the confusion of the image at its full size.
+        held: scores of the image.
+        given_P: (P,) what its counted pixels were labelled as.
         shown: ids of the classes that its layers hold.
     """
-    true = {entry.name: entry for entry in image_scores(image, vocabulary).classes if entry.pixels}
+    true = {entry.name: entry for entry in held.classes if entry.pixels}
     by_id = {entry.id: entry for entry in vocabulary.classes}
     true_ids = {class_id for class_id, entry in by_id.items() if entry.name in true}
-    counted = np.isin(image.truth, sorted(true_ids))
-    pixels: dict[int, int] = {}
-    for class_id, count in zip(
-        image.prediction[counted].tolist(), image.pixels[counted].tolist(), strict=True
-    ):
-        pixels[class_id] = pixels.get(class_id, 0) + count
+    pixels = dict(zip(*(part.tolist() for part in np.unique(given_P, return_counts=True)), strict=True))
     first = sorted(true_ids, key=lambda class_id: (-true[by_id[class_id].name].pixels, class_id))
     then = sorted(
         (shown | pixels.keys()) - true_ids, key=lambda class_id: (-pixels.get(class_id, 0), class_id)
