@@ -45,8 +45,8 @@ class RunOptions(TableOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillingOptions(RunOptions):
-    """Options of every verb that fills a table."""
+class RequestOptions(RunOptions):
+    """Options that say which images, and which tables."""
 
     out: str
     """Folder or uri that gets the tables."""
@@ -57,6 +57,12 @@ class FillingOptions(RunOptions):
     replace: bool = False
     """Where --out holds tables of other weights, settings or classes, start a new version of them; the old one stays
     readable by its version. Without it such tables are refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillingOptions(RequestOptions):
+    """Options of every verb that fills a table."""
+
     dry_run: bool = False
     """Say what would be done, and write nothing. `zs3 plan` says how long it would take."""
 

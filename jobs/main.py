@@ -15,6 +15,7 @@ VERBS = (
     "label",
     "segment",
     "name",
+    "plan",
     "status",
     "retry",
     "tune",
@@ -38,6 +39,7 @@ VERBS
     label       images and a class list -> a table of labelled regions
     segment     images -> a table of segments that know no class name; runs the networks once for any class list
     name        a table of segments and a class list -> a table of labelled regions, on CPUs, without a picture
+    plan        what `label` or `segment` would be given -> time, hours of machines and bytes, from a measured sample
     status      the --out of a run, while it runs or after -> images done, failed and left, speed, time left
     retry       the --out of a run -> its images that failed are tried again, and only these
     tune        a table of segments and a data set's truth -> the naming settings that suit it, and a trade-off curve
@@ -52,6 +54,7 @@ EXAMPLES
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
     zs3 label --images photos/ --classes voc --checkpoint zs3-mini --out run/ --dry-run
+    zs3 plan --images 's3://bucket/2024/*.jpg' --classes voc --checkpoint zs3-mini --out s3://bucket/run
     zs3 status --out s3://bucket/run
     zs3 retry --out s3://bucket/run
     zs3 segment --images photos/ --checkpoint zs3-mini --out kept/

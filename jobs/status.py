@@ -85,7 +85,7 @@ def _state(table: TableStatus) -> str:
         f"the last commit was {clock(table.since_commit_s)} ago" if table.since_commit_s is not None else ""
     )
     if table.state == "complete":
-        return "complete" + (f"; {since}" if since else "")
+        return f"complete; {since}"
     if not since:
         return "nothing is committed by a run yet" if not table.done else "no run at work"
     return f"running; {since}" if table.state == "running" else f"not running, it seems; {since}"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipelines.execution import Execution, actor_plan, cluster_nodes
+from pipelines.execution import ActorPlan, Execution, actor_plan, cluster_nodes
 from pipelines.label_actor import LabelActor
 from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
 from pipelines.picture_actor import picture_graph
@@ -71,11 +71,16 @@ def label_graph(plan: LabelPlan, wave: Wave, model: Model, execution: Execution)
         most_per_file=MOST_PER_FILE,
         actors=actors,
         execution=execution,
-        arguments={
-            "model": model,
-            "checkpoint": plan.request.checkpoint,
-            "vocabulary": plan.vocabulary,
-            "run": plan.description.digest,
-            "actors": actors,
-        },
+        arguments=actor_arguments(plan, model, actors),
     )
+
+
+def actor_arguments(plan: LabelPlan, model: Model, actors: ActorPlan) -> dict[str, Any]:
+    """What the run's actors are made with."""
+    return {
+        "model": model,
+        "checkpoint": plan.request.checkpoint,
+        "vocabulary": plan.vocabulary,
+        "run": plan.description.digest,
+        "actors": actors,
+    }

@@ -98,8 +98,10 @@ class Todo(Sequence[tuple[str, str]]):
     """The images to be processed, in order of their uris, as (image id, uri); they stay in the catalogue's file."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
-        (self._count,) = catalogue.connection.execute("SELECT count(*) FROM todo").fetchone() or (0,)
+        self.connection = catalogue.connection
+        """Of the catalogue's file, where they are the table `todo`."""
+        self._catalogue = catalogue  # which removes its file when it goes
+        (self._count,) = self.connection.execute("SELECT count(*) FROM todo").fetchone() or (0,)
 
     def __len__(self) -> int:
         return int(self._count)
@@ -138,11 +140,11 @@ class Todo(Sequence[tuple[str, str]]):
 
     def by_shard(self) -> dict[int, int]:
         """Shard → images of it to be processed."""
-        rows = self._catalogue.connection.execute("SELECT shard, count(*) FROM todo GROUP BY shard")
+        rows = self.connection.execute("SELECT shard, count(*) FROM todo GROUP BY shard")
         return dict(rows.fetchall())
 
     def _rows(self, some: str, columns: str) -> Iterator[pa.RecordBatch]:
-        return read(self._catalogue.connection, f"SELECT {columns} FROM todo ORDER BY uri {some}")
+        return read(self.connection, f"SELECT {columns} FROM todo ORDER BY uri {some}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

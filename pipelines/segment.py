@@ -79,16 +79,21 @@ def segment_graph(plan: SegmentPlan, wave: Wave, model: SegmentModel, execution:
         most_per_file=MOST_PER_FILE,
         actors=actors,
         execution=execution,
-        arguments={
-            "model": model,
-            "checkpoint": plan.request.checkpoint,
-            "store": plan.request.store,
-            "run": plan.target.digest,
-            "planned": plan.grouper,
-            "actors": actors,
-        },
+        arguments=actor_arguments(plan, model, actors),
         proposals=plan.proposals.of_image if plan.proposals else None,
     )
+
+
+def actor_arguments(plan: SegmentPlan, model: SegmentModel, actors: ActorPlan) -> dict[str, Any]:
+    """What the run's actors are made with."""
+    return {
+        "model": model,
+        "checkpoint": plan.request.checkpoint,
+        "store": plan.request.store,
+        "run": plan.target.digest,
+        "planned": plan.grouper,
+        "actors": actors,
+    }
 
 
 class SegmentActor:
