@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.reports import EvaluatedRun
-from pipelines.spool import Spool
+from pipelines.sorting import sorted_rows
+from pipelines.spool import IDS_AT_ONCE, Spool
 from zs3.metrics.intervals import BLOCK
 from zs3.sketching import confusion_of
 from zs3.tables import SCORES
@@ -105,12 +106,16 @@ def _shared(ids: Spool, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
 
 def _in_order(folder: Path, number: int, rows: Spool, other: Spool) -> Spool:
     """The rows of a run whose images are in the other one too, by id."""
-    ordered = Spool(folder, SCORES, f"ordered{number}")
-    question = f"select * from scores{number} semi join scores{1 - number} using (image_id) order by image_id"
-    for table in rows.stream(question, rows_at_once=BLOCK, beside=[other]):
-        ordered.write(table.cast(SCORES))
-    ordered.finish()
-    return ordered
+    shared = f"from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
+    ids = rows.stream(f"select image_id {shared} order by 1", rows_at_once=IDS_AT_ONCE, beside=[other])
+    return sorted_rows(
+        rows.stream(f"select * {shared}", rows_at_once=BLOCK, beside=[other]),
+        (one for table in ids for one in table["image_id"].to_pylist()),
+        folder,
+        SCORES,
+        f"ordered{number}",
+        rows_at_once=BLOCK,
+    )
 
 
 def _refuse_other_truth(first: Spool, second: Spool, runs: Sequence[EvaluatedRun]) -> None:

@@ -15,6 +15,10 @@ MEMORY = "256MB"
 """What a question may hold at once; the rest of a sort or a join goes through files."""
 
 
+IDS_AT_ONCE = 16384
+"""Rows of few and small columns that are held together."""
+
+
 class Spool:
     """Rows of one schema, appended as they come, and asked about when all are there.
 
@@ -48,6 +52,16 @@ class Spool:
         with self.reader() as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
+
+    def remove(self) -> None:
+        """The rows are no longer needed."""
+        self.finish()
+        self._path.unlink()
+
+    def column(self, question: str, *values: Any) -> Iterator[str]:
+        """The answer to a question that is one column, value by value."""
+        for table in self.stream(question, *values, rows_at_once=IDS_AT_ONCE):
+            yield from table.column(0).to_pylist()
 
     def finish(self) -> None:
         """No more rows come."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.spool import Spool
+from pipelines.sorting import sorted_rows
+from pipelines.spool import IDS_AT_ONCE, Spool
 from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
 from zs3.metrics.intervals import BLOCK
 from zs3.metrics.reliability import Reliability
@@ -33,8 +34,6 @@ LINES = pa.schema(
 )
 """One row per image: `scored`, `outside` of the split, `failed` to be labelled, or an `error`, with why as its text;
 of scored ones the file that holds their labels, their own mean IoU in percent, and the digest of their truth."""
-
-IDS_AT_ONCE = 16384
 
 
 class Tally:
@@ -185,11 +184,8 @@ class Tally:
 
     def scores(self) -> Spool:
         """Rows of the table `scores`, in order of ids whatever order images came in."""
-        ordered = Spool(self._folder, SCORES, "ordered")
-        for table in self._scores.stream("select * from scores order by image_id", rows_at_once=BLOCK):
-            ordered.write(table.cast(SCORES))
-        ordered.finish()
-        return ordered
+        ids = self._lines.column("select image_id from lines where kind = 'scored' order by image_id")
+        return sorted_rows(self._scores.tables(), ids, self._folder, SCORES, "ordered", rows_at_once=BLOCK)
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         self.kinds.update(line["kind"] for line in lines)

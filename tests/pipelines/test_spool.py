@@ -1,6 +1,7 @@
 """What waits in files: rows come back as they were, questions are answered, and small tables are looked up."""
 
 from pathlib import Path
+from random import Random
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.lookup import row_of
+from pipelines.sorting import sorted_rows
 from pipelines.spool import Spool
 from pipelines.whole_files import whole_file, without_partial, write_whole
 
@@ -71,3 +73,18 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert target.read_bytes() == b"whole" and not partial.exists()
     with pytest.raises(ValueError, match="is the folder writable"):
         write_whole(str(target / "below"), b"")
+
+
+@given(st.sets(st.text(min_size=1, max_size=3), max_size=40), st.integers(1, 9), st.randoms())
+def test_rows_are_sorted_range_by_range_as_they_would_be_at_once(
+    tmp_path_factory: pytest.TempPathFactory, ids: set[str], rows_in_range: int, random: Random
+) -> None:
+    shuffled = random.sample(sorted(ids), len(ids))
+    tables = [pa.table({"image_id": [one], "number": [k]}, schema=SCHEMA) for k, one in enumerate(shuffled)]
+    folder = tmp_path_factory.mktemp("sorted")
+    held = sorted_rows(
+        tables, sorted(ids), folder, SCHEMA, "ordered", rows_in_range=rows_in_range, rows_at_once=2
+    )
+    found = [row for table in held.tables() for row in table.to_pylist()]
+    assert found == [{"image_id": one, "number": shuffled.index(one)} for one in sorted(ids)]
+    assert [path.name for path in folder.iterdir()] == ["ordered.arrow"]
