@@ -7,8 +7,11 @@ shard that it falls into, and all others are seen to be as they were by comparin
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ from pipelines.listing import FOUND, found
 
 SHARD = 1024
 """Images in a shard, on average."""
+
+PREFIX = "zs3-catalogue-"
+FORGOTTEN_S = 7 * 24 * 3600
+"""Age in seconds of a killed run's catalogue after which it is removed."""
 
 MEMORY = "256MB"
 """What DuckDB may hold of a catalogue at once; beyond that it writes to its file."""
@@ -66,8 +73,9 @@ class Catalogue:
     def __init__(self, batches: Iterable[pa.RecordBatch], root: str = "", limit: int | None = None) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1, or leave it out to take every image")
+        _remove_forgotten()
         # Held by the instance, so that it is removed with it.
-        self._folder = tempfile.TemporaryDirectory(prefix="zs3-catalogue-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         self.connection = duckdb.connect(str(Path(self._folder.name) / "catalogue.duckdb"))
         for setting in (f"memory_limit = '{MEMORY}'", "threads = 2", "enable_progress_bar = false"):
             self.connection.execute(f"SET {setting}")
@@ -178,6 +186,14 @@ def read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Recor
 def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield first
     yield from rest
+
+
+def _remove_forgotten() -> None:
+    """Remove catalogues of runs that were killed and could not do it."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _common_folder(least: str, greatest: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,10 @@ from zs3.tables import FAILURES
 
 READS_AT_ONCE = 8
 """Files that one task reads at the same time; object stores answer late, not slowly."""
+
+MOST_BYTES_PER_PIXEL, MOST_BYTES_BESIDE = 8, 64 << 20
+"""A file that has more bytes than this for each pixel that may be decoded, and this beside, is not read: 16 bits in
+four channels, and room for metadata and further pictures in the file."""
 
 DOWN = 8
 """Images in a row for which a store gave nothing but passing errors, after which it is taken to be down."""
@@ -71,7 +76,8 @@ def _decoded(
     alone = journal.crashes()[0] if journal else {}
     down = 0
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        contents = pool.map(_content, (image["uri"] for image in images))
+        read = functools.partial(_content, most=MOST_BYTES_PER_PIXEL * max_pixels + MOST_BYTES_BESIDE)
+        contents = pool.map(read, (image["uri"] for image in images))
         for image, content in zip(images, contents, strict=True):
             row: dict[str, Any] = {**image, "height": 0, "width": 0, "pixels": b"", "failures": []}
             passing = isinstance(content, Exception) and trouble(content, image["uri"]) == "passing"
@@ -101,9 +107,9 @@ def _decoded(
             yield pa.Table.from_pylist([row], schema=PIXELS)
 
 
-def _content(uri: str) -> bytes | Exception:
-    """The content of a file, or why there is none."""
+def _content(uri: str, most: int) -> bytes | Exception:
+    """The content of a file of at most so many bytes, or why there is none."""
     try:
-        return read_bytes(uri)
+        return read_bytes(uri, most)
     except Exception as error:  # each storage library raises its own
         return error

@@ -56,8 +56,8 @@ LABELS = _schema(
     ],
 )
 """One row per (image, class region). etag tells which content of the image was labelled, as its store does (its ETag,
-or size and time of modification); empty where the listing did not say. bbox is x, y, width, height in pixels; score lies in [0, 1] as the
-labeller gives it; run is the digest of weights, settings and vocabulary."""
+or size and time of modification); empty where the listing did not say. bbox is x, y, width, height in pixels; score
+lies in [0, 1] as the labeller gives it; run is the digest of weights, settings and vocabulary."""
 
 SEGMENTS = _schema(
     "segments",

@@ -86,7 +86,8 @@ def main(photos, point, flag):
     """Run it."""
 
     def kill_raylet(progress):
-        (raylet,) = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and child_raylet(pid)]
+        pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        (raylet,) = [int(pid) for pid in pids if child_raylet(pid)]
         die_once(flag, raylet)
 
     model = colours() if point == "raylet" else arm(point, flag)

@@ -149,3 +149,13 @@ def test_reading_gives_pixels_or_the_stage_that_failed(tmp_path):
         ("decode", "too_large"),
         ("read", "IsADirectoryError"),
     ]
+
+
+def test_a_file_of_more_bytes_than_a_picture_can_have_is_not_read(tmp_path):
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    refs = pa.table({"image_id": ["large"], "uri": [str(tmp_path / "large.jpg")]})
+    (row,) = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r")).to_pylist()
+    (failure,) = row["failures"]
+    assert (failure["stage"], failure["error_type"]) == ("read", "too_large")
+    assert "has 1099511627776 bytes, more than the 67188864 that are read" in failure["message"]
