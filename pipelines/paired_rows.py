@@ -60,7 +60,9 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
         raise ValueError(
             f"the runs scored different images: {told}; compare the {images} of both with --allow-missing"
         )
-    first, second = (_in_order(folder, number, spool, held[1 - number]) for number, spool in enumerate(held))
+    first, second = (
+        _in_order(folder, number, spool, held[1 - number], images) for number, spool in enumerate(held)
+    )
     _refuse_other_truth(first, second, runs)
     notes = [f"Left out are images of one run: {told}."] if told else []
     return PairedRows(first=first, second=second, images=images, notes=notes)
@@ -104,7 +106,7 @@ def _shared(ids: Spool, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
     return counted["images"], ", ".join(parts)
 
 
-def _in_order(folder: Path, number: int, rows: Spool, other: Spool) -> Spool:
+def _in_order(folder: Path, number: int, rows: Spool, other: Spool, images: int) -> Spool:
     """The rows of a run whose images are in the other one too, by id."""
     shared = f"from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
     ids = rows.stream(f"select image_id {shared} order by 1", rows_at_once=IDS_AT_ONCE, beside=[other])
@@ -114,6 +116,7 @@ def _in_order(folder: Path, number: int, rows: Spool, other: Spool) -> Spool:
         folder,
         SCORES,
         f"ordered{number}",
+        count=images,
         rows_at_once=BLOCK,
     )
 

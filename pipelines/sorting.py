@@ -16,10 +16,13 @@ import pyarrow.compute as pc
 
 from pipelines.spool import Spool
 
-ROWS_IN_RANGE = 16384
-"""Rows that are sorted at once; of `scores` some 50 MB."""
+ROWS_IN_RANGE = 4096
+"""Rows that are sorted at once; of `scores` some 10 MB."""
 
-ROWS_AT_ONCE = 4096
+MOST_RANGES = 256
+"""Files that are open at once; beyond a million rows, ranges grow instead."""
+
+ROWS_AT_ONCE = 2048
 """Rows that are dealt out together, so that ranges do not get them one by one."""
 
 
@@ -30,6 +33,7 @@ def sorted_rows(
     schema: pa.Schema,
     name: str,
     *,
+    count: int,
     rows_in_range: int = ROWS_IN_RANGE,
     rows_at_once: int,
 ) -> Spool:
@@ -41,9 +45,11 @@ def sorted_rows(
         folder: existing folder for files; it is the caller's to remove.
         schema: of the rows.
         name: of the sorted rows.
-        rows_in_range: rows that are sorted at once.
+        count: how many there are.
+        rows_in_range: rows that are sorted at once, or more where there would be more than `MOST_RANGES` ranges.
         rows_at_once: in each table of the outcome but the last of a range.
     """
+    rows_in_range = max(rows_in_range, -(-count // MOST_RANGES))
     ends = [image_id for place, image_id in enumerate(ids, 1) if place % rows_in_range == 0]
     ranges = [Spool(folder, schema, f"{name}-{number}") for number in range(len(ends) + 1)]
     for table in _larger(tables):

@@ -185,7 +185,9 @@ class Tally:
     def scores(self) -> Spool:
         """Rows of the table `scores`, in order of ids whatever order images came in."""
         ids = self._lines.column("select image_id from lines where kind = 'scored' order by image_id")
-        return sorted_rows(self._scores.tables(), ids, self._folder, SCORES, "ordered", rows_at_once=BLOCK)
+        return sorted_rows(
+            self._scores.tables(), ids, self._folder, SCORES, "ordered", count=self.images, rows_at_once=BLOCK
+        )
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         self.kinds.update(line["kind"] for line in lines)

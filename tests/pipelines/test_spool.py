@@ -83,7 +83,14 @@ def test_rows_are_sorted_range_by_range_as_they_would_be_at_once(
     tables = [pa.table({"image_id": [one], "number": [k]}, schema=SCHEMA) for k, one in enumerate(shuffled)]
     folder = tmp_path_factory.mktemp("sorted")
     held = sorted_rows(
-        tables, sorted(ids), folder, SCHEMA, "ordered", rows_in_range=rows_in_range, rows_at_once=2
+        tables,
+        sorted(ids),
+        folder,
+        SCHEMA,
+        "ordered",
+        count=len(ids),
+        rows_in_range=rows_in_range,
+        rows_at_once=2,
     )
     found = [row for table in held.tables() for row in table.to_pylist()]
     assert found == [{"image_id": one, "number": shuffled.index(one)} for one in sorted(ids)]
