@@ -23,7 +23,7 @@ NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 # Ends what it started when the pipe closes, also because its parent was killed; then it removes the folder. What
 # ends by itself may be looked at first.
-_GUARD = """
+GUARD = """
 import os, select, shutil, signal, subprocess, sys
 folder, *command = sys.argv[1:]
 child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -49,7 +49,7 @@ class RayHead:
     """A head node with three CPUs, its ports on 127.0.0.1 and its own folder; use it as a context."""
 
     def __init__(self) -> None:
-        self._gcs, self._dashboard, self._agent, self._clients = _free_ports(4)
+        self._gcs, self._dashboard, self._agent, self._clients = free_ports(4)
         # Short: Ray opens Unix sockets below it, whose paths end at 107 bytes.
         self._folder = tempfile.mkdtemp(prefix="zs3-head-")
         self._guard: subprocess.Popen[bytes] | None = None
@@ -83,7 +83,7 @@ class RayHead:
         environment["PATH"] = f"{programs}:{environment.get('PATH', os.defpath)}"  # jobs say `python`
         with (Path(self._folder) / "head.log").open("wb") as log:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-c", _GUARD, self._folder, *namespace(), *start],
+                [sys.executable, "-I", "-c", GUARD, self._folder, *namespace(), *start],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -122,7 +122,7 @@ def namespace() -> list[str]:
     return NAMESPACE if tried.returncode == 0 else []
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 on which nothing listens now."""
     sockets = [socket.socket() for _ in range(count)]
     try:

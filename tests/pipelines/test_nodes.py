@@ -1,0 +1,104 @@
+"""A run over several nodes, of which one is lost in the middle while another joins, ends with the same tables."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from pipelines.label_plan import plan_label
+from tests.pipelines.colours import colours, expected, picture, request_for, table
+from tests.ray_nodes import Nodes, alive
+
+IMAGES = 120
+SETTINGS = {"delay_s": 0.2, "num_actors": 3, "cpus_per_actor": 1, "gpus_per_actor": 0}
+TIMEOUT_S = 600.0
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(IMAGES):
+        picture(folder / f"i{index:03}.png", index)
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
+def driver(repo, photos, out, address, inside=()):
+    """A run that has begun, in a process of its own; what it says is in `OUT.log`, its result in `OUT.json`."""
+    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
+    command = [sys.executable, str(repo / "tests" / "pipelines" / "node_run.py"), str(photos), out]
+    with (
+        (photos.parent / f"{out}.log").open("wb") as log,
+        (photos.parent / f"{out}.json").open("wb") as told,
+    ):
+        return subprocess.Popen(
+            [*inside, *command, json.dumps(SETTINGS)], env=environment, stdout=told, stderr=log
+        )
+
+
+def result_of(run, photos, out):
+    """The result of a run that goes to its end."""
+    said = photos.parent / f"{out}.log"
+    assert run.wait(TIMEOUT_S) == 0, said.read_text()[-3000:]
+    return json.loads((photos.parent / f"{out}.json").read_text().splitlines()[-1])
+
+
+def wait_for_rows(run, photos, out, images):
+    """Wait until so many images are in the table of a run."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        assert run.poll() is None and time.monotonic() < deadline, (photos.parent / f"{out}.log").read_text()[
+            -3000:
+        ]
+        try:
+            rows = DeltaTable(str(photos.parent / out / "labels")).to_pyarrow_table(columns=["image_id"])
+        except TableNotFoundError:
+            rows = None
+        if rows is not None and len(set(rows["image_id"].to_pylist())) >= images:
+            return
+        time.sleep(0.1)
+
+
+def interrupted(repo, photos, nodes, inside=()):
+    """Two runs, of which the second loses a node and gets another; says what that cost.
+
+    Returns:
+        The seconds lost.
+    """
+    whole = result_of(driver(repo, photos, "whole", nodes.address, inside), photos, "whole")
+    run = driver(repo, photos, "cut", nodes.address, inside)
+    try:
+        wait_for_rows(run, photos, "cut", IMAGES // 4)
+        victim = nodes.workers[0]
+        assert any("LabelActor" in command for command in victim.processes().values()), victim.processes()
+        nodes.kill(victim)
+        nodes.join()
+        cut = result_of(run, photos, "cut")
+    finally:
+        run.kill()
+        run.wait()
+    for out in ("whole", "cut"):
+        request = request_for(photos, out)
+        assert table(request) == expected(photos)
+        left = plan_label(request, colours()).left
+        assert (len(left.todo), left.skipped, left.failed_before) == (0, IMAGES, 0)
+    assert (cut["images"], cut["failed"], cut["skipped"]) == (IMAGES, 0, 0)
+    lost = cut["seconds"] - whole["seconds"]
+    print(  # noqa: T201
+        f"\n{IMAGES} images on three nodes: {whole['seconds']:.1f} s; with one lost and another joining "
+        f"{cut['seconds']:.1f} s: {lost:.1f} s lost"
+    )
+    return lost
+
+
+def test_a_node_that_is_lost_while_another_joins_changes_no_row(repo, photos):
+    with Nodes(workers=2) as nodes:
+        interrupted(repo, photos, nodes)
+        nodes.wait(3)
+        assert alive(nodes.address) == 3, "the lost one is known to be lost, and the new one is there"
