@@ -21,7 +21,7 @@ from pipelines.execution import Execution, start_ray
 from pipelines.ledger import Ledger
 from pipelines.poison import remove_notes
 from pipelines.remaining import Remaining, Target
-from pipelines.watchdog import StalledError, stages, stop_graphs, watched
+from pipelines.watchdog import stages, stop_graphs, watched
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -151,11 +151,10 @@ def run_graph(
                             f"{execution.max_failures} allows; {target.uris['failures']} says why. What was finished "
                             "is kept, and the same command continues it"
                         )
-        except BaseException as error:
+        except BaseException:
             with suppress(ValueError):  # the first error is the one to tell
                 ledger.commit()
-            if isinstance(error, (StalledError, RuntimeError, KeyboardInterrupt)):
-                stop_graphs()
+            stop_graphs()  # before the notes go that its actors take
             raise
         finally:
             remove_notes(notes)
