@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.execution import DECODE_CPUS, Execution, actor_plan, cluster_nodes
+from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan, cluster_nodes
 from pipelines.label_actor import LabelActor
 from pipelines.label_plan import Model
 from pipelines.labels import Labels, unwritten_labels
@@ -84,7 +84,7 @@ def labelling_graph(
         slices: which rows of `refs` are read by one task, as `Truth.slices` gives them.
         refs: columns `image_id` and `image_uri`.
     """
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
     actors = actor_plan(execution, cluster_nodes())
@@ -99,11 +99,7 @@ def labelling_graph(
         LabelActor,
         batch_size=execution.batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=actors.num_actors, max_tasks_in_flight_per_actor=execution.tasks_in_flight
-        ),
-        num_cpus=actors.cpus,
-        num_gpus=actors.gpus,
+        **actor_options(actors, execution),
         fn_constructor_kwargs={
             "model": model,
             "checkpoint": labels.provenance["checkpoint"],

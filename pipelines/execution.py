@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.storage import environment_for_cluster
 
@@ -48,6 +50,12 @@ class Execution:
 
     num_actors: int | None = None
     """Actors that hold the model; by default one per GPU, or one per machine where there is no GPU."""
+    max_actors: int | None = None
+    """Actors that the run may grow to, beyond num_actors, while images wait and Ray has room or can get it; by default
+    it does not grow. Ray grows pools of GPU actors slowly or not at all, so tell num_actors there."""
+    label_selector: str | None = None
+    """Labels of the machines that actors may run on, as Ray writes them: market-type=spot, or
+    ray.io/accelerator-type=in(L4,A10G),zone=!b. By default any machine."""
     gpus_per_actor: float | None = None
     """GPUs (or a share of one) that an actor takes; by default 1 where Ray has GPUs, else 0."""
     cpus_per_actor: float | None = None
@@ -142,10 +150,12 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
         nodes: resources of each machine of the cluster, as in `ray.nodes()[i]["Resources"]`.
 
     Raises:
-        ValueError: a number is not positive.
+        ValueError: a number is not positive, or the label selector is none.
     """
+    selected(execution.label_selector)
     for name in (
         "num_actors",
+        "max_actors",
         "cpus_per_actor",
         "threads",
         "batch_size",
@@ -164,6 +174,10 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     gpus = execution.gpus_per_actor if execution.gpus_per_actor is not None else float(all_gpus > 0)
     default_actors = int(all_gpus / gpus) if gpus else sum(node.get("CPU", 0.0) > 0 for node in nodes)
     num_actors = execution.num_actors or max(1, default_actors)
+    if execution.max_actors is not None and execution.max_actors < num_actors:
+        raise ValueError(
+            f"max_actors is {execution.max_actors}; expected at least num_actors, which is {num_actors}"
+        )
     per_machine = -(-num_actors // max(1, len(nodes)))
     cpus = execution.cpus_per_actor
     if cpus is None:
@@ -178,6 +192,50 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     return ActorPlan(
         num_actors=num_actors, gpus=gpus, cpus=cpus, per_machine=per_machine, threads=execution.threads
     )
+
+
+def actor_options(actors: ActorPlan, execution: Execution, most: int | None = None) -> dict[str, Any]:
+    """What `map_batches` is told of its actors: how many there are, where they run, and what each takes.
+
+    Args:
+        most: actors that have any use.
+    """
+    from ray.data import ActorPoolStrategy
+
+    least = min(actors.num_actors, most or actors.num_actors)
+    greatest = min(execution.max_actors or least, most or sys.maxsize)
+    pool = ActorPoolStrategy(
+        min_size=least, max_size=greatest, max_tasks_in_flight_per_actor=execution.tasks_in_flight
+    )
+    return {
+        "compute": pool,
+        "label_selector": selected(execution.label_selector),
+        "num_cpus": actors.cpus,
+        "num_gpus": actors.gpus,
+    }
+
+
+def selected(told: str | None) -> dict[str, str] | None:
+    """A label selector as Ray takes it: label → condition; None where none was told.
+
+    Args:
+        told: name=condition, separated by commas; those in brackets belong to a condition.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    if told is None:
+        return None
+    parts = [part.strip().partition("=") for part in re.split(r",(?![^(]*\))", told)]
+    if not all(name and condition for name, _, condition in parts):
+        raise ValueError(
+            f"label_selector is {told!r}; expected name=value pairs separated by commas, such as market-type=spot"
+        )
+    selector = {name.strip(): condition.strip() for name, _, condition in parts}
+    wrong = importlib.import_module("ray._private.label_utils").validate_label_selector(selector)
+    if wrong:
+        raise ValueError(f"label_selector is {told!r}: {wrong}")
+    return selector
 
 
 def _quieten() -> None:

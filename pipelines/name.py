@@ -23,6 +23,7 @@ from pipelines.execution import (
     ROOM_CPUS,
     WRITE_CPUS,
     Execution,
+    actor_options,
     actor_plan,
     cluster_nodes,
 )
@@ -111,7 +112,7 @@ def segments_graph(
         arguments: of its constructor, beside `threads`.
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -130,11 +131,7 @@ def segments_graph(
             actor,
             batch_size=execution.batch_size,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                size=min(actors.num_actors, len(files)),  # a file is what one task reads
-                max_tasks_in_flight_per_actor=execution.tasks_in_flight,
-            ),
-            num_cpus=actors.cpus,
+            **actor_options(actors, execution, most=len(files)),  # a file is what one task reads
             fn_constructor_kwargs={**arguments, "threads": actors.threads or 1},
             max_task_retries=-1,
         )

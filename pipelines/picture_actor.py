@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution
+from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution, actor_options
 from pipelines.proposals import read_with_masks
 from pipelines.remaining import Target
 from pipelines.sources import read_and_decode
@@ -133,7 +133,7 @@ def picture_graph(
         proposals: where masks are given: image id → JSON, see `proposals.Proposals`. They are read with the pictures.
     """
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -154,11 +154,7 @@ def picture_graph(
             actor,
             batch_size=execution.batch_size,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                size=actors.num_actors, max_tasks_in_flight_per_actor=execution.tasks_in_flight
-            ),
-            num_cpus=actors.cpus,
-            num_gpus=actors.gpus,
+            **actor_options(actors, execution),
             fn_constructor_kwargs={**arguments, "notes": wave.notes},
             max_task_retries=-1,
         )

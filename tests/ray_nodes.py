@@ -127,9 +127,13 @@ class Nodes:
             node.close()
         self._all, self.workers, self.head = [], [], None
 
-    def join(self) -> Node:
-        """A further worker, which has begun to start."""
-        node = self._started(f"--address={self.address}")
+    def join(self, labels: str = "") -> Node:
+        """A further worker, which has begun to start.
+
+        Args:
+            labels: what Ray calls the node's labels, as name=value.
+        """
+        node = self._started(f"--address={self.address}", *([f"--labels={labels}"] if labels else []))
         self.workers.append(node)
         return node
 

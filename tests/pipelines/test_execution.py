@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from pipelines.execution import DECODE_CPUS, WRITE_CPUS, Execution, actor_plan
+from pipelines.execution import DECODE_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan, selected
 
 
 def test_a_laptop_gets_one_actor_and_room_for_decoding():
@@ -55,3 +55,26 @@ def test_decoding_never_asks_for_what_an_actor_asks_for():
     """Ray fuses a task with the actor behind it when they ask for the same, and then the actor decodes."""
     for cpus in (1.0, 2.0, 3.0, 64.0):
         assert actor_plan(Execution(), [{"CPU": cpus}]).cpus not in (DECODE_CPUS, WRITE_CPUS) or cpus == 1.0
+
+
+@pytest.mark.parametrize(
+    ("most", "files", "sizes"), [(None, None, (2, 2)), (5, None, (2, 5)), (5, 3, (2, 3)), (5, 1, (1, 1))]
+)
+def test_a_pool_grows_only_when_it_is_told_to_and_never_beyond_its_use(most, files, sizes):
+    asked = Execution(num_actors=2, max_actors=most)
+    pool = actor_options(actor_plan(asked, [{"CPU": 8.0}]), asked, files)["compute"]
+    assert (pool.min_size, pool.max_size) == sizes
+
+
+def test_a_pool_that_would_shrink_is_refused():
+    with pytest.raises(ValueError, match="max_actors is 2; expected at least num_actors, which is 3"):
+        actor_plan(Execution(num_actors=3, max_actors=2), [{"CPU": 8.0}])
+
+
+def test_labels_are_read_as_ray_writes_them():
+    assert selected(None) is None
+    told = "ray.io/accelerator-type=in(L4,A10G), zone=!b"
+    assert selected(told) == {"ray.io/accelerator-type": "in(L4,A10G)", "zone": "!b"}
+    for wrong in ("", "zone", "zone=", "=b", "zone=a b", "zone=in(", "a=b,"):
+        with pytest.raises(ValueError, match="label_selector is"):
+            actor_plan(Execution(label_selector=wrong), [{"CPU": 8.0}])

@@ -5,13 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import ray
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from pipelines.commit import provenance_of
+from pipelines.label import label
 from pipelines.label_plan import plan_label
-from tests.pipelines.colours import colours, expected, picture, request_for, table
+from tests.pipelines.colours import SMALL, colours, expected, picture, request_for, table
 from tests.ray_nodes import Nodes, alive
 
 IMAGES = 120
@@ -29,7 +33,7 @@ def photos(tmp_path):
     return folder
 
 
-def driver(repo, photos, out, address, inside=()):
+def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
     """A run that has begun, in a process of its own; what it says is in `OUT.log`, its result in `OUT.json`."""
     environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
     command = [sys.executable, str(repo / "tests" / "pipelines" / "node_run.py"), str(photos), out]
@@ -38,7 +42,7 @@ def driver(repo, photos, out, address, inside=()):
         (photos.parent / f"{out}.json").open("wb") as told,
     ):
         return subprocess.Popen(
-            [*inside, *command, json.dumps(SETTINGS)], env=environment, stdout=told, stderr=log
+            [*inside, *command, json.dumps(settings)], env=environment, stdout=told, stderr=log
         )
 
 
@@ -102,3 +106,45 @@ def test_a_node_that_is_lost_while_another_joins_changes_no_row(repo, photos):
         interrupted(repo, photos, nodes)
         nodes.wait(3)
         assert alive(nodes.address) == 3, "the lost one is known to be lost, and the new one is there"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_actors": 2, "cpus_per_actor": 0.5},
+        {"num_actors": 1, "max_actors": 2, "cpus_per_actor": 0.5},
+        {"label_selector": "ray.io/node-id={node}", "cpus_per_actor": 0.5},
+        {"gpus_per_actor": 0.0, "threads": 2, "cpus_per_actor": 1.0},
+    ],
+    ids=lambda settings: ", ".join(settings),
+)
+def test_how_a_run_is_executed_changes_neither_its_digest_nor_its_rows(ray_session, photos, settings):
+    for path in sorted(photos.iterdir())[14:]:
+        path.unlink()
+    node = ray.get_runtime_context().get_node_id()
+    settings = {
+        name: value.format(node=node) if name == "label_selector" else value
+        for name, value in settings.items()
+    }
+    request = request_for(photos)
+    label(request, replace(SMALL, **settings), model=colours())
+    assert table(request) == expected(photos)
+    held = provenance_of(DeltaTable(f"{request.out}/labels"))
+    assert held["digest"] == plan_label(request, colours()).description.digest
+    assert not any(name in json.dumps(held) for name in settings)
+
+
+def test_labels_say_where_actors_run(repo, photos):
+    with Nodes(workers=1) as nodes:
+        chosen = nodes.join(labels="room=models")
+        nodes.wait(3)
+        settings = {**SETTINGS, "num_actors": 1, "label_selector": "room=models"}
+        run = driver(repo, photos, "out", nodes.address, settings=settings)
+        try:
+            wait_for_rows(run, photos, "out", 1)
+            for node in (nodes.head, *nodes.workers):
+                has_actor = any("LabelActor" in command for command in node.processes().values())
+                assert has_actor == (node is chosen)
+        finally:
+            run.kill()
+            run.wait()
