@@ -1,12 +1,16 @@
 """What Ray costs a labelling run, and what an image costs the actor in memory.
 
     python benchmarks/label_pipeline.py speed  --images FOLDER --checkpoint zs3-mini --limit 500
+    python benchmarks/label_pipeline.py speed  --images FOLDER --limit 2000 --bare-limit 500 --short-side-px 128 \\
+        --object-store
     python benchmarks/label_pipeline.py memory --images FOLDER --checkpoint zs3-mini
 
 `speed` labels the same images with the same actor, settings and environment: in a bare loop, through
 the pipeline, and in a bare loop again, each in a process of its own. The bare loop is timed with the
-decoding of its images and without; start-up is left out on all sides. `memory` resizes an image to each
-size and reads the peak of the process, which the kernel keeps.
+decoding of its images and without; start-up is left out on all sides. `--object-store` goes through the pipeline once
+more, with images and tables in a SeaweedFS of its own on this machine; `--short-side-px` makes the model cheaper, so
+that what Ray costs weighs more; images are repeated under other names where there are too few. `memory` resizes an
+image to each size and reads the peak of the process, which the kernel keeps.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,11 +30,14 @@ import pyarrow as pa
 import tyro
 from PIL import Image
 
+from pipelines.catalogue import list_images
 from pipelines.execution import KEEP_BUFFERS, ActorPlan, Execution, cores
 from pipelines.label import LabelRequest, label
 from pipelines.label_actor import LabelActor
 from pipelines.label_plan import LabelPlan, Model, plan_label
+from pipelines.ledger import Ledger
 from pipelines.sources import PIXELS, read_and_decode
+from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.images import decode
 
 SIZES = ((500, 375), (2048, 1536))
@@ -43,8 +50,8 @@ MIB = 1 << 20
 class Arguments:
     """What to measure, and on which images."""
 
-    what: tyro.conf.Positional[Literal["speed", "memory", "bare", "pipeline"]]
-    """speed or memory; bare and pipeline are the parts of speed, run in processes of their own."""
+    what: tyro.conf.Positional[Literal["speed", "memory", "bare", "pipeline", "store"]]
+    """speed or memory; bare, pipeline and store are the parts of speed, run in processes of their own."""
     images: str
     """As for `zs3 label`."""
     checkpoint: str = "zs3-mini"
@@ -53,6 +60,12 @@ class Arguments:
     """As for `zs3 label`."""
     limit: int = 500
     """Images to label."""
+    bare_limit: int | None = None
+    """Images of the bare loops; by default all of them."""
+    object_store: bool = False
+    """Measure the pipeline over an object store too."""
+    short_side_px: int | None = None
+    """Shorter side that pictures are resized to; by default the checkpoint's own."""
     execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
     """How the pipeline runs; the bare loop takes its batch size and threads."""
 
@@ -60,17 +73,40 @@ class Arguments:
 def main() -> int:
     """Measure and print one line of JSON."""
     arguments = tyro.cli(Arguments, description=__doc__)
-    measure = {"speed": speed, "memory": memory, "bare": bare, "pipeline": pipeline}[arguments.what]
-    sys.stdout.write(json.dumps(measure(arguments)) + "\n")
+    parts = {"speed": speed, "memory": memory, "bare": bare, "pipeline": pipeline, "store": store}
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.what in ("speed", "memory"):
+            arguments = prepared(arguments, Path(folder))
+        sys.stdout.write(json.dumps(parts[arguments.what](arguments)) + "\n")
     return 0
+
+
+def prepared(arguments: Arguments, folder: Path) -> Arguments:
+    """Arguments whose images are as many as asked for, and whose checkpoint resizes pictures as asked for."""
+    held = [Path(uri) for _, uri in list_images(arguments.images)]
+    (folder / "images").mkdir()
+    for number in range(arguments.limit):
+        source = held[number % len(held)]
+        (folder / "images" / f"{number:06}{source.suffix}").symlink_to(source)
+    arguments = replace(arguments, images=str(folder / "images"))
+    if arguments.short_side_px is None:
+        return arguments
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    segmenting = replace(checkpoint.recipe.segmenting, short_side_px=arguments.short_side_px)
+    smaller = replace(checkpoint.recipe, segmenting=segmenting)
+    save_checkpoint(folder / "checkpoint", smaller, checkpoint.network(), checkpoint.seen_classes)
+    return replace(arguments, checkpoint=str(folder / "checkpoint"))
 
 
 def speed(arguments: Arguments) -> dict[str, Any]:
     """Images per second of the pipeline and of the bare loops before and after it."""
-    before, through, after = (_apart(part) for part in ("bare", "pipeline", "bare"))
+    loop = replace(arguments, limit=min(arguments.limit, arguments.bare_limit or arguments.limit))
+    before, through = _apart("bare", loop), _apart("pipeline", arguments)
+    on_store = _apart("store", arguments) if arguments.object_store else None
+    after = _apart("bare", loop)
     loops = {key: (before[key] + after[key]) / 2 for key in ("actor", "actor_and_decoding")}
     rate = through["images_per_second"]
-    return {
+    found = {
         "cores": cores(),
         "batch_size": arguments.execution.batch_size,
         "pipeline": through,
@@ -79,6 +115,14 @@ def speed(arguments: Arguments) -> dict[str, Any]:
         "ratio_to_actor_alone": round(rate / loops["actor"], 3),
         "ratio_to_actor_and_decoding": round(rate / loops["actor_and_decoding"], 3),
     }
+    if on_store:
+        rate = on_store["images_per_second"]
+        found |= {
+            "store": on_store,
+            "store_ratio_to_actor_alone": round(rate / loops["actor"], 3),
+            "store_ratio_to_actor_and_decoding": round(rate / loops["actor_and_decoding"], 3),
+        }
+    return found
 
 
 def bare(arguments: Arguments) -> dict[str, Any]:
@@ -109,8 +153,47 @@ def bare(arguments: Arguments) -> dict[str, Any]:
 def pipeline(arguments: Arguments) -> dict[str, Any]:
     """The same images through `label`, into a table that is thrown away."""
     with tempfile.TemporaryDirectory() as out:
-        result = label(_request(arguments, out), arguments.execution)
+        return _through(_request(arguments, out), arguments)
+
+
+def store(arguments: Arguments) -> dict[str, Any]:
+    """The same with images and tables in an object store on this machine."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.object_store import ObjectStore
+
+    server = ObjectStore()
+    try:
+        server.start()
+        os.environ.update(server.environment())
+        server.make_bucket("images")
+        filesystem = server.filesystem()
+        for image in sorted(Path(arguments.images).iterdir()):
+            with filesystem.open_output_stream(f"images/{image.name}") as stream:
+                stream.write(image.read_bytes())
+        request = replace(_request(arguments, "s3://images/run"), images="s3://images")
+        return _through(request, arguments)
+    finally:
+        server.close()
+
+
+def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
+    """What the pipeline does with a request, and how long the driver's commits took."""
+    commits: list[float] = []
+    commit = Ledger.commit
+
+    def timed(self: Ledger) -> None:
+        began = time.perf_counter()
+        commit(self)
+        commits.append(time.perf_counter() - began)
+
+    Ledger.commit = timed  # type: ignore[method-assign]
+    result = label(request, arguments.execution)
+    began = time.perf_counter()
+    assert not plan_label(request).left.todo
+    again = time.perf_counter() - began
     return {
+        "commit_share": round(sum(commits) / result.seconds, 4),
+        "resume_share": round(again / result.seconds, 4),
         "images": result.images,
         "failed": result.failed,
         "images_per_second": round(result.images_per_second, 3),
@@ -140,9 +223,21 @@ def memory(arguments: Arguments) -> dict[str, Any]:
     return found
 
 
-def _apart(part: str) -> dict[str, Any]:
+def _apart(part: str, arguments: Arguments) -> dict[str, Any]:
     """One part in a process of its own, with the memory settings that actors have."""
-    command = [sys.executable, __file__, part, *sys.argv[2:]]
+    usual = asdict(Execution())
+    differing = {
+        f"--{key.replace('_', '-')}": value
+        for key, value in asdict(arguments.execution).items()
+        if value != usual[key]
+    }
+    told = {
+        "--images": arguments.images,
+        "--checkpoint": arguments.checkpoint,
+        "--classes": arguments.classes,
+    }
+    options = {**told, "--limit": arguments.limit, **differing}
+    command = [sys.executable, __file__, part, *(str(word) for pair in options.items() for word in pair)]
     done = subprocess.run(
         command, env={**os.environ, **KEEP_BUFFERS}, check=True, stdout=subprocess.PIPE, text=True
     )

@@ -4,9 +4,9 @@
 
 For each size, in a process of its own: a listing of so many uris (a stream, as a bucket's pages are), and tables as a
 run would have left them, whose label files are named in the log and need not exist. Then it is timed what `zs3 label`
-does before it says that nothing is left: the listing is sorted and cut into shards, the tables are opened, and the shards
-compared. `--new` leaves some images of the listing out of the tables, so that what is left is found too. The time is also
-given as a ratio to sorting the same uris in one Python list, the least that a script would do.
+does before it says that nothing is left: the listing is sorted and cut into shards, the tables are opened, and shards
+compared. `--new` leaves some images of the listing out of the tables, so that what is left is found too. The time is
+also given as a ratio to sorting the same uris in one Python list, the least that a script would do.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ class Arguments:
     """Sizes of the listing; each is measured in a process of its own."""
     new: int = 0
     """Images that the tables lack, spread over the listing."""
-    one: tyro.conf.Suppress[bool] = False
-    """The part that is run in a process of its own."""
+    here: bool = False
+    """Measure in this process."""
 
 
 def main() -> int:
     """Measure and print one line of JSON for each size."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
     for images in arguments.images:
-        if arguments.one:
+        if arguments.here:
             sys.stdout.write(json.dumps(measure(images, arguments.new)) + "\n")
         else:
             command = [
                 sys.executable,
                 __file__,
-                "--one",
+                "--here",
                 "--images",
                 str(images),
                 "--new",
@@ -131,10 +131,16 @@ def simulate(target: Target, images: int, lacking: set[int]) -> int:
     empty = [name for name in LABELS.names if name not in ("image_id", "uri", "etag")]
     parts: list[Part] = []
     files = 0
+    known = {shard.digest for shard in Catalogue(stream(images, lacking)).shards()}
+    opened: set[int] = set()
+    for shard in Catalogue(stream(images)).shards() if lacking else []:
+        if shard.digest not in known:
+            first, end = (int(uri.rpartition("/")[2].removesuffix(".jpg")) for uri in shard.uris)
+            opened.update(range(first, end + 1))
     for start in range(0, images, IMAGES_PER_FILE):
         last = min(start + IMAGES_PER_FILE, images) - 1
         files += 1
-        if lacking.isdisjoint(range(start, last + 1)):
+        if opened.isdisjoint(range(start, last + 1)):
             bounds = [{"image_id": f"{number:09}", "uri": uri_of(number)} for number in (start, last)]
             stats = {
                 "numRecords": last - start + 1,

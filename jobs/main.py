@@ -79,11 +79,14 @@ CLASSES
     hardly tell apart are warned of before a run; those with the same embedding are refused.
 
 TABLES
-    `label` writes two Delta Lake tables below its --out, open to DuckDB, Polars, pandas and Spark:
-    labels      one row per image and class: image_id, uri, height, width, class_id, class_name, seen,
+    `label` writes Delta Lake tables below its --out, open to DuckDB, Polars, pandas and Spark:
+    labels      one row per image and class: image_id, uri, etag, height, width, class_id, class_name, seen,
                 score, area, bbox, rle (COCO run lengths), run
-    failures    one row per image that could not be labelled: image_id, uri, stage, error_type, message, run
-    A run that was stopped continues when the same command is given again; nothing is done or written twice.
+    failures    one row per image that could not be labelled: image_id, uri, etag, stage, error_type, message,
+                attempts, run
+    shards      which parts of the listing are done
+    A run that was stopped at any instant continues when the same command is given again; nothing is done or written
+    twice. New and changed images are processed, others are not.
 
 EXIT CODES
     0    all that was asked was done

@@ -222,7 +222,17 @@ def publish(
         ValueError: another driver has committed to this run meanwhile, or storage refuses.
     """
     removed, kept = _without(table, schema, frozenset(replaced)) if replaced else ([], [])
-    _commit(table, schema, [*kept, *parts], removed, run, written_ms, says or {})
+    if parts or removed:
+        _commit(table, schema, [*kept, *parts], removed, run, written_ms, says or {})
+
+
+def announce(table: DeltaTable, schema: pa.Schema, run: str, says: Mapping[str, Any]) -> None:
+    """Put a word into the log, without a file: a run has begun.
+
+    Raises:
+        ValueError: as of `publish`.
+    """
+    _commit(table, schema, [], [], run, 0, says)
 
 
 def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, written_ms: int) -> None:
@@ -232,7 +242,9 @@ def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, w
         ValueError: as of `publish`.
     """
     parts = [write_part(table.table_uri.removeprefix("file://"), rows)] if rows.num_rows else []
-    _commit(table, schema, parts, _files(table), run, written_ms, {})
+    removed = _files(table)
+    if parts or removed:
+        _commit(table, schema, parts, removed, run, written_ms, {})
 
 
 def _commit(
@@ -245,8 +257,6 @@ def _commit(
     says: Mapping[str, Any],
 ) -> None:
     """One transaction that adds and removes files."""
-    if not parts and not removed:
-        return
     changes: list[AddAction | RemoveAction] = [
         RemoveAction(path, True, written_ms, size, {}) for path, size in removed
     ]

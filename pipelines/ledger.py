@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.commit import Part, publish, rewrite, write_part
+from pipelines.commit import Part, announce, publish, rewrite, write_part
 from pipelines.remaining import Remaining, Target
 from zs3.tables import SHARDS
 
@@ -63,6 +63,9 @@ class Ledger:
             rewrite(
                 self._tables["shards"], SHARDS, self._known, run=self._target.digest, written_ms=_now_ms()
             )
+        if self._left.todo:
+            name = self._target.results
+            announce(self._tables[name], self._target.schema, self._target.digest, self._progress())
 
     def add(self, written: Mapping[str, Any]) -> None:
         """Take note of some images whose rows were written, as `table_rows.WRITTEN`."""

@@ -247,7 +247,8 @@ def _grows(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def _recent_speed(recent: Sequence[Mapping[str, Any]]) -> float | None:
-    """Images a second between the first and the last of some rounds of a run."""
+    """Images a second between the first and the last of some rounds of a run, without the word that it began."""
+    recent = [seen for seen in recent if seen["this_run"]]
     if not recent:
         return None
     first, last = recent[0], recent[-1]
@@ -274,9 +275,13 @@ def _state(progress: Mapping[str, Any], recent: Sequence[Mapping[str, Any]], sin
 
 def _commits(rounds: Sequence[Sequence[dict[str, Any]]]) -> tuple[Commit, ...]:
     """The last rounds with what they brought, newest first."""
-    commits = []
-    for index in range(len(rounds) - 1, max(-1, len(rounds) - 1 - SHOWN), -1):
+    commits: list[Commit] = []
+    for index in range(len(rounds) - 1, -1, -1):
+        if len(commits) == SHOWN:
+            break
         done = rounds[index][-1]["progress"]["this_run"]
+        if not done:  # the word that a run has begun
+            continue
         before = rounds[index - 1][-1]["progress"]["this_run"] if index else 0
         added = [size for entry in rounds[index] for size in _added(entry["place"], entry["version"])]
         commits.append(

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pipelines.status
 from jobs import status as door
-from pipelines.commit import open_table, publish, write_part
+from pipelines.commit import announce, open_table, publish, write_part
 from pipelines.execution import ActorPlan
 from pipelines.segment import SegmentActor
 from pipelines.segment_plan import SegmentRequest, plan_segment
@@ -20,7 +20,7 @@ from pipelines.status import status
 from tests.object_store import LIMITED_BUCKET
 from tests.pipelines.here import run_here
 from tests.pipelines.stored import grouping
-from zs3.tables import LABELS
+from zs3.tables import LABELS, SEGMENTS
 
 ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
 
@@ -74,6 +74,12 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert (told.digest, told.listing) == (plan.target.digest, plan.left.listing)
     assert told.run == plan.target.provenance["run"]
 
+    announce(DeltaTable("kept/segments"), SEGMENTS, plan.target.digest, {"progress": begun(told)})
+    (again,) = status("kept")
+    assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
+        "a run that has begun is told"
+    )
+
     (later,) = status("kept", now=time.time() + 3600)
     assert later.state == "stopped" and later.since_commit_s == pytest.approx(3600, abs=60)
 
@@ -83,6 +89,12 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert [commit.images for commit in told.commits] == [2, 2, 2, 2, 2], (
         "of two runs, each counted by itself"
     )
+
+
+def begun(told):
+    """What a run says before it has done anything."""
+    held = {"listing": told.listing, "listed": told.listed, "done": told.done, "failed": told.failed}
+    return {**held, "this_run": 0, "of": told.left, "seconds": 0.0}
 
 
 def test_after_a_retry_nothing_untouched_counts_as_done(photos):
