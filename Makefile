@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types install
+.PHONY: help demo test chaos lint types install
 
 help:
 	@echo 'make demo    install, then label and evaluate eight photographs with the shipped model'
 	@echo 'make test    install, then run the whole test suite'
+	@echo 'make chaos   install, then ten rounds of labelling while things are killed; not part of the tests'
 	@echo 'make lint    ruff: style and format'
 	@echo 'make types   mypy'
 
@@ -23,6 +24,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest $(ARGS)
+
+# `make chaos ARGS="--seed 7 --rounds 1"` plays the round of seed 7 again.
+chaos: install
+	$(BIN)/python tests/chaos.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

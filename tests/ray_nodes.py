@@ -65,6 +65,14 @@ class Node:
         """Whether it has come to its end."""
         return self._guard.poll() is not None
 
+    @property
+    def raylet(self) -> int | None:
+        """Process id of its raylet; none where it has not started, or is gone."""
+        found = [
+            pid for pid, command in self.processes().items() if command.split(" ")[0].endswith("/raylet")
+        ]
+        return found[0] if found else None
+
     def processes(self) -> dict[int, str]:
         """Process id → command of all that runs in it."""
         return descendants(self._guard.pid)
@@ -139,8 +147,12 @@ class Nodes:
 
     def kill(self, node: Node) -> None:
         """Lose a worker."""
-        self.workers.remove(node)
         node.kill()
+        self.lost(node)
+
+    def lost(self, node: Node) -> None:
+        """Forget a worker that has ended, or is about to."""
+        self.workers.remove(node)
 
     def wait(self, count: int) -> None:
         """Wait until so many nodes live.
