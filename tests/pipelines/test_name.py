@@ -277,3 +277,18 @@ def test_naming_takes_one_actor_of_one_cpu_per_core_and_no_gpu():
     assert (asked.num_actors, asked.cpus_per_actor, asked.gpus_per_actor) == (16, 1.0, 0.0)
     asked = one_per_core(Execution(num_actors=3), [{"CPU": 2.0}])
     assert (asked.num_actors, asked.cpus_per_actor) == (3, 1.0)
+
+
+def test_another_class_list_names_stored_segments_anew_in_a_new_version(ray_session, photos):
+    segmented_before(photos, grouping())
+    assert name(to_name(photos), SMALL, model=naming()).images == 10
+    version = DeltaTable(str(photos.parent / "named" / "labels")).version()
+    (photos.parent / "classes.txt").write_text("ruby\nsapphire *\n")
+    with pytest.raises(ValueError, match=r"different vocabulary .*--replace"):
+        name(to_name(photos), SMALL, model=naming())
+    result = name(to_name(photos, replace=True), SMALL, model=naming())
+    assert (result.images, result.skipped) == (10, 0)
+    assert {row["class_name"] for row in rows_in(photos.parent / "named", "labels")} == {"ruby", "sapphire"}
+    old = DeltaTable(str(photos.parent / "named" / "labels"), version=version).to_pyarrow_table()
+    assert set(old["class_name"].to_pylist()) == {"red", "blue"}
+    assert name(to_name(photos, replace=True), SMALL, model=naming()).images == 0

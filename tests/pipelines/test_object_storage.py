@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from deltalake import DeltaTable
 
@@ -139,6 +140,22 @@ def test_a_bucket_is_listed_page_by_page(object_store, bucket, monkeypatch):
         list_images(f"s3://{bucket}/many/*.png")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list_images(f"s3://{bucket}/none")
+
+
+def test_lists_in_a_bucket_name_images_beside_them_and_elsewhere(object_store, bucket, tmp_path):
+    put(object_store, f"{bucket}/lists/a.txt", f"x/i1.jpg\ns3://{bucket}/i2.jpg\n\n/local/i3.jpg\n".encode())
+    expected_uris = [f"s3://{bucket}/i2.jpg", f"s3://{bucket}/lists/x/i1.jpg", "/local/i3.jpg"]
+    assert sorted(uri for _, uri in list_images(f"s3://{bucket}/lists/a.txt")) == sorted(expected_uris)
+    table_of_uris = pa.table({"uri": ["x/i1.jpg", f"s3://{bucket}/i2.jpg"], "etag": ["e1", "e2"]})
+    sink = pa.BufferOutputStream()
+    pa.parquet.write_table(table_of_uris, sink)
+    put(object_store, f"{bucket}/lists/a.parquet", sink.getvalue().to_pybytes())
+    root, batches = found(f"s3://{bucket}/lists/a.parquet")
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert root == "" and rows == [
+        {"uri": f"s3://{bucket}/lists/x/i1.jpg", "etag": "e1"},
+        {"uri": f"s3://{bucket}/i2.jpg", "etag": "e2"},
+    ]
 
 
 def refs(*uris):
