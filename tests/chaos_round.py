@@ -14,7 +14,8 @@ from deltalake import DeltaTable
 from pipelines.storage import storage_options
 from tests.chaos_plan import Blow
 from tests.object_store import ObjectStore
-from tests.ray_nodes import Node, Nodes, kill
+from tests.processes import kill
+from tests.ray_nodes import Node, Nodes
 
 ENDED = (0, 3)
 """Exit codes of a command that did all it could."""

@@ -31,7 +31,7 @@ while not select.select([sys.stdin], [], [], 0.2)[0]:
     if child.poll() is not None:
         sys.exit(child.returncode or 1)
 # A namespace ends with its first process; without one, Ray is asked to end its other processes itself.
-if command[0] != "unshare":
+if "unshare" not in command:
     child.terminate()
     try:
         child.wait(20)

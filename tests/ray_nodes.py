@@ -6,10 +6,8 @@ a process namespace can be made (as root) a node is one, and ends as a machine d
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.network import Network, beside
+from tests.processes import descendants, kill
 from tests.ray_head import GUARD, START_TIMEOUT_S, free_ports, namespace
 
 STORE_BYTES = 128 << 20
@@ -61,6 +61,23 @@ class Node:
             )  # fmt: skip
 
     @property
+    def started(self) -> bool:
+        """Whether it has become part of its cluster."""
+        return "Ray runtime started" in self.said
+
+    @property
+    def said(self) -> str:
+        """What it has said."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def first(self) -> int | None:
+        """Process id, as seen from here, of the first process of its namespaces; none while it has none."""
+        found = [pid for pid, command in self.processes().items() if command.startswith("unshare ")]
+        inner = [pid for outer in found for pid in descendants(outer)]
+        return inner[0] if inner else None
+
+    @property
     def ended(self) -> bool:
         """Whether it has come to its end."""
         return self._guard.poll() is not None
@@ -97,10 +114,13 @@ class Nodes:
     Args:
         workers: nodes beside the head.
         num_cpus: logical CPUs of each node, the head's too.
+        network: has a machine for each node; by default they share this one's addresses.
     """
 
-    def __init__(self, workers: int = 2, num_cpus: int = 2) -> None:
+    def __init__(self, workers: int = 2, num_cpus: int = 2, network: Network | None = None) -> None:
         self.num_cpus = num_cpus
+        self._network = network
+        self._host = "127.0.0.1"
         self._wanted = workers
         self._port, self._clients = free_ports(2)
         self.head: Node | None = None
@@ -111,7 +131,7 @@ class Nodes:
     @property
     def address(self) -> str:
         """What RAY_ADDRESS has to say."""
-        return f"127.0.0.1:{self._port}"
+        return f"{self._host}:{self._port}"
 
     def __enter__(self) -> Nodes:
         try:
@@ -121,10 +141,10 @@ class Nodes:
                 f"--ray-client-server-port={self._clients}",
                 "--include-dashboard=false",
             )
-            self.wait(1)
+            self.wait()
             for _ in range(self._wanted):
                 self.join()
-            self.wait(1 + self._wanted)
+            self.wait()
         except BaseException:
             self.__exit__()
             raise
@@ -154,54 +174,41 @@ class Nodes:
         """Forget a worker that has ended, or is about to."""
         self.workers.remove(node)
 
-    def wait(self, count: int) -> None:
-        """Wait until so many nodes live.
+    def wait(self) -> None:
+        """Wait until the head and all workers have started.
 
         Raises:
             RuntimeError: they did not come in time; with the end of what each said.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
-        while alive(self.address) < count:
-            if time.monotonic() > deadline or any(node.ended for node in self._all if node in self.workers):
-                said = "\n".join(node.log.read_text(errors="replace")[-1000:] for node in self._all)
-                raise RuntimeError(f"{count} nodes did not start: {said}")
+        nodes = [node for node in (self.head, *self.workers) if node]
+        while not all(node.started for node in nodes):
+            if time.monotonic() > deadline or any(node.ended for node in nodes):
+                said = "\n".join(node.said[-1000:] for node in nodes)
+                raise RuntimeError(f"{len(nodes)} nodes did not start: {said}")
             time.sleep(0.2)
 
+    @property
+    def inside(self) -> list[str]:
+        """The start of a command that runs where the head is."""
+        if self._network is None:
+            return []
+        assert self.head and self.head.first
+        return list(beside(self.head.first))
+
     def _started(self, *options: str) -> Node:
-        node = Node([*options, f"--num-cpus={self.num_cpus}"])
+        options = (*options, f"--num-cpus={self.num_cpus}")
+        if self._network is None:
+            node = Node(options)
+        else:
+            inside, address = self._network.host()
+            node = Node(options, inside=inside, address=address)
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while node.first is None and not node.ended and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert node.first, node.said
+            self._network.connect(node.first, address)
+            if "--head" in options:
+                self._host = address
         self._all.append(node)
         return node
-
-
-def alive(address: str) -> int:
-    """Nodes of a cluster that its head takes for living; none where there is no head."""
-    from ray._raylet import GcsClient
-
-    try:
-        nodes = GcsClient(address=address).get_all_node_info(timeout=5)
-    except Exception:
-        return 0
-    return sum(node.state == 0 for node in nodes.values())
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Process id → command of what a process has started, directly or not, nearest first."""
-    parents, commands = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
-            except OSError:  # gone meanwhile
-                continue
-    found, generation = {}, {pid}
-    while generation:
-        generation = {child for child, parent in parents.items() if parent in generation}
-        found |= {child: commands.get(child, "") for child in sorted(generation)}
-    return found
-
-
-def kill(pid: int) -> None:
-    """End a process, if it is still there, without a word."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
