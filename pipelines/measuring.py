@@ -42,7 +42,7 @@ def measure(
     Args:
         make_actor: loads the model.
         read: reads and decodes.
-        images: as `remaining.WORK`, in random order, so that nothing that changes meanwhile leans on some of them.
+        images: as `table_rows.WORK`, in random order, so that nothing that changes meanwhile leans on some of them.
     """
     began = time.perf_counter()
     actor = make_actor()

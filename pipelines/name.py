@@ -30,8 +30,7 @@ from pipelines.execution import (
 from pipelines.label_actor import rows_of_map
 from pipelines.label_plan import TABLES
 from pipelines.name_plan import NameModel, NamePlan, Namer, NameRequest, plan_name
-from pipelines.remaining import WORK
-from pipelines.table_rows import BOOKKEEPING, Guard, Rows, booked, rows_table, write_tables
+from pipelines.table_rows import BOOKKEEPING, WORK, Guard, Rows, booked, rows_table, write_tables
 from pipelines.table_run import Progress, RunResult, Wave, run_graph
 from zs3.segments_table import NEEDED, segments_at
 from zs3.vocabulary import Vocabulary

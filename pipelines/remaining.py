@@ -20,20 +20,8 @@ from deltalake import DeltaTable
 
 from pipelines.catalogue import Catalogue, Shard, load, read
 from pipelines.commit import KEYS, difference, existing_table, files_of, read_part, table_uri
+from pipelines.table_rows import WORK
 from zs3.tables import FAILURES, SHARDS
-
-WORK = pa.schema(
-    {
-        "image_id": pa.string(),
-        "uri": pa.string(),
-        "etag": pa.string(),
-        "shard": pa.int32(),
-        "attempts": pa.int32(),
-        "again": pa.bool_(),
-    }
-)
-"""An image to be processed: the shard of the listing that it is in, how many runs have tried before, and whether rows
-of an earlier attempt make way."""
 
 _HELD = pa.schema({"image_id": pa.string(), "uri": pa.string(), "etag": pa.string(), "attempts": pa.int32()})
 
@@ -320,21 +308,17 @@ def _numbers(shards: Sequence[Shard]) -> Iterator[pa.RecordBatch]:
 
 def _refuse_other_images(catalogue: Catalogue, target: Target) -> None:
     """Refuse a listing whose ids mean other images than those in the tables."""
-    other = catalogue.connection.execute(
-        """SELECT l.image_id, l.uri, i.uri FROM labelled l JOIN images i USING (image_id) JOIN open USING (shard)
-        WHERE l.uri <> i.uri ORDER BY i.uri LIMIT 1"""
-    ).fetchone()
+    clash = """SELECT l.image_id, l.uri, i.image_id, i.uri FROM labelled l JOIN images i USING ({0})
+        JOIN open USING (shard) WHERE l.{1} <> i.{1} ORDER BY i.uri LIMIT 1"""
+    other = catalogue.connection.execute(clash.format("image_id", "uri")).fetchone()
     if other:
         raise ValueError(
             f"{target.out} already holds {target.results} of an image called {other[0]!r}, from {other[1]}; "
-            f"this one is {other[2]}; choose another --out"
+            f"this one is {other[3]}; choose another --out"
         )
-    renamed = catalogue.connection.execute(
-        """SELECT i.uri, l.image_id, i.image_id FROM labelled l JOIN images i USING (uri) JOIN open USING (shard)
-        WHERE l.image_id <> i.image_id ORDER BY i.uri LIMIT 1"""
-    ).fetchone()
+    renamed = catalogue.connection.execute(clash.format("uri", "image_id")).fetchone()
     if renamed:
         raise ValueError(
-            f"{target.out} already holds {target.results} of {renamed[0]} under the id {renamed[1]!r}; in this listing "
+            f"{target.out} already holds {target.results} of {renamed[1]} under the id {renamed[0]!r}; in this listing "
             f"its id is {renamed[2]!r}, as file names repeat; choose another --out"
         )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines.catalogue import read
-from pipelines.remaining import WORK, Todo
+from pipelines.remaining import Todo
 from pipelines.storage import filesystem_of
+from pipelines.table_rows import WORK
 from zs3.forecast import Interval, Stratum, allocation, exactly, total
 
 _BYTES = r"TRY_CAST(regexp_extract(etag, '^(\d+)-\d{15,}$', 1) AS BIGINT)"
@@ -36,7 +37,7 @@ class Sample:
     """Some of the images to be processed, in random order."""
 
     images: pa.Table
-    """As `remaining.WORK`."""
+    """As `table_rows.WORK`."""
     strata: tuple[int, ...]
     """Of each image, the number of its stratum."""
     sizes: tuple[int, ...]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.poison import TRIES, Journal, given_up
 from pipelines.storage import CredentialsError, StorageDownError, read_bytes, told, trouble
-from pipelines.table_rows import booked, failure_of
+from pipelines.table_rows import WORK, booked, failure_of
 from zs3.images import decode
 from zs3.tables import FAILURES
 
@@ -26,23 +26,15 @@ DOWN = 8
 """Images in a row for which a store gave nothing but passing errors, after which it is taken to be down."""
 
 PIXELS = pa.schema(
-    {
-        "image_id": pa.string(),
-        "uri": pa.string(),
-        "etag": pa.string(),
-        "shard": pa.int32(),
-        "attempts": pa.int32(),
-        "again": pa.bool_(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "pixels": pa.large_binary(),
-        "failures": pa.list_(pa.struct(list(FAILURES))),
-    }
+    [
+        *WORK,
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("pixels", pa.large_binary()),
+        pa.field("failures", pa.list_(pa.struct(list(FAILURES)))),
+    ]
 )
-"""A decoded image on its way to an actor, with its bookkeeping (`remaining.WORK`): the bytes of (H, W, 3) uint8 RGB, or
-one row of `failures` and no pixels."""
-
-_WORK = pa.schema([PIXELS.field(name) for name in PIXELS.names[:6]])
+"""A decoded image on its way to an actor: the bytes of (H, W, 3) uint8 RGB, or one row of `failures` and no pixels."""
 
 
 def read_and_decode(
@@ -51,7 +43,7 @@ def read_and_decode(
     """One table of one row (`PIXELS`) per image, one at a time, so that memory stays with one picture.
 
     Args:
-        refs: columns image_id and uri, and the others of `remaining.WORK` where there is such.
+        refs: columns image_id and uri, and the others of `table_rows.WORK` where there is such.
         max_pixels: pictures of more pixels are refused before they are decoded.
         run: digest that failure rows carry.
         notes: name of the run's notes on crashes (`pipelines.poison`); none takes no notes.
@@ -60,7 +52,7 @@ def read_and_decode(
         CredentialsError: the store refuses the credentials.
         StorageDownError: the store answers nothing but errors.
     """
-    images = booked(refs, _WORK)
+    images = booked(refs, WORK)
     journal = Journal(notes, "decode") if notes else None
     try:
         yield from _decoded(images, journal, max_pixels, run)

@@ -18,10 +18,21 @@ HOPELESS = 32
 
 Rows = list[dict[str, Any]]
 
-BOOKKEEPING = pa.schema(
-    {"image_id": pa.string(), "shard": pa.int32(), "attempts": pa.int32(), "again": pa.bool_()}
+WORK = pa.schema(
+    {
+        "image_id": pa.string(),
+        "uri": pa.string(),
+        "etag": pa.string(),
+        "shard": pa.int32(),
+        "attempts": pa.int32(),
+        "again": pa.bool_(),
+    }
 )
-"""What stays with an image on its way, as in `remaining.WORK`, so that the driver knows what a file is of."""
+"""An image to be processed: the shard of the listing that it is in, how many runs have tried before, and whether rows
+of an earlier attempt make way."""
+
+BOOKKEEPING = pa.schema([WORK.field(name) for name in ("image_id", "shard", "attempts", "again")])
+"""What of it stays with an image on its way, so that the driver knows what a file is of."""
 
 _FILE = pa.struct(
     {"table": pa.string(), "path": pa.string(), "size": pa.int64(), "rows": pa.int64(), "stats": pa.string()}

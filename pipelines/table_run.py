@@ -81,7 +81,7 @@ class Wave:
     """The images of one graph."""
 
     images: pa.Table
-    """As `remaining.WORK`."""
+    """As `table_rows.WORK`."""
     total: int
     """Images of the whole run."""
     notes: str

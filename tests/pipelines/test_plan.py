@@ -16,10 +16,11 @@ from pipelines.label_actor import LabelActor
 from pipelines.label_plan import LabelRequest, plan_label
 from pipelines.measuring import Measured, measure
 from pipelines.plan import forecast, label_work, seconds_of, segment_work
-from pipelines.remaining import WORK, Todo
+from pipelines.remaining import Todo
 from pipelines.sampling import draw
 from pipelines.segment_plan import SegmentRequest
 from pipelines.sources import read_and_decode
+from pipelines.table_rows import WORK
 from tests.object_store import LIMITED_BUCKET
 from tests.pipelines.colours import colours
 from tests.pipelines.here import run_here
