@@ -124,7 +124,7 @@ def _upload(store: ObjectStore, folder: Path) -> str:
             picture(path, index)
     contents = {path.name: path.read_bytes() for path in photos}
     whole = next(iter(contents.values()))
-    contents |= {f"broken{number}.jpg": whole[: 100 * number] for number in range(BROKEN)}
+    contents |= {f"broken{n}.jpg": whole[: len(whole) * n // (2 * BROKEN)] for n in range(BROKEN)}
     filesystem = store.filesystem()
     for name, content in contents.items():
         with filesystem.open_output_stream(f"pictures/{name}") as stream:
@@ -177,7 +177,8 @@ def _note(page: Path, source: str, rounds: Sequence[Round], summary: str) -> Non
             [
                 head + LAST_RESULT,
                 f"{time.strftime('%Y-%m-%d')}, {IMAGES} images ({source}) and {BROKEN} broken ones, {machine}; "
-                f"seeds {seeds}: {summary}.",
+                f"seeds {seeds}:",
+                f"{summary}.",
                 "",
                 "| seed | killed | given again | seconds | tables |",
                 "|---|---|---|---|---|",

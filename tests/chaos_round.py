@@ -131,6 +131,7 @@ def carried_out(seed: int, blows: Sequence[Blow], world: World, out: str, log: P
             now = time.monotonic()
             if not world.store.pid and now >= away_until:
                 world.store.start()
+            world.nodes.mend()
             if pending and now - since >= pending[0].pause_s:
                 blow = pending[0]
                 hit = strike(blow, world, command.pid)

@@ -28,13 +28,20 @@ class Node:
 
     Args:
         options: of `ray start`, beyond those that all nodes have.
+        num_cpus: logical CPUs.
         inside: a command before it that puts it somewhere else; by default a namespace of processes of its own.
         address: the node's own.
     """
 
     def __init__(
-        self, options: Sequence[str], *, inside: Sequence[str] | None = None, address: str = "127.0.0.1"
+        self,
+        options: Sequence[str],
+        *,
+        num_cpus: int,
+        inside: Sequence[str] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
+        self.options = options
         # Short: Ray opens Unix sockets below it, whose paths end at 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="zs3-node-"))
         self.log = self.folder / "node.log"
@@ -42,7 +49,7 @@ class Node:
         agent, grpc, runtime, metrics = free_ports(4)
         command = [
             *(str(programs / "ray"), "start", "--block", "--disable-usage-stats", *options),
-            *(f"--node-ip-address={address}", f"--temp-dir={self.folder}"),
+            *(f"--num-cpus={num_cpus}", f"--node-ip-address={address}", f"--temp-dir={self.folder}"),
             *(f"--object-store-memory={STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0"),
             *(f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}"),
             *(f"--runtime-env-agent-port={runtime}", f"--metrics-export-port={metrics}"),
@@ -181,12 +188,26 @@ class Nodes:
             RuntimeError: they did not come in time; with the end of what each said.
         """
         deadline = time.monotonic() + START_TIMEOUT_S
-        nodes = [node for node in (self.head, *self.workers) if node]
-        while not all(node.started for node in nodes):
-            if time.monotonic() > deadline or any(node.ended for node in nodes):
+        while not all(node.started for node in self._living()):
+            if time.monotonic() > deadline:
+                nodes = self._living()
                 said = "\n".join(node.said[-1000:] for node in nodes)
                 raise RuntimeError(f"{len(nodes)} nodes did not start: {said}")
+            self.mend()
             time.sleep(0.2)
+
+    def mend(self) -> None:
+        """Start those again that have ended before they had started: Ray gives up after 30 s, which can be too few."""
+        for node in self._living():
+            if node.ended and not node.started:
+                again = self._started(*node.options)
+                if node is self.head:
+                    self.head = again
+                else:
+                    self.workers[self.workers.index(node)] = again
+
+    def _living(self) -> list[Node]:
+        return [node for node in (self.head, *self.workers) if node]
 
     @property
     def inside(self) -> list[str]:
@@ -197,12 +218,11 @@ class Nodes:
         return list(beside(self.head.first))
 
     def _started(self, *options: str) -> Node:
-        options = (*options, f"--num-cpus={self.num_cpus}")
         if self._network is None:
-            node = Node(options)
+            node = Node(options, num_cpus=self.num_cpus)
         else:
             inside, address = self._network.host()
-            node = Node(options, inside=inside, address=address)
+            node = Node(options, num_cpus=self.num_cpus, inside=inside, address=address)
             deadline = time.monotonic() + START_TIMEOUT_S
             while node.first is None and not node.ended and time.monotonic() < deadline:
                 time.sleep(0.05)
