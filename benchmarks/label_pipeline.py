@@ -1,14 +1,13 @@
 """What Ray costs a labelling run, and what an image costs the actor in memory.
 
     python benchmarks/label_pipeline.py speed  --images FOLDER --checkpoint zs3-mini --limit 500
-    python benchmarks/label_pipeline.py speed  --images FOLDER --limit 2000 --bare-limit 500 --short-side-px 128 \\
-        --object-store
+    python benchmarks/label_pipeline.py speed  --images FOLDER --limit 2000 --cheap --object-store
     python benchmarks/label_pipeline.py memory --images FOLDER --checkpoint zs3-mini
 
 `speed` labels the same images with the same actor, settings and environment: in a bare loop, through
 the pipeline, and in a bare loop again, each in a process of its own. The bare loop is timed with the
 decoding of its images and without; start-up is left out on all sides. `--object-store` goes through the pipeline once
-more, with images and tables in a SeaweedFS of its own on this machine; `--short-side-px` makes the model cheaper, so
+more, with images and tables in a SeaweedFS of its own on this machine; `--cheap` leaves most of the model out, so
 that what Ray costs weighs more; images are repeated under other names where there are too few. `memory` resizes an
 image to each size and reads the peak of the process, which the kernel keeps.
 """
@@ -64,15 +63,15 @@ class Arguments:
     """Images of the bare loops; by default all of them."""
     object_store: bool = False
     """Measure the pipeline over an object store too."""
-    short_side_px: int | None = None
-    """Shorter side that pictures are resized to; by default the checkpoint's own."""
+    cheap: bool = False
+    """Leave the image branch out and resize pictures to a shorter side of 128 pixels."""
     execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
     """How the pipeline runs; the bare loop takes its batch size and threads."""
 
 
 def main() -> int:
     """Measure and print one line of JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
     parts = {"speed": speed, "memory": memory, "bare": bare, "pipeline": pipeline, "store": store}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what in ("speed", "memory"):
@@ -89,11 +88,12 @@ def prepared(arguments: Arguments, folder: Path) -> Arguments:
         source = held[number % len(held)]
         (folder / "images" / f"{number:06}{source.suffix}").symlink_to(source)
     arguments = replace(arguments, images=str(folder / "images"))
-    if arguments.short_side_px is None:
+    if not arguments.cheap:
         return arguments
     checkpoint = load_checkpoint(arguments.checkpoint)
-    segmenting = replace(checkpoint.recipe.segmenting, short_side_px=arguments.short_side_px)
-    smaller = replace(checkpoint.recipe, segmenting=segmenting)
+    segmenting = replace(checkpoint.recipe.segmenting, short_side_px=128, image_branch=False)
+    naming = replace(checkpoint.recipe.naming, branches="query")
+    smaller = replace(checkpoint.recipe, segmenting=segmenting, naming=naming)
     save_checkpoint(folder / "checkpoint", smaller, checkpoint.network(), checkpoint.seen_classes)
     return replace(arguments, checkpoint=str(folder / "checkpoint"))
 
