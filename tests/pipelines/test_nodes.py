@@ -52,7 +52,9 @@ def result_of(run, photos, out):
     """The result of a run that goes to its end."""
     said = photos.parent / f"{out}.log"
     assert run.wait(TIMEOUT_S) == 0, said.read_text()[-3000:]
-    return json.loads((photos.parent / f"{out}.json").read_text().splitlines()[-1])
+    # Ray's words on lost nodes are on standard output too, and may come last.
+    lines = (photos.parent / f"{out}.json").read_text().splitlines()
+    return json.loads(next(line for line in reversed(lines) if line.startswith("{")))
 
 
 def wait_for_rows(run, photos, out, images):
