@@ -13,7 +13,7 @@ import tyro
 
 from jobs.errors import DONE, SOME_FAILED
 from pipelines.commit import table_uri
-from pipelines.execution import Execution
+from pipelines.execution import Execution, leave_ray
 from pipelines.remaining import Remaining, Target
 from pipelines.storage import use_storage_options
 from pipelines.table_run import RunResult
@@ -100,6 +100,7 @@ def told(result: RunResult, options: TableOptions, lines: Sequence[str]) -> int:
     ]
     sys.stderr.write("\n".join([*shown, *lines[1:]]) + "\n")
     if options.json:
+        leave_ray()  # nothing may come behind the last line
         sys.stdout.write(json_module.dumps(asdict(result)) + "\n")
     return SOME_FAILED if failed else DONE
 

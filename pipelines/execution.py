@@ -44,6 +44,10 @@ system after every layer, which doubled the speed of a convolutional network. On
 actor from a thread of its own, whose arena would not keep them: 1.19 images/s became 1.41."""
 
 
+_joined: list[bool] = []
+"""Whether this process has started or joined a Ray that was not there before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """Execution settings: they change speed and memory, never a result, and are never hashed."""
@@ -126,6 +130,7 @@ def start_ray(execution: Execution) -> bool:
         keep = {"env_vars": {**KEEP_BUFFERS, **environment_for_cluster()}}
         with _silent():
             ray.init(address=address, runtime_env=keep, log_to_driver=False, logging_level=logging.ERROR)
+        _joined.append(True)
         return True
     os.environ.update({name: os.environ.get(name, value) for name, value in KEEP_BUFFERS.items()})
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
@@ -139,7 +144,18 @@ def start_ray(execution: Execution) -> bool:
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
+    _joined.append(True)
     return True
+
+
+def leave_ray() -> None:
+    """Leave the Ray that `start_ray` started or joined, if there is one; it says nothing more afterwards.
+
+    It writes of lost machines to standard output, whatever it was told of logging, and so behind a last line.
+    """
+    if _joined:
+        importlib.import_module("ray").shutdown()
+        _joined.clear()
 
 
 def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:

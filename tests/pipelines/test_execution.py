@@ -4,7 +4,17 @@ import logging
 
 import pytest
 
-from pipelines.execution import DECODE_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan, selected
+import pipelines.execution
+from pipelines.execution import (
+    DECODE_CPUS,
+    WRITE_CPUS,
+    Execution,
+    actor_options,
+    actor_plan,
+    leave_ray,
+    selected,
+    start_ray,
+)
 
 
 def test_a_laptop_gets_one_actor_and_room_for_decoding():
@@ -78,3 +88,18 @@ def test_labels_are_read_as_ray_writes_them():
     for wrong in ("", "zone", "zone=", "=b", "zone=a b", "zone=in(", "a=b,"):
         with pytest.raises(ValueError, match="label_selector is"):
             actor_plan(Execution(label_selector=wrong), [{"CPU": 8.0}])
+
+
+def test_a_ray_that_was_there_before_is_not_left(ray_session, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(pipelines.execution, "_joined", [])
+    assert start_ray(Execution()) is False
+    leave_ray()
+    assert ray.is_initialized(), "it was not ours to leave"
+    left = []
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    pipelines.execution._joined.append(True)
+    leave_ray()
+    leave_ray()
+    assert left == [True]
