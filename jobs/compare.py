@@ -8,7 +8,6 @@ Exit code 4: the difference lies below --fail-below. The result goes to standard
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.command_line import last_line, options_of
 from jobs.errors import DONE, guarded
 from pipelines.compare import CompareRequest, compare
 from pipelines.execution import Execution
@@ -75,12 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = tyro.cli(
-        CompareOptions,
-        args=argv,
-        prog="zs3 compare",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    options = options_of(CompareOptions, "zs3 compare", argv)
     if options.fail_below is not None and not math.isfinite(options.fail_below):
         raise ValueError(f"--fail-below is {options.fail_below}; expected a number of points, such as -0.5")
     request = CompareRequest(
@@ -95,7 +90,7 @@ def _run(argv: list[str]) -> int:
     code, verdict = _verdict(found, options)
     if options.json:
         line = found | {"fail_below": options.fail_below, "score": options.score, "failed": code == WORSE}
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        last_line(line)
     else:
         _show(found, options.top)
     if verdict:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
 
+from jobs.command_line import last_line
 from jobs.errors import DONE, SOME_FAILED, guarded
 from jobs.filling import query
 from pipelines.evaluate import evaluate
@@ -74,7 +75,7 @@ def _run(argv: list[str], model: Model | None) -> int:
     sys.stdout.write(directions(options.out, labelled, time.monotonic() - called))
     if options.json:
         line = asdict(labelled) | {key: report[key] for key in SCORE_KEYS}
-        sys.stdout.write(json.dumps(line) + "\n")
+        last_line(line)
     return SOME_FAILED if labelled.failed else DONE
 
 

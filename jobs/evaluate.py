@@ -8,7 +8,6 @@
 The result goes to standard output as a table, or with --json as one line; progress goes to standard error.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.command_line import last_line, options_of
 from jobs.errors import DONE, guarded
 from jobs.name import NamingChanges
 from pipelines.evaluate import evaluate
@@ -94,12 +94,7 @@ def main(
 
 
 def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
-    options = tyro.cli(
-        EvaluateOptions,
-        args=argv,
-        prog="zs3 evaluate",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    options = options_of(EvaluateOptions, "zs3 evaluate", argv)
     values = {name: getattr(options, name) for name in EvaluateRequest.__slots__}
     request = EvaluateRequest(**{**values, "naming": options.naming.given()})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -117,7 +112,7 @@ def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
     if options.json:
         line = {key: report[key] for key in SCORE_KEYS}
         line |= {"images": report["images"], "protocol": report["protocol"]["name"], "out": options.out}
-        sys.stdout.write(json.dumps(line) + "\n")
+        last_line(line)
     else:
         console = Console()
         console.print(summary(report))

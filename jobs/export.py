@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from jobs.command_line import last_line, options_of
 from jobs.errors import DONE, guarded
 from pipelines.execution import Execution
 from pipelines.export import ExportRequest, Format, export
@@ -55,12 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = tyro.cli(
-        ExportOptions,
-        args=argv,
-        prog="zs3 export",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    options = options_of(ExportOptions, "zs3 export", argv)
     if options.to == "parquet" and options.classes is not None:
         raise ValueError("--classes goes with files of class ids; --to parquet copies the rows as they are")
     request = ExportRequest(labels=options.labels, to=options.to, out=options.out, classes=options.classes)
@@ -75,7 +70,7 @@ def _run(argv: list[str]) -> int:
         f"{result.images} images, {result.files} files in {result.seconds:.1f} s: {result.out}\n"
     )
     if options.json:
-        sys.stdout.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+        last_line(asdict(result))
     return DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from jobs.command_line import last_line, options_of
 from jobs.errors import DONE, SOME_FAILED
 from pipelines.commit import table_uri
-from pipelines.execution import Execution, leave_ray
+from pipelines.execution import Execution
 from pipelines.remaining import Remaining, Target
 from pipelines.storage import use_storage_options
 from pipelines.table_run import RunResult
@@ -77,12 +77,7 @@ def parsed(kind: type[A], prog: str, argv: Sequence[str]) -> A:
         SystemExit: wrong usage, or --help.
         ValueError: a storage option is none.
     """
-    options = tyro.cli(
-        kind,
-        prog=prog,
-        args=list(argv),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    options = options_of(kind, prog, argv)
     use_storage_options(options.storage_options)
     return options
 
@@ -100,8 +95,7 @@ def told(result: RunResult, options: TableOptions, lines: Sequence[str]) -> int:
     ]
     sys.stderr.write("\n".join([*shown, *lines[1:]]) + "\n")
     if options.json:
-        leave_ray()  # nothing may come behind the last line
-        sys.stdout.write(json_module.dumps(asdict(result)) + "\n")
+        last_line(asdict(result))
     return SOME_FAILED if failed else DONE
 
 

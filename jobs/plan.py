@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
+from jobs.command_line import last_line
 from jobs.errors import DONE, guarded
 from jobs.filling import RequestOptions, parsed
 from jobs.progress import clock
@@ -72,7 +72,7 @@ def _run(argv: list[str], models: Mapping[str, Any]) -> int:
         seed=arguments.seed,
     )
     if arguments.json:
-        sys.stdout.write(json.dumps(_values(told, arguments)) + "\n")
+        last_line(_values(told, arguments))
     else:
         sys.stdout.write("\n".join(_lines(told, arguments)) + "\n")
     return DONE

@@ -9,7 +9,6 @@ The result goes to standard output as a table, or with --json as one line; progr
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.command_line import last_line, options_of
 from jobs.errors import DONE, guarded
 from jobs.progress import progress
 from pipelines.execution import Execution
@@ -75,17 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = tyro.cli(
-        TuneOptions,
-        args=argv,
-        prog="zs3 tune",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    options = options_of(TuneOptions, "zs3 tune", argv)
     request = TuneRequest(**{name: getattr(options, name) for name in TuneRequest.__slots__})
     with progress("tuning") as show:
         tuned = tune(request, options.execution, now=datetime.now(UTC), on_progress=show)
     if options.json:
-        sys.stdout.write(json.dumps(_line(tuned, options.out), ensure_ascii=False) + "\n")
+        last_line(_line(tuned, options.out))
     else:
         _show(tuned, request)
     return DONE
