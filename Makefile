@@ -27,7 +27,7 @@ test: install
 
 # `make chaos ARGS="--seed 7 --rounds 1"` plays the round of seed 7 again.
 chaos: install
-	$(BIN)/python tests/chaos.py $(ARGS)
+	$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.commit import open_table, publish, write_part
-from zs3.images import encode_label_png
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from zs3.images.codec import encode_label_png
 from zs3.tables import LABELS, label_rows
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
@@ -90,10 +90,10 @@ def labels(out: Path, ids: list[str], maps: list[np.ndarray], vocabulary: Vocabu
 
 def one(verb: str, root: Path, run: int) -> None:
     """One verb on the made-up data, in this process."""
-    from pipelines.compare import CompareRequest, compare
-    from pipelines.evaluate import evaluate
-    from pipelines.evaluation_request import EvaluateRequest
-    from pipelines.export import ExportRequest, export
+    from pipelines.comparison.compare import CompareRequest, compare
+    from pipelines.evaluation.evaluate import evaluate
+    from pipelines.evaluation.request import EvaluateRequest
+    from pipelines.export.export import ExportRequest, export
 
     out, table = str(root / f"{verb}{run}"), str(root / f"run{run}")
     if verb == "evaluate":

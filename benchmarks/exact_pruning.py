@@ -29,11 +29,11 @@ from torch.nn.functional import interpolate
 from torchvision.ops import roi_align
 
 from zs3.checkpoint import load_checkpoint
-from zs3.classify.masked_crops import boxes_from_masks
+from zs3.classification.painting import pixel_scores
 from zs3.config import NamingSettings, SegmentSettings
-from zs3.labelling import Labeller
-from zs3.naming import pixel_scores
-from zs3.segmenting import normalise_and_pad
+from zs3.encoders.masked_crops import boxes_from_masks
+from zs3.inference.labeller import Labeller
+from zs3.segmentation.segmenter import normalise_and_pad
 from zs3.vocabulary import load_vocabulary
 
 MEMORY_SIZE = (853, 640)

@@ -29,15 +29,16 @@ import pyarrow as pa
 import tyro
 from PIL import Image
 
-from pipelines.catalogue import list_images
-from pipelines.execution import KEEP_BUFFERS, ActorPlan, Execution, cores
-from pipelines.label import LabelRequest, label
-from pipelines.label_actor import LabelActor
-from pipelines.label_plan import LabelPlan, Model, plan_label
-from pipelines.ledger import Ledger
-from pipelines.sources import PIXELS, read_and_decode
+from pipelines.execution import ActorPlan, Execution, cores
+from pipelines.labelling.label import LabelRequest, label
+from pipelines.labelling.label_actor import LabelActor
+from pipelines.labelling.label_plan import LabelPlan, Model, plan_label
+from pipelines.labelling.read_images import PIXELS, read_and_decode
+from pipelines.ray_session import KEEP_BUFFERS
+from pipelines.runs.catalogue import list_images
+from pipelines.runs.committer import Ledger
 from zs3.checkpoint import load_checkpoint, save_checkpoint
-from zs3.images import decode
+from zs3.images.codec import decode
 
 SIZES = ((500, 375), (2048, 1536))
 """Width and height in pixels."""
@@ -159,7 +160,7 @@ def pipeline(arguments: Arguments) -> dict[str, Any]:
 def store(arguments: Arguments) -> dict[str, Any]:
     """The same with images and tables in an object store on this machine."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.object_store import ObjectStore
+    from tests.servers.object_store import ObjectStore
 
     server = ObjectStore()
     try:

@@ -26,10 +26,10 @@ import tyro
 from PIL import Image
 
 from pipelines.execution import Execution, cores
-from pipelines.label import LabelRequest, label
-from pipelines.label_plan import Description, Model, plan_label
-from pipelines.ledger import Ledger
-from pipelines.table_run import Progress
+from pipelines.labelling.label import LabelRequest, label
+from pipelines.labelling.label_plan import Description, Model, plan_label
+from pipelines.runs.committer import Ledger
+from pipelines.runs.run import Progress
 
 PER_FOLDER = 1000
 

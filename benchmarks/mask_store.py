@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipelines.commit import provenance_of, table_uri
-from pipelines.storage import read_bytes
+from pipelines.storage.objects import read_bytes
+from pipelines.tables.delta_reader import provenance_of, table_uri
 from zs3.checkpoint import load_checkpoint
+from zs3.classification.classifier import Namer
 from zs3.datasets import open_dataset, read_truth
-from zs3.labelling import Namer
-from zs3.mask_planes import STEP, decode_planes, encode_planes
-from zs3.mask_store import STORES, Masks, MaskStore
+from zs3.masks.compact import STEP, decode_planes, encode_planes
+from zs3.masks.store import STORES, Masks, MaskStore
 from zs3.metrics import PROTOCOLS, Confusion, confusion, scores, total
-from zs3.naming import Segments
-from zs3.segments_table import segments_at, segments_row
+from zs3.segmentation.segments import Segments
+from zs3.segmentation.table import segments_at, segments_row
 from zs3.tables import SEGMENTS
 
 KIB = 1024

@@ -26,18 +26,19 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from pipelines.catalogue import list_images
-from pipelines.label_actor import rows_of_map
-from pipelines.storage import read_bytes
+from pipelines.labelling.label_actor import rows_of_map
+from pipelines.runs.catalogue import list_images
+from pipelines.storage.objects import read_bytes
 from zs3.checkpoint import load_checkpoint, save_checkpoint
-from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
 from zs3.encoders import EncoderConfig
-from zs3.images import decode
-from zs3.labelling import Labeller
-from zs3.mask_store import COMPACT
+from zs3.images.codec import decode
+from zs3.inference.labeller import Labeller
+from zs3.learning.settings import TrainingConfig
+from zs3.masks.store import COMPACT
 from zs3.nets.networks import build_network
 from zs3.nets.zegformer import ModelConfig
-from zs3.segments_table import NEEDED, segments_at, segments_row
+from zs3.segmentation.table import NEEDED, segments_at, segments_row
 from zs3.tables import SEGMENTS
 from zs3.vocabulary import load_vocabulary
 

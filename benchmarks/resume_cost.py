@@ -25,15 +25,15 @@ from typing import Any
 import pyarrow as pa
 import tyro
 
-from pipelines.catalogue import Catalogue
-from pipelines.commit import Part, open_table, publish, write_part
 from pipelines.execution import cores
-from pipelines.listing import FOUND, ROWS_AT_ONCE
-from pipelines.remaining import Target, remaining
+from pipelines.runs.catalogue import Catalogue
+from pipelines.runs.listing import FOUND, ROWS_AT_ONCE
+from pipelines.runs.resume import Target, remaining
+from pipelines.tables.delta_writer import Part, open_table, publish, write_part
 from zs3.tables import LABELS, SHARDS
 
 IMAGES_PER_FILE = 1024
-"""As `pipelines.label` has it for long runs."""
+"""As `pipelines.labelling.label` has it for long runs."""
 
 FILES_PER_COMMIT = 64
 

@@ -23,14 +23,14 @@ import torch
 import tyro
 
 from pipelines.execution import Execution, cores
-from pipelines.name import read_segments
-from pipelines.storage import read_bytes
-from pipelines.tune import tune
-from pipelines.tune_plan import TunePlan, TuneRequest, plan_tune
+from pipelines.labelling.name import read_segments
+from pipelines.storage.objects import read_bytes
+from pipelines.tuning.request import TunePlan, TuneRequest, plan_tune
+from pipelines.tuning.tune import tune
 from zs3.datasets import read_truth
 from zs3.metrics import confusion
-from zs3.naming_grid import NamingGrid
-from zs3.segments_table import segments_at
+from zs3.segmentation.table import segments_at
+from zs3.tuning.grid import NamingGrid
 
 HUNDRED = NamingGrid(
     weight=(0.4, 0.5, 0.6, 0.7, 0.8),

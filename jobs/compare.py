@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.command_line import last_line, options_of
-from jobs.errors import DONE, guarded
-from pipelines.compare import CompareRequest, compare
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import last_line, options_of
+from pipelines.comparison.compare import CompareRequest, compare
 from pipelines.execution import Execution
 from zs3.metrics.intervals import REPLICATES
 

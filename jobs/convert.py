@@ -15,8 +15,8 @@ from typing import Annotated
 
 import tyro
 
-from jobs.errors import DONE, guarded
-from zs3.official import Conversion, convert
+from jobs.cli.exit_codes import DONE, guarded
+from zs3.convert.zegformer import Conversion, convert
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
 
-from jobs.command_line import last_line
-from jobs.errors import DONE, SOME_FAILED, guarded
-from jobs.filling import query
-from pipelines.evaluate import evaluate
-from pipelines.evaluation_request import EvaluateRequest
-from pipelines.label import label
-from pipelines.label_plan import LabelRequest, Model
-from pipelines.table_run import RunResult
-from zs3.images import encode_label_png
+from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
+from jobs.cli.options import last_line
+from jobs.cli.run_options import query
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.request import EvaluateRequest
+from pipelines.labelling.label import label
+from pipelines.labelling.label_plan import LabelRequest, Model
+from pipelines.runs.run import RunResult
+from zs3.images.codec import encode_label_png
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
 

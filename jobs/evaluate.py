@@ -18,14 +18,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.command_line import last_line, options_of
-from jobs.errors import DONE, guarded
-from jobs.name import NamingChanges
-from pipelines.evaluate import evaluate
-from pipelines.evaluation_request import EvaluateRequest
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.naming_options import NamingChanges
+from jobs.cli.options import last_line, options_of
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.label_plan import Model
-from pipelines.name_plan import NameModel
+from pipelines.labelling.label_plan import Model
+from pipelines.labelling.name_plan import NameModel
 from zs3.metrics.intervals import REPLICATES
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary

@@ -15,10 +15,10 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from jobs.command_line import last_line, options_of
-from jobs.errors import DONE, guarded
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import last_line, options_of
 from pipelines.execution import Execution
-from pipelines.export import ExportRequest, Format, export
+from pipelines.export.export import ExportRequest, Format, export
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from jobs.errors import DONE, guarded
-from jobs.filling import (
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.progress import progress, run_summary
+from jobs.cli.run_options import (
+    AREAS,
     FillingOptions,
     RunOptions,
     left_text,
@@ -22,15 +24,11 @@ from jobs.filling import (
     target_lines,
     told,
 )
-from jobs.progress import progress, run_summary
-from pipelines.label import label
-from pipelines.label_plan import LabelPlan, LabelRequest, Model, plan_label
-from pipelines.table_run import RunResult
-from zs3.class_checks import ClosePair
-from zs3.images import DEFAULT_MAX_PIXELS
-
-AREAS = "SELECT class_name, count(*) AS images, sum(area) AS pixels FROM t GROUP BY 1 ORDER BY 3 DESC"
-"""A query that the summary offers, of the table `labels`."""
+from pipelines.labelling.label import label
+from pipelines.labelling.label_plan import LabelPlan, LabelRequest, Model, plan_label
+from pipelines.runs.run import RunResult
+from zs3.images.codec import DEFAULT_MAX_PIXELS
+from zs3.text.confusable import ClosePair
 
 SHOWN = 12
 """Class names that a dry run spells out in a line."""

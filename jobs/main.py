@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-VERBS = (
+COMMANDS = (
     "demo",
     "label",
     "segment",
@@ -114,9 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         sys.stdout.write(f"zs3 {__version__}\n")
         return 0
-    if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(VERBS)}"
+    if verb not in COMMANDS:
+        near = difflib.get_close_matches(verb, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}"
         sys.stderr.write(f"zs3: error: there is no verb {verb!r}; {hint} See zs3 --help\n")
         return 2
     return int(importlib.import_module(f"jobs.{verb}").main(arguments[1:]))

@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
-from jobs.command_line import last_line
-from jobs.errors import DONE, guarded
-from jobs.filling import RequestOptions, parsed
-from jobs.progress import clock
-from pipelines.label_plan import LabelRequest
-from pipelines.plan import Forecast, Work, forecast, label_work, segment_work
-from pipelines.segment_plan import DEFAULT_STORE, SegmentRequest
-from zs3.forecast import Interval
-from zs3.images import DEFAULT_MAX_PIXELS
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import last_line
+from jobs.cli.progress import clock
+from jobs.cli.run_options import RequestOptions, parsed
+from pipelines.forecast.estimate import Interval
+from pipelines.forecast.forecast import Forecast, Work, forecast, label_work, segment_work
+from pipelines.labelling.label_plan import LabelRequest
+from pipelines.labelling.segment_plan import DEFAULT_STORE, SegmentRequest
+from zs3.images.codec import DEFAULT_MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)

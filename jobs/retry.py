@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs import label, name, segment
-from jobs.errors import DONE, SOME_FAILED, guarded
-from jobs.filling import RunOptions, parsed, told
-from pipelines.commit import existing_table, table_uri
-from pipelines.retry import failed_images, plan_retry
-from pipelines.table_run import RunResult
+from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
+from jobs.cli.run_options import RunOptions, parsed, told
+from pipelines.labelling.retry import failed_images, plan_retry
+from pipelines.runs.run import RunResult
+from pipelines.tables.delta_reader import existing_table, table_uri
 
 DOORS: Mapping[str, Callable[..., int]] = {
     "label": label.carried_out,

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.errors import DONE, guarded
-from jobs.filling import (
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.progress import progress, run_summary
+from jobs.cli.run_options import (
     FillingOptions,
     RunOptions,
     left_text,
@@ -23,11 +24,16 @@ from jobs.filling import (
     target_lines,
     told,
 )
-from jobs.progress import progress, run_summary
-from pipelines.segment import segment
-from pipelines.segment_plan import DEFAULT_STORE, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
-from pipelines.table_run import RunResult
-from zs3.images import DEFAULT_MAX_PIXELS
+from pipelines.labelling.segment import segment
+from pipelines.labelling.segment_plan import (
+    DEFAULT_STORE,
+    SegmentModel,
+    SegmentPlan,
+    SegmentRequest,
+    plan_segment,
+)
+from pipelines.runs.run import RunResult
+from zs3.images.codec import DEFAULT_MAX_PIXELS
 
 SIZES = (
     "SELECT count(*) AS images, sum(num_segments) AS segments, avg(octet_length(masks)) AS mask_bytes FROM t"

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from jobs.errors import DONE, guarded
-from jobs.filling import TableOptions, parsed
-from jobs.progress import clock
-from pipelines.status import Commit, TableStatus, status
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.progress import clock
+from jobs.cli.run_options import TableOptions, parsed
+from pipelines.runs.status import Commit, TableStatus, status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from jobs.errors import DONE, guarded
-from pipelines.execution import Execution, start_ray
-from pipelines.train import TrainRequest, Workers, train
-from pipelines.train_worker import Progress
+from jobs.cli.exit_codes import DONE, guarded
+from pipelines.execution import Execution
+from pipelines.ray_session import start_ray
+from pipelines.training.train import TrainRequest, Workers, train
+from pipelines.training.worker import Progress
 from zs3.config import Recipe
 from zs3.recipes import RECIPES, recipe
 

@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.command_line import last_line, options_of
-from jobs.errors import DONE, guarded
-from jobs.progress import progress
+from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import last_line, options_of
+from jobs.cli.progress import progress
 from pipelines.execution import Execution
-from pipelines.tune import SCORES, command, tune
-from pipelines.tune_plan import TuneRequest
-from zs3.naming_grid import NamingGrid
+from pipelines.tuning.request import TuneRequest
+from pipelines.tuning.tune import SCORES, command, tune
 from zs3.report import shown
+from zs3.tuning.grid import NamingGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.object_store import LIMITED_BUCKET, ObjectStore
+from tests.servers.object_store import LIMITED_BUCKET, ObjectStore
 
 if TYPE_CHECKING:
     from zs3.config import Recipe
@@ -92,11 +92,12 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> "Recipe":
     """The whole model in very small: a ResNet of 4 channels, ten queries, sentences for words, no image branch."""
-    from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+    from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
     from zs3.encoders import EncoderConfig
     from zs3.learning.augmentation import Augmentation
     from zs3.learning.losses import LossSettings
     from zs3.learning.optimizer import OptimizerSettings
+    from zs3.learning.settings import TrainingConfig
     from zs3.nets.zegformer import ModelConfig
 
     sentences = TextConfig(encoder=EncoderConfig(kind="minilm"))

@@ -1,4 +1,5 @@
-"""Who may import whom, read from the source text: jobs -> pipelines -> zs3; in zs3 the values know nobody."""
+"""Who may import whom, read from the source text. The tables below are the picture: a folder may import what stands
+in its row, and a row names only rows above it, so there is no circle."""
 
 import ast
 import subprocess
@@ -8,9 +9,54 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("zs3", "pipelines", "jobs")
-VALUES = ("zs3.vocabulary", "zs3.tables", "zs3.metrics")
-TOP = ("zs3.nets", "zs3.learning", "zs3.naming")
+LAYERS = ("zs3", "pipelines", "jobs")
+
+ZS3 = {
+    # values and what needs nothing of ours
+    "vocabulary": "",
+    "tables": "",
+    "metrics": "",
+    "images": "",
+    "nets": "",
+    "encoders": "",
+    # data and training
+    "datasets": "images vocabulary",
+    "masks": "images datasets",
+    "export": "images",
+    "learning": "nets datasets images vocabulary",
+    # a model: its settings, its weights, its class names
+    "config": "nets encoders learning",
+    "checkpoint": "config nets vocabulary",
+    "recipes": "config nets encoders learning",
+    "convert": "checkpoint config recipes nets vocabulary",
+    "text": "config encoders vocabulary",
+    # picture -> segments -> names
+    "segmentation": "config nets encoders masks",
+    "classification": "segmentation text encoders masks checkpoint config vocabulary",
+    "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
+    # truth
+    "evaluation": "metrics tables classification segmentation config vocabulary",
+    "tuning": "classification segmentation text metrics checkpoint config vocabulary",
+    "report": "metrics vocabulary",
+}
+
+PIPELINES = {
+    "storage": "",
+    "execution": "",
+    "ray_session": "execution storage",
+    "tables": "storage",
+    "runs": "tables storage execution ray_session",
+    "labelling": "runs tables storage execution ray_session",
+    "evaluation": "labelling runs tables storage execution ray_session",
+    "comparison": "evaluation tables storage execution ray_session",
+    "tuning": "evaluation labelling runs tables storage execution ray_session",
+    "forecast": "labelling runs storage tables execution ray_session",
+    "export": "tables storage execution ray_session",
+    "training": "ray_session",
+}
+
+MAX_FILES = 12
+"""In one folder, beside its `__init__.py`; one that needs more holds two things."""
 
 
 def imports(source: str, module: str, is_package: bool = False) -> set[str]:
@@ -30,9 +76,9 @@ def imports(source: str, module: str, is_package: bool = False) -> set[str]:
     return found
 
 
-def room_imports(repo: Path, room: str) -> Iterator[tuple[str, set[str]]]:
-    """(module name, what it imports) for every file of a room."""
-    for path in sorted((repo / room).rglob("*.py")):
+def layer_imports(repo: Path, layer: str) -> Iterator[tuple[str, set[str]]]:
+    """(module name, what it imports) for every file of a layer."""
+    for path in sorted((repo / layer).rglob("*.py")):
         parts = path.relative_to(repo).with_suffix("").parts
         is_package = parts[-1] == "__init__"
         module = ".".join(parts[:-1] if is_package else parts)
@@ -47,53 +93,105 @@ def offenders(repo: Path, room: str, forbidden: tuple[str, ...]) -> list[str]:
     """`module imports name` for every import of a forbidden room, of modules at or below `room`."""
     return [
         f"{module} imports {name}"
-        for module, names in room_imports(repo, room.split(".")[0])
+        for module, names in layer_imports(repo, room.split(".")[0])
         if within(module, room)
         for name in sorted(names)
         if any(within(name, other) for other in forbidden)
     ]
 
 
-def test_zs3_imports_neither_ray_nor_the_rooms_above_it(repo: Path) -> None:
+def arrows(repo: Path, layer: str) -> set[tuple[str, str]]:
+    """(room, room that it imports) within a layer; a room is a folder, or a file beside the folders."""
+    found = set()
+    for module, names in layer_imports(repo, layer):
+        room = module.removeprefix(f"{layer}").removeprefix(".").split(".")[0]
+        others = {name.removeprefix(f"{layer}.").split(".")[0] for name in names if within(name, layer)}
+        found |= {
+            (room, other) for other in others if room and other in rooms_of(repo, layer) and other != room
+        }
+    return found
+
+
+def rooms_of(repo: Path, layer: str) -> set[str]:
+    """Folders with code and files beside them."""
+    folder = repo / layer
+    return {path.parent.name for path in folder.glob("*/__init__.py")} | {
+        path.stem for path in folder.glob("*.py") if path.stem != "__init__"
+    }
+
+
+def drawn(table: dict[str, str]) -> set[tuple[str, str]]:
+    return {(room, other) for room, others in table.items() for other in others.split()}
+
+
+@pytest.mark.parametrize(("layer", "table"), [("zs3", ZS3), ("pipelines", PIPELINES)])
+def test_rooms_import_what_the_picture_says_and_nothing_else(
+    repo: Path, layer: str, table: dict[str, str]
+) -> None:
+    assert rooms_of(repo, layer) == set(table)
+    assert arrows(repo, layer) == drawn(table)
+
+
+@pytest.mark.parametrize("table", [ZS3, PIPELINES])
+def test_a_row_of_the_picture_names_only_rows_above_it(table: dict[str, str]) -> None:
+    order = list(table)
+    assert [arrow for arrow in drawn(table) if order.index(arrow[1]) >= order.index(arrow[0])] == []
+
+
+def test_layers_import_downwards(repo: Path) -> None:
     assert offenders(repo, "zs3", ("ray", "pipelines", "jobs")) == []
-
-
-def test_pipelines_do_not_import_jobs(repo: Path) -> None:
     assert offenders(repo, "pipelines", ("jobs",)) == []
 
 
-@pytest.mark.parametrize("module", VALUES)
-def test_values_import_nothing_of_ours(repo: Path, module: str) -> None:
-    own = f" imports {module}."  # a value may be a package of several files
-    assert [line for line in offenders(repo, module, ROOMS) if own not in line] == []
+def test_a_command_imports_no_other_command_but_to_carry_out_its_request(repo: Path) -> None:
+    commands = {path.stem for path in (repo / "jobs").glob("*.py")} - {"__init__", "main"}
+    found = {
+        (module.removeprefix("jobs."), other)
+        for module, names in layer_imports(repo, "jobs")
+        for other in commands
+        if module != f"jobs.{other}" and any(within(name, f"jobs.{other}") for name in names)
+    }
+    assert found == {("retry", "label"), ("retry", "segment"), ("retry", "name")}
 
 
-def test_networks_know_no_data(repo: Path) -> None:
-    above = ("zs3.datasets", "zs3.images", "zs3.vocabulary", "zs3.tables", "zs3.learning", "zs3.naming")
-    assert offenders(repo, "zs3.nets", above) == []
+def test_no_folder_holds_more_than_a_dozen_files(repo: Path) -> None:
+    """`jobs` has one file a command, and nothing else."""
+    from jobs.main import COMMANDS
+
+    crowded = {
+        str(folder.relative_to(repo)): len(files)
+        for layer in ("zs3", "pipelines", "tests", "benchmarks")
+        for folder in [repo / layer, *(path for path in (repo / layer).rglob("*") if path.is_dir())]
+        if len(files := [path for path in folder.glob("*.py") if path.name != "__init__.py"]) > MAX_FILES
+    }
+    assert crowded == {}
+    files = {path.stem for path in (repo / "jobs").glob("*.py")}
+    assert files == {*COMMANDS, "main", "__init__"}
 
 
-def test_only_learning_and_naming_sit_on_top_of_the_networks(repo: Path) -> None:
-    below = ("zs3.vocabulary", "zs3.images", "zs3.datasets", "zs3.text", "zs3.encoders", "zs3.classify")
-    found = [
-        line for room in below for line in offenders(repo, room, ("zs3.nets", "zs3.learning", "zs3.naming"))
-    ]
-    assert found == []
+def test_every_folder_says_what_it_does_what_it_may_import_and_where_to_begin(repo: Path) -> None:
+    silent = []
+    for layer in LAYERS:
+        for init in (repo / layer).rglob("__init__.py"):
+            words = ast.get_docstring(ast.parse(init.read_text())) or ""
+            if init.parent != repo / layer and not ("Imports " in words and "Begin with " in words):
+                silent.append(str(init.relative_to(repo)))
+    assert silent == []
 
 
 def test_importing_the_science_brings_no_ray(repo: Path) -> None:
     # Source text cannot show what a library of ours pulls in by itself; a fresh interpreter can.
-    names = [module for module, _ in room_imports(repo, "zs3")]
+    names = [module for module, _ in layer_imports(repo, "zs3")]
     loading = f"for name in {names!r}: importlib.import_module(name)"
     code = f"import importlib, sys\n{loading}\nsys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repo, check=False).returncode == 0
 
 
-def test_no_file_prints_but_the_doors(repo: Path) -> None:
+def test_no_file_prints_but_the_commands(repo: Path) -> None:
     printing = [
         str(path.relative_to(repo))
-        for room in ("zs3", "pipelines")
-        for path in (repo / room).rglob("*.py")
+        for layer in ("zs3", "pipelines")
+        for path in (repo / layer).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

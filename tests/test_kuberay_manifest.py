@@ -15,7 +15,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from jobs.label import Arguments
-from jobs.main import VERBS
+from jobs.main import COMMANDS
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_ray_and_the_image_have_the_pinned_version(job: dict[str, Any], repo: Pa
 def test_the_command_is_one_that_our_parser_takes(job: dict[str, Any]) -> None:
     program, verb, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (program, verb) == ("zs3", "label")
-    assert verb in VERBS
+    assert verb in COMMANDS
     asked = tyro.cli(Arguments, args=arguments)
     assert asked.images.startswith("s3://") and asked.out.startswith("s3://")
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]

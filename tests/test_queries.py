@@ -13,16 +13,17 @@ import torch
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipelines.commit import open_table, provenance_of, publish, write_part
-from pipelines.name_plan import NameRequest
-from pipelines.segment_plan import SegmentRequest
-from tests.pipelines.here import name_here, segment_here
-from zs3.banks import phrase_embeddings
+from pipelines.labelling.name_plan import NameRequest
+from pipelines.labelling.segment_plan import SegmentRequest
+from pipelines.tables.delta_reader import provenance_of
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from tests.support.in_process import name_here, segment_here
 from zs3.checkpoint import save_checkpoint
 from zs3.config import TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.nets.zegformer import ZegFormer
 from zs3.tables import FAILURES, LABELS
+from zs3.text.stored_banks import phrase_embeddings
 
 NAMES = ["dog", "sheep", "grass", "dogs", "car", "sky", "person", "rug", "book", "knife", "river", "lamp"]
 IMAGES = 3

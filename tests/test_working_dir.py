@@ -11,7 +11,7 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_pack
 NEEDED = {
     "jobs/label.py",
     "jobs/main.py",
-    "pipelines/label.py",
+    "pipelines/labelling/label.py",
     "zs3/data/voc.json",
     "zs3/weights/zs3-mini/recipe.json",
     "zs3/weights/zs3-mini/model.safetensors",

@@ -84,9 +84,9 @@ SEGMENTS = _schema(
         _field("run", pa.string()),
     ],
 )
-"""One row per image: what the networks know of it, without any class name (`zs3.naming.Segments`). mask_store says how
-`masks` is to be read (`zs3.mask_store`); embeddings hold one row per segment; disagreement lies in [0, 1], see
-`zs3.segments_table`; run is the digest of weights, settings and mask store."""
+"""One row per image: what the networks know of it, without any class name (`zs3.segmentation.segments.Segments`).
+mask_store says how `masks` is to be read (`zs3.masks.store`); embeddings hold one row per segment; disagreement lies in
+[0, 1], see `zs3.segmentation.table`; run is the digest of weights, settings and mask store."""
 
 FAILURES = _schema(
     "failures",

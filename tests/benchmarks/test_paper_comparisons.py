@@ -13,9 +13,9 @@ from PIL import Image
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import NamingSettings
 from zs3.datasets import open_dataset, read_truth
-from zs3.evaluating import class_matches, image_confusion
-from zs3.images import encode_label_png
-from zs3.labelling import Labeller, PixelLabeller
+from zs3.evaluation.matching import class_matches, image_confusion
+from zs3.images.codec import encode_label_png
+from zs3.inference.labeller import Labeller, PixelLabeller
 from zs3.nets.networks import build_network
 from zs3.tables import label_rows
 from zs3.vocabulary import load_vocabulary
@@ -27,12 +27,12 @@ UNSEEN = {entry.id for entry in VOC.classes if entry.role == "unseen"}
 @pytest.fixture(scope="module")
 def benchmark(repo):
     """The command's modules, found as they are when it runs."""
-    sys.path.insert(0, str(repo / "benchmarks"))
+    sys.path.insert(0, str(repo / "benchmarks" / "model"))
     import comparison_scores
     import paper_comparisons
 
     yield paper_comparisons, comparison_scores
-    sys.path.remove(str(repo / "benchmarks"))
+    sys.path.remove(str(repo / "benchmarks" / "model"))
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from PIL import Image
 
 from jobs import compare as compare_door
 from jobs import evaluate as door
-from pipelines.commit import open_table, publish, write_part
-from zs3.images import encode_label_png
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from zs3.images.codec import encode_label_png
 from zs3.tables import LABELS, label_rows
 from zs3.vocabulary import Vocabulary
 

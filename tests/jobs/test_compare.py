@@ -11,10 +11,10 @@ import pytest
 
 from jobs import compare as door
 from jobs.compare import WORSE
-from pipelines.evaluate import REPORT_VERSION
-from pipelines.evaluation_files import commit_scores
+from pipelines.evaluation.evaluate import REPORT_VERSION
+from pipelines.evaluation.outputs import commit_scores
+from zs3.evaluation.image_scores import sketch
 from zs3.metrics import PROTOCOLS
-from zs3.sketching import sketch
 from zs3.tables import SCORES, label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
 

@@ -8,7 +8,7 @@ import torch
 
 import jobs.convert as door
 from jobs.main import main as zs3
-from tests.zs3.test_official import official_state, small  # noqa: F401  (a fixture)
+from tests.zs3.convert.test_zegformer import official_state, small  # noqa: F401  (a fixture)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.demo import SPLIT, VOID, demo_data, drawn, main, photograph_path, write_dataset
-from pipelines.label_plan import Description, Model
+from pipelines.labelling.label_plan import Description, Model
 from zs3.datasets import open_dataset, read_truth
 from zs3.vocabulary import Vocabulary, load_vocabulary
 

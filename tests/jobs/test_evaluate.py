@@ -85,7 +85,7 @@ def test_truth_labelled_as_itself_scores_100_through_the_door(
     import numpy as np
     import pyarrow as pa
 
-    from pipelines.commit import open_table, publish, write_part
+    from pipelines.tables.delta_writer import open_table, publish, write_part
     from zs3.datasets import open_dataset, read_truth
     from zs3.tables import LABELS, label_rows
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jobs import export as door
-from jobs.main import MANUAL, VERBS
-from pipelines.export import ExportResult
+from jobs.main import COMMANDS, MANUAL
+from pipelines.export.export import ExportResult
 
 
 @pytest.fixture
@@ -54,4 +54,4 @@ def test_a_table_that_is_not_there_is_one_line_of_standard_error(
 
 
 def test_the_manual_knows_the_verb() -> None:
-    assert "export" in VERBS and "    export      " in MANUAL
+    assert "export" in COMMANDS and "    export      " in MANUAL

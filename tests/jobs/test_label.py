@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from jobs import label as door
-from jobs.errors import guarded, one_line
-from jobs.main import VERBS
+from jobs.cli.exit_codes import guarded, one_line
+from jobs.main import COMMANDS
 from jobs.main import main as zs3
-from pipelines.commit import open_table, publish, write_part
-from pipelines.label_plan import Description, Model
+from pipelines.labelling.label_plan import Description, Model
+from pipelines.tables.delta_writer import open_table, publish, write_part
 from zs3.tables import FAILURES
 
 
@@ -218,7 +218,7 @@ def test_the_manual_names_every_verb_and_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for word in (*VERBS, "EXIT CODES", "EXAMPLES", "failures"):
+    for word in (*COMMANDS, "EXIT CODES", "EXAMPLES", "failures"):
         assert word in done.stdout
 
 

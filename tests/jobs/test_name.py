@@ -8,8 +8,8 @@ from PIL import Image
 
 from jobs import name as name_door
 from jobs import segment as segment_door
-from tests.pipelines.stored import grouping, naming
-from zs3.images import encode_label_png
+from tests.support.stored_segments import grouping, naming
+from zs3.images.codec import encode_label_png
 
 RUN = [
     "images",

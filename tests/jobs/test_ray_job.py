@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from PIL import Image
 from ray.job_submission import JobStatus
 
-from tests.ray_head import RayHead
+from tests.servers.ray_head import RayHead
 from zs3.checkpoint import save_checkpoint
 from zs3.nets.zegformer import ZegFormer
 

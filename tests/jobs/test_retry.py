@@ -9,11 +9,11 @@ from jobs import label as label_door
 from jobs import name as name_door
 from jobs import retry as door
 from jobs import segment as segment_door
-from pipelines.commit import open_table, publish, write_part
-from pipelines.retry import plan_retry
-from pipelines.status import status
-from tests.pipelines.colours import GREEN, colours, picture
-from tests.pipelines.stored import grouping, naming
+from pipelines.labelling.retry import plan_retry
+from pipelines.runs.status import status
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from tests.support.colour_labeller import GREEN, colours, picture
+from tests.support.stored_segments import grouping, naming
 from zs3.tables import FAILURES, LABELS
 
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import jobs.train as door
-from pipelines.train import TrainResult
-from pipelines.train_worker import Progress
+from pipelines.training.train import TrainResult
+from pipelines.training.worker import Progress
 from zs3.recipes import RECIPES
 
 RESULT = TrainResult(checkpoint="runs/x/checkpoint", run="x", steps=7, resumed_at=3, seconds=1.0, digest="d")

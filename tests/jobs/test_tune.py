@@ -5,9 +5,9 @@ import json
 import pytest
 
 from jobs import tune as door
-from jobs.main import VERBS
-from pipelines.table_run import Progress
-from zs3.naming_grid import NamingGrid
+from jobs.main import COMMANDS
+from pipelines.runs.run import Progress
+from zs3.tuning.grid import NamingGrid
 
 POINT = {"naming": 0, "calibration": 0.0, "seen": 40.0, "unseen": 30.0, "harmonic": 34.3, "all": 37.0}
 TUNED = {
@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_named_in_one_line(tmp_path, monkeypatch, capsys)
 
 
 def test_help_ends_with_0_and_wrong_usage_with_2(capsys):
-    assert "tune" in VERBS
+    assert "tune" in COMMANDS
     assert door.main(["--help"]) == 0
     text = capsys.readouterr().out
     for option in ("--weight", "--calibration", "--templates", "--split"):

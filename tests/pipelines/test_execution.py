@@ -5,16 +5,8 @@ import logging
 import pytest
 
 import pipelines.execution
-from pipelines.execution import (
-    DECODE_CPUS,
-    WRITE_CPUS,
-    Execution,
-    actor_options,
-    actor_plan,
-    leave_ray,
-    selected,
-    start_ray,
-)
+from pipelines.execution import DECODE_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan, selected
+from pipelines.ray_session import leave_ray, start_ray
 
 
 def test_a_laptop_gets_one_actor_and_room_for_decoding():
@@ -99,7 +91,7 @@ def test_a_ray_that_was_there_before_is_not_left(ray_session, monkeypatch):
     assert ray.is_initialized(), "it was not ours to leave"
     left = []
     monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
-    pipelines.execution._joined.append(True)
+    pipelines.ray_session._joined.append(True)
     leave_ray()
     leave_ray()
     assert left == [True]

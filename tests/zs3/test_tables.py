@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
 from zs3 import tables
-from zs3.images import ImageError
+from zs3.images.codec import ImageError
 from zs3.tables import FAILURES, LABELS, failure_row, label_map, label_rows
 
 NAMES = {0: "sky", 1: "cat", 2: "dog", 254: "last", 300: "far"}

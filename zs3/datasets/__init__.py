@@ -1,4 +1,8 @@
-"""Annotated data sets: one file per layout on disk, all read through `open_dataset` and `read_truth`."""
+"""Annotated data sets: one file per layout on disk, all read through `open_dataset` and `read_truth`.
+
+Imports `zs3.images` and `zs3.vocabulary`.
+Begin with `open_dataset` below.
+"""
 
 from types import ModuleType
 

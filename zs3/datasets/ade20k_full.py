@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs3.datasets.listing import ImageRef, files_below, joined, paired
-from zs3.images import decode
+from zs3.images.codec import decode
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "validation": "validation"}

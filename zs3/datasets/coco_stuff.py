@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zs3.datasets.listing import ImageRef, by_stem, files_below, is_folder, joined, paired
 from zs3.datasets.truth import checked_truth
-from zs3.images import decode_label_png
+from zs3.images.codec import decode_label_png
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 _VOID = 255

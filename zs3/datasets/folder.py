@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zs3.datasets.listing import IMAGE_SUFFIXES, ImageRef, files_below, is_folder, joined, paired, read_text
 from zs3.datasets.truth import checked_truth
-from zs3.images import decode_label_png, image_ids
+from zs3.images.codec import decode_label_png, image_ids
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 

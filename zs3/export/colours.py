@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zs3.images import voc_colours
+from zs3.images.codec import voc_colours
 
 MAX_ID = (1 << 24) - 2
 """Largest class id with a colour of its own."""

@@ -5,7 +5,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.images import encode_label_png
+from zs3.images.codec import encode_label_png
 
 VOID_8 = 255
 """Pixel value of palette files where nothing was labelled."""

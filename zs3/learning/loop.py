@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zs3.config import Recipe
 from zs3.learning.losses import segmentation_losses, total_loss
 from zs3.learning.optimizer import clip_gradients, set_learning_rate
 from zs3.learning.pixel_loss import pixel_loss
 from zs3.learning.samples import IGNORE, class_index
 from zs3.learning.schedule import learning_rate_factor
+from zs3.learning.settings import TrainingConfig
 from zs3.learning.targets import Targets, count_masks, targets_from_labels, targets_to
-from zs3.nets.zegformer import class_logits
+from zs3.nets.zegformer import ModelConfig, class_logits
 
 LAST_LAYER = ("loss_ce", "loss_mask", "loss_dice")
 
@@ -38,9 +38,9 @@ class StepReport:
     """Crops that this worker put into the step."""
 
 
-def normalised(crops_BCC3: np.ndarray, recipe: Recipe, device: torch.device) -> Tensor:
+def normalised(crops_BCC3: np.ndarray, config: ModelConfig, device: torch.device) -> Tensor:
     """(B, C, C, 3) uint8 crops → (B, 3, C, C) float32 network input."""
-    mean, std = (torch.tensor(v, device=device) for v in (recipe.model.image_mean, recipe.model.image_std))
+    mean, std = (torch.tensor(v, device=device) for v in (config.image_mean, config.image_std))
     pixels = torch.from_numpy(crops_BCC3).to(device, non_blocking=True).float()
     return ((pixels - mean) / std).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -50,7 +50,8 @@ def batch_losses(
     crops_BCC3: np.ndarray,
     labels_BCC: np.ndarray,
     bank_KD: Tensor,
-    recipe: Recipe,
+    config: ModelConfig,
+    training: TrainingConfig,
     *,
     mean_count: Callable[[float], float] = float,
 ) -> dict[str, Tensor]:
@@ -60,13 +61,13 @@ def batch_losses(
         labels_BCC: int16 from `training_labels`. bank_KD: unit rows of the training classes.
         mean_count: averages the number of target masks, or of labelled pixels, over the workers.
     """
-    training, device = recipe.training, bank_KD.device
+    device = bank_KD.device
     half = training.precision == "bfloat16"
-    images = normalised(crops_BCC3, recipe, device)
-    if recipe.model.architecture == "pixel_level":
+    images = normalised(crops_BCC3, config, device)
+    if config.architecture == "pixel_level":
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             embeddings = network(images)
-        resolution, temperature = training.losses.mask_resolution, recipe.model.temperature
+        resolution, temperature = training.losses.mask_resolution, config.temperature
         loss = pixel_loss(
             embeddings, labels_BCC, bank_KD, temperature, resolution=resolution, mean_count=mean_count
         )
@@ -77,7 +78,7 @@ def batch_losses(
     ]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         outputs = network(images, all_layers=True)
-    logits = [class_logits(output, bank_KD, recipe.model.temperature) for output in outputs]
+    logits = [class_logits(output, bank_KD, config.temperature) for output in outputs]
     masks = [output.mask_logits_BQhw for output in outputs]
     count = max(mean_count(count_masks(targets)), 1.0)
     return segmentation_losses(logits, masks, targets, training.losses, num_masks=count)
@@ -88,13 +89,14 @@ def train_steps(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     bank_KD: Tensor,
     optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
+    config: ModelConfig,
+    training: TrainingConfig,
     *,
     first_step: int = 0,
     on_step: Callable[[StepReport], None],
     mean_count: Callable[[float], float] = float,
 ) -> int:
-    """Take one optimizer step per batch until the recipe's steps are done or the batches end.
+    """Take one optimizer step per batch until the configured steps are done or the batches end.
 
     Args:
         network: maybe wrapped for distributed training; in training mode.
@@ -108,13 +110,12 @@ def train_steps(
     Raises:
         ValueError: the loss is no longer finite; the message names the step and the terms.
     """
-    training = recipe.training
     step = first_step
     for crops, labels in batches:
         if step >= training.steps:
             break
         set_learning_rate(optimizer, learning_rate_factor(training.schedule, step, training.steps))
-        terms = batch_losses(network, crops, labels, bank_KD, recipe, mean_count=mean_count)
+        terms = batch_losses(network, crops, labels, bank_KD, config, training, mean_count=mean_count)
         loss = total_loss(terms, training.losses)
         if not bool(torch.isfinite(loss)):
             raise ValueError(

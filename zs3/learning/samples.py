@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zs3.datasets import Dataset, ImageRef, read_truth
-from zs3.images import decode
+from zs3.images.codec import decode
 from zs3.learning.augmentation import Augmentation, augment
 from zs3.learning.targets import EXCLUDED, NEGATIVE
 from zs3.vocabulary import ClassEntry, Vocabulary, concept, unseen_everywhere

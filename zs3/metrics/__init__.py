@@ -1,4 +1,8 @@
-"""Zero-shot segmentation scores: sparse confusions, protocols, scores, outlines, calibration, intervals."""
+"""Zero-shot segmentation scores: sparse confusions, protocols, scores, outlines, calibration, intervals.
+
+Imports nothing of ours.
+Begin with `confusions.confusion`, then `scoring.scores`.
+"""
 
 from zs3.metrics.confusions import (
     UNKNOWN,

@@ -1,4 +1,8 @@
-"""Named models, each a function whose docstring is its lab note."""
+"""Named models, each a function whose docstring is its lab note.
+
+Imports `zs3.config`, `zs3.nets`, `zs3.encoders` and `zs3.learning`.
+Begin with `paper.coco_stuff_r101`.
+"""
 
 from __future__ import annotations
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.learning.augmentation import Augmentation
 from zs3.learning.losses import LossSettings
 from zs3.learning.optimizer import OptimizerSettings
 from zs3.learning.schedule import ScheduleSettings
+from zs3.learning.settings import TrainingConfig
 from zs3.nets.zegformer import ModelConfig
 
 EFFICIENTNET_LITE0 = "efficientnet_lite0"

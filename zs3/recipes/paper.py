@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, TrainingConfig
+from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.learning.augmentation import Augmentation, short_edges
 from zs3.learning.losses import LossSettings
+from zs3.learning.settings import TrainingConfig
 from zs3.nets.zegformer import ModelConfig
 
 CLIP = EncoderConfig(kind="open_clip", architecture="ViT-B-16-quickgelu", weights="openai")

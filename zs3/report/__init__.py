@@ -1,4 +1,8 @@
-"""The report of an evaluation: one dict (`report.json`) that page, Markdown and terminal table show."""
+"""The report of an evaluation: one dict (`report.json`) that page, Markdown and terminal table show.
+
+Imports `zs3.metrics` and `zs3.vocabulary`.
+Begin with `report_values` below, then `page`.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

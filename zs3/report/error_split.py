@@ -15,7 +15,7 @@ TITLES = {
     "true_masks": "True masks",
     "oracle_group": "Oracle group",
 }
-"""What is shown of each, in this order; `zs3.error_split` makes all but the first."""
+"""What is shown of each, in this order; `zs3.evaluation.oracles` makes all but the first."""
 
 NOTES = {
     PREDICTED: "The result above: predicted names on predicted masks.",
@@ -41,7 +41,7 @@ def split_values(
 
     Args:
         labelled: sum over images of the labels' confusions.
-        by_oracle: the same of each oracle, as `zs3.error_split` names them.
+        by_oracle: the same of each oracle, as `zs3.evaluation.oracles` names them.
         classes: of the data set.
         protocol: of the report.
     """

@@ -14,7 +14,7 @@ from zs3.export.cvat import label_lines
 from zs3.export.panoptic import segments_info, union_box
 from zs3.export.paths import PARTIAL, picture_name, relative_path
 from zs3.export.png import VOID_8, VOID_16, needs_16_bits, png_bytes
-from zs3.images import voc_palette
+from zs3.images.codec import voc_palette
 from zs3.tables import label_rows
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from zs3.convert.zegformer import LOGIT_SCALE
+from zs3.convert.zegformer_names import from_official, our_name
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
 from zs3.learning.optimizer import (
     OptimizerSettings,
@@ -21,8 +23,6 @@ from zs3.learning.optimizer import (
 from zs3.learning.schedule import ScheduleSettings, learning_rate_factor
 from zs3.learning.targets import Targets, count_masks, pad_targets, targets_from_labels
 from zs3.nets.zegformer import ModelConfig, ZegFormer, class_logits
-from zs3.official import LOGIT_SCALE
-from zs3.official_names import from_official, our_name
 
 TINY = ModelConfig(
     backbone_width=16, bottleneck_width=8, pyramid_dim=64, mask_dim=64, hidden_dim=64, num_queries=20,

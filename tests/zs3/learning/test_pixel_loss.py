@@ -102,9 +102,17 @@ def test_the_training_loop_teaches_the_baseline_its_batch(tiny_recipe):
     crops[:, :, 32:] = 255
     labels = np.where(crops[..., 0] > 0, 1, 0).astype(np.int16)
     rows = F.normalize(torch.randn(2, 384, generator=torch.Generator().manual_seed(1)), dim=1)
-    assert set(batch_losses(network, crops, labels, rows, recipe)) == {"loss_ce"}
+    assert set(batch_losses(network, crops, labels, rows, recipe.model, recipe.training)) == {"loss_ce"}
     reports = []
     optimizer = adamw(network, recipe.training.optimizer)
-    steps = train_steps(network, [(crops, labels)] * 25, rows, optimizer, recipe, on_step=reports.append)
+    steps = train_steps(
+        network,
+        [(crops, labels)] * 25,
+        rows,
+        optimizer,
+        recipe.model,
+        recipe.training,
+        on_step=reports.append,
+    )
     assert steps == 25 and set(reports[-1].terms) == {"loss_ce"}
     assert reports[-1].loss < reports[0].loss / 2

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from zs3.config import TrainingConfig
 from zs3.datasets import Dataset, ImageRef, open_dataset
-from zs3.images import encode_label_png
+from zs3.images.codec import encode_label_png
 from zs3.learning.augmentation import Augmentation
 from zs3.learning.samples import (
     IGNORE,
@@ -19,6 +18,7 @@ from zs3.learning.samples import (
     training_labels,
     training_plan,
 )
+from zs3.learning.settings import TrainingConfig
 from zs3.learning.targets import EXCLUDED, NEGATIVE, targets_from_labels
 from zs3.recipes import recipe
 from zs3.vocabulary import load_vocabulary

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from zs3.evaluation.image_scores import sketch
 from zs3.metrics import PROTOCOLS, confusion, scores, total
 from zs3.metrics.intervals import BLOCK, drawings, interval, p_value, resampled, swapped
 from zs3.metrics.paired import paired
 from zs3.metrics.resampling import METRICS, Sums, ranges
-from zs3.sketching import sketch
 from zs3.tables import SCORES, label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from zs3.convert.zegformer_names import from_official, our_name
 from zs3.nets.zegformer import ModelConfig, ZegFormer, class_logits
-from zs3.official_names import from_official, our_name
 
 TINY = ModelConfig(
     backbone_width=16, bottleneck_width=8, pyramid_dim=64, mask_dim=64, hidden_dim=64, num_queries=20,

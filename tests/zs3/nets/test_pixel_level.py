@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from zs3.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
+from zs3.classification.pixel_level import CellLogits, paint_pixels, probability_strips
 from zs3.config import NamingSettings
-from zs3.labelling import Labeller, PixelLabeller, load_labeller
+from zs3.inference.labeller import Labeller, PixelLabeller, load_labeller
 from zs3.nets.networks import build_network
 from zs3.nets.pixel_level import PixelLevel, cell_logits
 from zs3.nets.zegformer import ModelConfig, ZegFormer
-from zs3.pixel_naming import CellLogits, paint_pixels, probability_strips
 from zs3.vocabulary import parse_class_list
 
 CPU = torch.device("cpu")

@@ -1,0 +1,97 @@
+"""Reports of earlier evaluations as input: `report.json`, and the table `scores` beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deltalake import DeltaTable
+
+from pipelines.evaluation.evaluate import REPORT_VERSION
+from pipelines.storage.objects import read_bytes
+from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from zs3.metrics.protocols import Protocol, differences
+from zs3.tables import SCORES
+from zs3.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedRun:
+    """One evaluation, opened."""
+
+    source: str
+    """As it was asked for."""
+    report: Mapping[str, Any]
+    """What `report.json` holds."""
+    vocabulary: Vocabulary
+    """Of the data set."""
+    protocol: Protocol
+    scores: DeltaTable
+    """The table `scores`, whose rows are still to be read."""
+
+
+def open_run(source: str) -> EvaluatedRun:
+    """The evaluation whose --out, or whose report.json, is `source`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no report, or one of another version of zs3.
+    """
+    report = read_report(source)
+    folder = _folder(source)
+    uri = table_uri(folder, "scores")
+    table = existing_table(uri)
+    if table is None:
+        raise FileNotFoundError(
+            f"no table {uri} beside the report; keep `scores` with report.json, or evaluate again"
+        )
+    origin = provenance_of(table)
+    wanted = (SCORES.metadata or {})[b"zs3.version"].decode()
+    if origin.get("zs3.version") != wanted:
+        raise ValueError(
+            f"{uri} is a scores table of version {origin.get('zs3.version', 1)}, expected {wanted}; "
+            "run zs3 evaluate again"
+        )
+    stored = differences(report["protocol"], origin["protocol"])
+    if stored:
+        raise ValueError(
+            f"{source} and its table scores are of two evaluations ({stored[0]}); evaluate again"
+        )
+    return EvaluatedRun(
+        source=source,
+        report=report,
+        vocabulary=Vocabulary.from_json(origin["vocabulary"]),
+        protocol=Protocol.from_json(origin["protocol"]),
+        scores=table,
+    )
+
+
+def read_report(source: str) -> dict[str, Any]:
+    """The content of `report.json` of an evaluation.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no report, or one of another version.
+    """
+    uri = table_uri(_folder(source), "report.json")
+    try:
+        content = json.loads(read_bytes(uri))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"no report at {uri}; give the --out of a `zs3 evaluate` run") from error
+    except ValueError as error:
+        raise ValueError(f"{uri} is not valid JSON ({error}); evaluate again") from error
+    if not isinstance(content, dict) or not {"harmonic", "protocol", "provenance"} <= content.keys():
+        raise ValueError(f"{uri} is no report of zs3; give the --out of a `zs3 evaluate` run")
+    if content.get("version") != REPORT_VERSION:
+        raise ValueError(
+            f"{uri} is a report of version {content.get('version', 1)}, expected {REPORT_VERSION}; "
+            "run zs3 evaluate again with this zs3"
+        )
+    return content
+
+
+def _folder(source: str) -> str:
+    """Where report and table lie."""
+    return source.removesuffix("report.json").rstrip("/") or "." if source.endswith("report.json") else source

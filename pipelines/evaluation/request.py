@@ -1,0 +1,103 @@
+"""What an evaluation is asked to do, and what it refuses before it looks at any data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.storage.objects import read_bytes
+from zs3.datasets.listing import title
+from zs3.metrics.intervals import REPLICATES
+from zs3.report import diagnostic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateRequest:
+    """What to score against what, and where the report goes."""
+
+    dataset: str
+    """Layout: voc, coco_stuff, ade20k_full or folder."""
+    root: str
+    """Folder or uri of the data set."""
+    split: str
+    """As the layout names it."""
+    out: str
+    """Folder or uri that gets report.json, report.md, report.html and the table `scores`."""
+    labels: str | None = None
+    """A label table, or the --out of a labelling run, which holds it as `labels`; this, segments or a checkpoint."""
+    segments: str | None = None
+    """A segments table, or the --out of a segmenting run, which holds it as `segments`: it is named and scored, and
+    the report splits the error into grouping and naming."""
+    checkpoint: str | None = None
+    """Shipped name, folder or uri of a checkpoint that labels the images; the labels are not written. Beside
+    segments, the one that made them; by default where it was then."""
+    classes: str | None = None
+    """Class list to label with, beside a checkpoint or segments; by default the data set's own."""
+    naming: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `NamingSettings` that differ from the checkpoint's own, and `templates`; beside segments."""
+    settings: str | None = None
+    """The --out of a tuning run, or its tune.json: its settings take the place of `naming`."""
+    protocol: str = "zs3"
+    """Which pixels count and how classes are averaged, by name; `all` takes every one, `zs3` as the headline."""
+    transductive: bool = False
+    """Whether training saw the pictures of unseen classes; stored with the protocol, changes no number."""
+    replicates: int = REPLICATES
+    """Drawings of the images behind each interval."""
+    allow_missing: bool = False
+    """Score the images that have both labels and truth, instead of stopping when some have one only."""
+    diagnostics: str | None = None
+    """JSON file with a list of further score sets to show: title, seen, unseen, harmonic, note."""
+    gallery: int = 12
+    """Images shown in the page: a third each of the worst, the best, and random ones."""
+    seed: int = 0
+    """Chooses the random images of the gallery, and the drawings of the intervals."""
+
+    @property
+    def title(self) -> str:
+        """Data set and split, for people."""
+        return title(self.dataset, self.root, self.split)
+
+
+def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
+    """Further score sets from a JSON file, checked; none where there is no file to read.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not a JSON list of score sets.
+    """
+    if source is None:
+        return []
+    try:
+        content = json.loads(read_bytes(source))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"diagnostics {source!r} is not valid JSON: {error}") from error
+    if not isinstance(content, list):
+        raise ValueError(
+            f"diagnostics {source!r} holds a {type(content).__name__}; expected a list of score sets"
+        )
+    return [diagnostic(entry) for entry in content]
+
+
+def refuse_unclear(request: EvaluateRequest) -> None:
+    """Stop where a request is not for one thing to score.
+
+    Raises:
+        ValueError: it is for several or none, has options of another one, or draws not once.
+    """
+    model = request.checkpoint if request.segments is None else None
+    if sum(source is not None for source in (request.labels, request.segments, model)) != 1:
+        raise ValueError(
+            "give --labels, a table to score, --segments, to name and score, or --checkpoint, a model to score; "
+            "one of the three, but --segments may have its --checkpoint beside it"
+        )
+    if request.classes is not None and request.labels is not None:
+        raise ValueError(
+            "--classes goes with --checkpoint or --segments; a label table knows its own class list"
+        )
+    given = [*(f"--naming.{key}" for key in request.naming), *(["--settings"] if request.settings else [])]
+    if given and request.segments is None:
+        raise ValueError(f"{given[0]} goes with --segments; nothing else is named with other settings")
+    if request.replicates < 1:
+        raise ValueError(f"replicates is {request.replicates}; expected at least 1, {REPLICATES} is usual")

@@ -1,0 +1,86 @@
+"""The one file of an export that speaks of all images, written on the driver as images come."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.export.image_files import FilePlan
+from pipelines.storage.atomic import whole_file
+from pipelines.tables.label_table import Labels, open_labels_at
+from zs3 import __version__
+from zs3.export import coco, cvat
+from zs3.export.colours import class_colours
+
+Add = Callable[[int, Mapping[str, Any]], None]
+"""Takes the place of an image among all, from 0 on, and its row of `WRITTEN`."""
+
+
+@contextmanager
+def no_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
+    """For formats without such a file."""
+    yield lambda place, row: None
+
+
+@contextmanager
+def name_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
+    """CVAT's list of pictures, a line each."""
+
+    def add(place: int, row: Mapping[str, Any]) -> None:
+        file.write(f"{row['image']}\n".encode())
+
+    with whole_file(f"{plan.out}/{cvat.LIST_FILE}", plan.partial) as file:
+        yield add
+
+
+@contextmanager
+def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
+    """COCO's JSON, of stuff or panoptic annotations; there only when the block ends well."""
+    panoptic = plan.to == "panoptic"
+    colours = {class_id: class_colours(np.array(class_id)).tolist() for _, class_id in classes}
+    info = {
+        "description": f"labels made by zs3 {__version__}",
+        "labels": labels.uri,
+        "version": labels.version,
+        "runs": list(labels.runs),
+    }
+    own_numbers = numbered(labels)
+    with (
+        whole_file(f"{plan.out}/{plan.to}.json", plan.partial) as target,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as waiting,
+    ):
+        out = TextIOWrapper(target, encoding="utf-8")
+        listed = coco.categories(classes, colours if panoptic else None)
+        stream = coco.Stream(out, waiting, info=info, categories=listed)
+
+        def add(place: int, row: Mapping[str, Any]) -> None:
+            number = int(row["image_id"]) if own_numbers else place + 1
+            stream.add(row["image"], row["annotations"], number=number, numbered=not panoptic)
+
+        yield add
+        stream.close()
+        out.detach()  # flushes, and leaves the file to its owner
+
+
+LISTS = {"png": no_list, "coco": coco_list, "panoptic": coco_list, "cvat": name_list}
+"""Format -> how its file is written."""
+
+
+def numbered(labels: Labels) -> bool:
+    """Whether ids are digits of one length, as COCO's are: such images keep their numbers, others count from 1."""
+    assert labels.uri is not None and labels.version is not None
+    table = open_labels_at(labels.uri, labels.version)
+    lengths: set[int] = set()
+    for batch in table.to_pyarrow_dataset().scanner(columns=["image_id"]).to_batches() if table else ():
+        ids = batch["image_id"].cast(pa.string())
+        lengths.update(pc.unique(pc.utf8_length(ids)).to_pylist())
+        if len(lengths) > 1 or not pc.all(pc.match_substring_regex(ids, "^[0-9]{1,15}$")).as_py():
+            return False
+    return bool(lengths)

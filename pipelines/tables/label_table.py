@@ -1,0 +1,236 @@
+"""Label tables as input: opened at one committed version, checked, and read image by image.
+
+All rows of an image lie side by side in one file, as the labelling graph writes them, so a file can be read
+as a stream of whole images, by any task, and no shuffle is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from zs3.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import ray.data
+
+IMAGES_PER_TASK = 32
+"""Images whose label rows are in the memory of one task."""
+
+ROWS_AT_ONCE = 2048
+"""Label rows that a task decodes of a file at once."""
+
+REGION = pa.struct(
+    {
+        "image_id": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "class_id": pa.int32(),
+        "class_name": pa.string(),
+        "score": pa.float32(),
+        "area": pa.int64(),
+        "rle": pa.large_binary(),
+    }
+)
+"""What scoring reads of a label row."""
+
+EXPORTED_REGION = pa.struct([*REGION, pa.field("uri", pa.string()), pa.field("bbox", pa.list_(pa.int32()))])
+"""What an export reads of it."""
+
+COLUMNS = [field.name for field in REGION]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """A label table at one version: its files, and the classes that occur in it; or a labeller without a table."""
+
+    uri: str | None
+    """None where labels are made while they are scored."""
+    version: int | None
+    files: tuple[str, ...]
+    rows: int
+    runs: tuple[str, ...]
+    """Digests of the labelling runs that made it; one, unless somebody merged tables."""
+    seen: Mapping[str, bool]
+    """Name of each class that occurs -> whether the labeller had training masks of it."""
+    ids: Mapping[str, int]
+    """Name of each class that occurs -> its id in the table."""
+    vocabulary: Vocabulary | None
+    """The class list that was labelled with; none for a table that was not made by zs3."""
+    provenance: Mapping[str, Any]
+    """What the table says of its making."""
+
+
+def open_labels(source: str) -> Labels:
+    """The label table at `source`, or at its subfolder `labels`.
+
+    Raises:
+        FileNotFoundError: there is no table.
+        ValueError: it is empty, is another kind of table, or holds a class outside its own class list.
+    """
+    uri, table = _found(source)
+    names = {field.name for field in table.schema().fields}
+    lacking = [name for name in (*COLUMNS, "seen", "run") if name not in names]
+    if lacking:
+        raise ValueError(
+            f"{uri} has no column {lacking[0]!r}, so it is no label table of zs3; check --labels"
+        )
+    classes, runs, rows = _content(table)
+    if not rows:
+        raise ValueError(f"label table {uri} is empty; did the labelling run fail for every image?")
+    provenance = provenance_of(table)
+    content = provenance.get("vocabulary")
+    vocabulary = Vocabulary.from_json(content) if content else None
+    _refuse_foreign_classes(uri, classes, vocabulary)
+    return Labels(
+        uri=uri,
+        version=table.version(),
+        files=tuple(sorted(table.file_uris())),
+        rows=rows,
+        runs=tuple(sorted(runs)),
+        seen={name: seen for (_, name), seen in sorted(classes.items())},
+        ids={name: class_id for class_id, name in sorted(classes)},
+        vocabulary=vocabulary,
+        provenance={key: value for key, value in provenance.items() if key not in ("vocabulary", "seen")},
+    )
+
+
+def open_labels_at(uri: str, version: int) -> DeltaTable | None:
+    """The label table of a report, as it was; none where it is gone or was vacuumed."""
+    try:
+        table = existing_table(uri)
+        if table is None:
+            return None
+        table.load_as_version(version)
+        files = table.file_uris()
+    except (ValueError, DeltaError, OSError):
+        return None
+    filesystem = fsspec.url_to_fs(files[0])[0] if files else None
+    return table if filesystem is None or all(filesystem.exists(file) for file in files) else None
+
+
+def failed_images(source: str) -> Iterator[pa.Table]:
+    """Columns `image_id` and `message` of the images that the run could not process, some at a time; nothing where it
+    left no such table."""
+    table = existing_table(table_uri(source, "failures"))
+    if table is not None:
+        for batch in table.to_pyarrow_dataset().scanner(columns=["image_id", "message"]).to_batches():
+            yield pa.Table.from_batches([batch])
+
+
+def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:
+    """The lazy dataset of one row per image: `file`, `image_id`, and its label `rows`, as files have them.
+
+    Args:
+        files: of a label table.
+        region: what is read of a label row.
+    """
+    import ray
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    return (
+        ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
+        .map_batches(
+            functools.partial(images_in_files, region=region), batch_size=None, batch_format="pyarrow"
+        )
+        .repartition(target_num_rows_per_block=IMAGES_PER_TASK)
+    )
+
+
+def images_in_files(files: pa.Table, *, region: pa.StructType = REGION) -> Iterator[pa.Table]:
+    """One row per image, its label rows as a list, from a column `file` of Parquet files; some at a time."""
+    schema = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.list_(region)})
+    for file in files["file"].to_pylist():
+        grouped = itertools.groupby(_rows(file, region=region), key=lambda row: row["image_id"])
+        images = ({"file": file, "image_id": image_id, "rows": list(rows)} for image_id, rows in grouped)
+        while block := list(itertools.islice(images, IMAGES_PER_TASK)):
+            yield pa.Table.from_pylist(block, schema=schema)
+
+
+def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
+    """The label rows of one image."""
+    return list(_rows(file, image_id))
+
+
+def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(image id, its label rows) of some images of a file, read once, in a stream."""
+    for image_id, rows in itertools.groupby(_rows(file), key=lambda row: row["image_id"]):
+        if image_id in ids:
+            yield image_id, list(rows)
+
+
+def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
+    """The label rows of a file, in order, or those of one image."""
+    columns = [field.name for field in region]
+    with fsspec.open(file, "rb") as opened:
+        for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=columns):
+            if image_id is not None:
+                # Arrow cannot filter the string views of files that a Delta delete has rewritten.
+                names = batch["image_id"].to_pylist()
+                found = names.count(image_id)
+                batch = batch.slice(names.index(image_id) if found else 0, found)
+            yield from batch.to_pylist()
+
+
+def _found(source: str) -> tuple[str, DeltaTable]:
+    """The table and where it was found."""
+    itself = table_uri(source, "").rstrip("/")
+    for uri in (table_uri(source, "labels"), itself):
+        table = existing_table(uri)
+        if table is not None:
+            return uri, table
+    raise FileNotFoundError(
+        f"no label table at {itself} or {itself}/labels; give the --out of a `zs3 label` run"
+    )
+
+
+def _content(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], set[str], int]:
+    """(class id, name) -> seen for each class that occurs, run digests, number of rows; read in a stream."""
+    classes: dict[tuple[int, str], bool] = {}
+    runs: set[str] = set()
+    rows = 0
+    keys = ["class_id", "class_name", "seen", "run"]
+    for batch in table.to_pyarrow_dataset().scanner(columns=[*keys, "area"]).to_batches():
+        held = pa.Table.from_batches([batch])
+        rows += held.num_rows
+        for group in held.group_by(keys).aggregate([("area", "sum")]).to_pylist():
+            runs.add(group["run"])
+            if group["area_sum"]:
+                name = (group["class_id"], group["class_name"])
+                classes[name] = classes.get(name, False) or group["seen"]
+    return classes, runs, rows
+
+
+def _refuse_foreign_classes(
+    uri: str, classes: Mapping[tuple[int, str], bool], vocabulary: Vocabulary | None
+) -> None:
+    """Every class has a name of its own and is in the table's class list, if that is known."""
+    listed = {(entry.id, entry.name) for entry in vocabulary.classes} if vocabulary else set(classes)
+    names: dict[int, str] = {}
+    for class_id, name in classes:
+        if not name.strip():
+            raise ValueError(
+                f"label table {uri} holds pixels of class id {class_id} without a name; label again"
+            )
+        if (class_id, name) not in listed:
+            assert vocabulary is not None
+            raise ValueError(
+                f"label table {uri} holds class id {class_id} ({name!r}), which is not in its class list "
+                f"{vocabulary.name!r} of {len(vocabulary.classes)} classes; was it merged with another table?"
+            )
+        if names.setdefault(class_id, name) != name:
+            raise ValueError(
+                f"label table {uri} calls class id {class_id} both {names[class_id]!r} and {name!r}; "
+                "evaluate the tables of different class lists apart"
+            )

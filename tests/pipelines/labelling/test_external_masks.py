@@ -1,0 +1,206 @@
+"""Masks from elsewhere: found by what lies at a uri, read beside the pictures, and part of what a run is."""
+
+import json
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pipelines.execution import Execution
+from pipelines.labelling.external_masks import list_proposals, read_with_masks
+from pipelines.labelling.name import name
+from pipelines.labelling.name_plan import NameRequest, plan_name
+from pipelines.labelling.segment import segment
+from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
+from pipelines.runs.catalogue import list_images
+from tests.pipelines.labelling.test_name import rows_in
+from tests.support.stored_segments import grouping, naming
+from zs3.images.codec import encode_label_png
+from zs3.masks.binary import unpack_masks
+from zs3.segmentation.table import NEEDED, segments_at
+from zs3.tables import label_map
+
+SMALL = Execution(batch_size=2, images_per_block=3, images_per_file=4, commit_interval_s=0.0)
+IDS = ("a", "b", "c")
+
+
+def truth(image_id):
+    """Red on the left, blue on the right, and a strip at the top that is neither."""
+    labels = np.full((8, 12), 2)
+    labels[:, : 3 + IDS.index(image_id)] = 1
+    labels[0] = 0
+    return labels
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photographs, and their masks in every form."""
+    for folder in ("photos", "labels", *(f"masks/{image_id}" for image_id in IDS)):
+        (tmp_path / folder).mkdir(parents=True)
+    images, annotations = [], []
+    for number, image_id in enumerate(IDS):
+        labels = truth(image_id)
+        pixels = np.zeros((8, 12, 3), np.uint8)
+        pixels[labels == 1, 0], pixels[labels == 2, 2] = 250, 250
+        Image.fromarray(pixels).save(tmp_path / f"photos/{image_id}.png")
+        (tmp_path / f"labels/{image_id}.png").write_bytes(encode_label_png(labels))
+        images.append({"id": number, "file_name": f"{image_id}.png", "height": 8, "width": 12})
+        for value in (1, 2):
+            mask = labels == value
+            Image.fromarray(mask).save(tmp_path / f"masks/{image_id}/{value}.png")
+            code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+            code["counts"] = code["counts"].decode()
+            annotations.append({"image_id": number, "segmentation": code})
+    coco = {"images": images, "annotations": annotations}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    results = [one | {"image_id": IDS[one["image_id"]]} for one in annotations]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return tmp_path / "photos"
+
+
+def read(photos, masks, **changes):
+    refs = list_images(str(photos))
+    found = list_proposals(str(photos.parent / masks), [image_id for image_id, _ in refs])
+    columns = [*map(list, zip(*refs)), [found.of_image.get(image_id, "") for image_id, _ in refs]]
+    table = pa.table(dict(zip(("image_id", "uri", "proposals"), columns)))
+    return pa.concat_tables(read_with_masks(table, **{"max_pixels": 1000, "run": "r"} | changes)).to_pylist()
+
+
+def to_segment(photos, masks="labels", **changes):
+    here = photos.parent
+    values = {
+        "images": str(photos),
+        "checkpoint": "colours",
+        "out": str(here / "kept"),
+        "masks": masks and str(here / masks),
+    }
+    return SegmentRequest(**values | changes)
+
+
+@pytest.mark.parametrize("masks", ["labels", "masks", "coco.json", "results.json"])
+def test_every_form_gives_the_same_masks(photos, masks):
+    for row in read(photos, masks):
+        assert row["failures"] == [] and len(row["pixels"]) == 8 * 12 * 3
+        given = unpack_masks(row["masks"], 8, 12)
+        labels = truth(row["image_id"])
+        assert np.array_equal(given, np.where(np.stack([labels == 1, labels == 2]), 127, -127))
+
+
+def test_masks_that_cannot_be_used_fail_their_image_alone(photos):
+    labels = photos.parent / "labels"
+    (labels / "a.png").write_bytes(encode_label_png(np.ones((12, 8), np.int32)))
+    (labels / "b.png").unlink()
+    (photos / "bad.jpg").write_bytes(b"no picture")
+    rows = {row["image_id"]: row for row in read(photos, "labels")}
+    assert [len(rows[image_id]["failures"]) for image_id in ("a", "b", "bad", "c")] == [1, 1, 1, 0]
+    told = {image_id: row["failures"][0] for image_id, row in rows.items() if row["failures"]}
+    assert [told[one]["stage"] for one in ("a", "b", "bad")] == ["masks", "masks", "decode"]
+    assert [told[one]["error_type"] for one in ("a", "b")] == ["wrong_size", "missing"]
+    assert "labels/a.png is 12 x 8, but its picture is 8 x 12" in told["a"]["message"]
+    assert "--masks has none for image 'b'; add them" in told["b"]["message"]
+    assert rows["a"]["pixels"] == b"" and rows["c"]["pixels"]
+
+
+def test_damaged_and_missing_files_are_rows(photos):
+    masks = photos.parent / "masks"
+    (masks / "a/1.png").write_bytes((masks / "a/1.png").read_bytes()[:-20])
+    refs = list_images(str(photos))
+    found = list_proposals(str(masks), [image_id for image_id, _ in refs])
+    (masks / "b/2.png").unlink()
+    table = pa.table(
+        {"image_id": list(IDS), "uri": [uri for _, uri in refs], "proposals": list(found.of_image.values())}
+    )
+    a, b, c = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
+    assert a["failures"][0]["error_type"] == "truncated" and "masks/a/1.png: " in a["failures"][0]["message"]
+    assert b["failures"][0]["error_type"] == "FileNotFoundError" and c["failures"] == []
+
+
+def test_an_image_without_any_mask_is_no_failure(photos):
+    (photos.parent / "labels/a.png").write_bytes(encode_label_png(np.zeros((8, 12), np.int32)))
+    results = json.loads((photos.parent / "results.json").read_text())
+    (photos.parent / "results.json").write_text(json.dumps(results[2:]))
+    for masks in ("labels", "results.json"):
+        row = read(photos, masks)[0]
+        assert row["failures"] == [] and len(unpack_masks(row["masks"], 8, 12)) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("gone", FileNotFoundError, "no masks at '.*gone'; expected COCO's JSON, a folder"),
+        ("empty", ValueError, "no PNG below '.*empty'; expected <image id>.png"),
+        (
+            "strange",
+            ValueError,
+            "for none of the 3 images: masks are for images called 'x'.*are called 'a', 'b', 'c'",
+        ),
+        ("mixed", ValueError, "holds both label PNGs .*a.png. and folders of masks .*b/1.png"),
+        ("classes.txt", ValueError, "classes.txt' is no JSON"),
+    ],
+)
+def test_what_is_no_masks_for_these_images_is_named_before_anything_runs(photos, source, error, message):
+    here = photos.parent
+    for folder in ("empty", "strange", "mixed/b"):
+        (here / folder).mkdir(parents=True)
+    for copy in ("strange/x.png", "mixed/a.png", "mixed/b/1.png"):
+        (here / copy).write_bytes((here / "labels/a.png").read_bytes())
+    with pytest.raises(error, match=message):
+        plan_segment(to_segment(photos, source), grouping())
+
+
+def test_masks_lie_at_uris_too(photos):
+    store = fsspec.filesystem("memory")
+    store.pipe({f"/proposals/{one}.png": (photos.parent / f"labels/{one}.png").read_bytes() for one in IDS})
+    store.pipe("/proposals/.hidden/a.png", b"")
+    try:
+        found = list_proposals("memory://proposals", IDS)
+        table = pa.table(
+            {"image_id": ["a"], "uri": [str(photos / "a.png")], "proposals": [found.of_image["a"]]}
+        )
+        (row,) = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
+        assert row["failures"] == [] and len(unpack_masks(row["masks"], 8, 12)) == 2
+        assert found.digest == list_proposals(str(photos.parent / "labels"), IDS).digest
+    finally:
+        store.rm("/proposals", recursive=True)
+
+
+def test_other_masks_are_another_run(photos):
+    plain = plan_segment(to_segment(photos, masks=None), grouping())
+    first = plan_segment(to_segment(photos), grouping())
+    assert plain.target.digest == plain.grouper == first.grouper != first.target.digest
+    assert set(first.target.provenance["run"]) == {*plain.target.provenance["run"], "proposals"}
+    assert plan_segment(to_segment(photos, limit=1), grouping()).target.digest == first.target.digest
+    (photos.parent / "labels/a.png").write_bytes(encode_label_png(truth("b")))
+    assert plan_segment(to_segment(photos), grouping()).target.digest != first.target.digest
+
+
+@pytest.mark.parametrize("masks", ["labels", "coco.json"])
+def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, masks):
+    here, request = photos.parent, to_segment(photos, masks)
+    result = segment(request, SMALL, model=grouping())
+    assert (result.images, result.failed) == (3, 0)
+    again = segment(request, SMALL, model=grouping())
+    assert (again.images, again.failed, again.skipped) == (0, 0, 3)
+    rows = rows_in(here / "kept", "segments")
+    assert {
+        (row["mask_store"], row["num_segments"], row["mask_height"], row["mask_width"]) for row in rows
+    } == {("hard", 2, 8, 12)}
+    stored = segments_at(pa.Table.from_pylist(rows).select(NEEDED), 0)
+    assert np.array_equal(stored.mask_logits_Khw.numpy() > 0, np.stack([truth("a") == 1, truth("a") == 2]))
+
+    asked = NameRequest(
+        segments=str(here / "kept"), classes=str(here / "classes.txt"), out=str(here / "named")
+    )
+    result = name(asked, SMALL, model=naming())
+    assert (result.images, result.failed) == (3, 0)
+    for image_id in IDS:
+        labels = label_map([row for row in rows_in(here / "named", "labels") if row["image_id"] == image_id])
+        true = truth(image_id)
+        assert np.array_equal(labels[true > 0], true[true > 0])
+    assert len(plan_name(asked, naming()).left.todo) == 0
+    with pytest.raises(ValueError, match="made with a different proposals"):
+        segment(to_segment(photos, "masks"), SMALL, model=grouping())

@@ -1,0 +1,241 @@
+"""The labelling graph on a small Ray: nothing is lost, nothing is done twice, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+from deltalake import DeltaTable
+from PIL import Image
+
+from pipelines.execution import ActorPlan, Execution
+from pipelines.labelling.label import label, label_graph, plan_label
+from pipelines.labelling.label_actor import LabelActor
+from pipelines.labelling.read_images import read_and_decode
+from pipelines.runs.catalogue import list_images
+from pipelines.runs.rows import HOPELESS
+from pipelines.runs.run import Wave
+from pipelines.tables.delta_reader import image_uris
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from tests.support.colour_labeller import GREEN, SMALL, colours, expected, picture, request_for, table
+from zs3.tables import LABELS
+from zs3.vocabulary import load_vocabulary
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(10):
+        picture(folder / f"i{index}.png", index)
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
+def labelled_before(request, count, model):
+    """Put the first images of a request into its table without a run."""
+    plan = plan_label(request, model)
+    held = open_table(f"{request.out}/labels", LABELS, plan.target.provenance)
+    rows = expected(Path(request.images), {image_id for image_id, _ in plan.left.todo[:count]})
+    part = write_part(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
+    publish(held, LABELS, [part], run=plan.description.digest, written_ms=0)
+
+
+def an_actor(photos, model, run="w"):
+    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=None)
+    vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
+    return LabelActor(model=model, checkpoint="colours", vocabulary=vocabulary, run=run, actors=actors)
+
+
+def decoded(photos):
+    ids, uris = zip(*list_images(str(photos)))
+    refs = pa.table({"image_id": list(ids), "uri": list(uris)})
+    return pa.concat_tables(read_and_decode(refs, max_pixels=1000, run="w"))
+
+
+def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray_session, photos):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:1500])
+    picture(photos / "poison.png", corner=GREEN)
+    Image.new("RGB", (200, 100)).save(photos / "wide.png")
+    listing = photos / "list.txt"
+    listing.write_text("\n".join([*sorted(path.name for path in photos.iterdir()), "gone.jpg"]))
+    classes, seen = str(photos.parent / "classes.txt"), []
+    request = request_for(photos, images=str(listing), max_pixels=10_000)
+
+    result = label(request, SMALL, model=colours(), on_progress=seen.append)
+
+    assert (result.images, result.failed, result.skipped) == (10, 4, 0)
+    assert result.images_per_second == pytest.approx(10 / result.seconds)
+    assert result.startup_seconds > 0
+    assert (seen[-1].done, seen[-1].failed, seen[-1].total, seen[-1].remaining_s) == (14, 4, 14, 0)
+    assert {row["image_id"]: (row["stage"], row["error_type"]) for row in table(request, "failures")} == {
+        "cut": ("decode", "truncated"),
+        "gone": ("read", "FileNotFoundError"),
+        "poison": ("label", "RuntimeError"),
+        "wide": ("decode", "too_large"),
+    }
+    assert table(request) == expected(photos, {f"i{index}" for index in range(10)}, etags=False)
+    assert DeltaTable(f"{request.out}/labels").version() > 1, "commits come as the run goes"
+
+    picture(photos / "poison.png", 5)
+    (photos / "cut.jpg").write_bytes((photos / "i1.png").read_bytes())
+    nothing = label(request, SMALL, model=colours())
+    assert (nothing.images, nothing.failed, nothing.skipped, nothing.failed_before) == (0, 0, 14, 4)
+    again = label(
+        request_for(photos, images=str(listing), classes=classes, retry_failures=True, max_pixels=100_000),
+        SMALL,
+        model=colours(),
+    )
+    assert (again.images, again.failed, again.skipped, again.failed_before) == (3, 1, 10, 0)
+    assert [(row["image_id"], row["attempts"]) for row in table(request, "failures")] == [("gone", 2)]
+    assert [row for row in table(request) if row["image_id"] != "cut"] == expected(photos, etags=False)
+
+
+def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
+    ray_session, photos, tmp_path, monkeypatch
+):
+    for index in range(10, 23):
+        picture(photos / f"i{index}.png", index)
+    request, flag = request_for(photos), tmp_path / "killed-once"
+    result = label(request, SMALL, model=colours(kill_once=str(flag)))
+    assert flag.exists()
+    assert (result.images, result.failed) == (23, 0)
+    assert table(request) == expected(photos)
+
+    monkeypatch.setattr(
+        "pipelines.runs.run.start_ray", lambda execution: pytest.fail("started Ray for nothing")
+    )
+    again = label(request, SMALL, model=colours())
+    assert (again.images, again.failed, again.skipped, again.images_per_second) == (0, 0, 23, 0.0)
+
+
+DRIVER = """
+from pathlib import Path
+from tests.pipelines.colours import SMALL, colours, request_for
+from pipelines.label import label
+label(request_for(Path({photos!r})), SMALL, model=colours(delay_s=0.3))
+"""
+
+
+def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_path, repo):
+    for index in range(10, 30):
+        picture(photos / f"i{index}.png", index)
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
+    request, log = request_for(photos), tmp_path / "driver.log"
+    command = [sys.executable, "-c", DRIVER.format(photos=str(photos))]
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver,
+    ):
+        try:
+            while not image_uris_so_far(request):
+                assert driver.poll() is None, log.read_text()
+                time.sleep(0.05)
+        finally:
+            driver.send_signal(signal.SIGKILL)
+    held = len(image_uris_so_far(request))
+    assert 0 < held < 30
+
+    result = label(request, Execution(batch_size=5, images_per_block=50), model=colours())
+    assert (result.images, result.failed, result.skipped) == (30 - held, 0, held)
+    assert table(request) == expected(photos)
+
+
+def image_uris_so_far(request):
+    uri = f"{request.out}/labels"
+    return image_uris(DeltaTable(uri)) if DeltaTable.is_deltatable(uri) else {}
+
+
+def test_decoding_stays_apart_from_the_actors(ray_session, photos):
+    from ray.data._internal.logical.optimizers import get_execution_plan
+
+    plan = plan_label(request_for(photos), colours())
+    wave = Wave(images=plan.left.todo.table(), total=len(plan.left.todo), notes="n")
+    dataset = label_graph(plan, wave, colours(), SMALL)
+    operator, operators = get_execution_plan(dataset._logical_plan)[0].dag, []
+    while operator.input_dependencies:
+        operators.append(operator.name)
+        operator = operator.input_dependencies[0]
+    assert operators == ["MapBatches(write_tables)", "MapBatches(LabelActor)", "MapBatches(read_and_decode)"]
+
+
+def test_an_actor_keeps_the_rows_of_an_image_together_and_batches_change_nothing(photos):
+    picture(photos / "poison.png", corner=GREEN)
+    actor, pixels = an_actor(photos, colours()), decoded(photos)
+    together = actor(pixels).drop_columns("started").to_pylist()
+    alone = [actor(pixels.slice(i, 1)).drop_columns("started").to_pylist()[0] for i in range(len(together))]
+    assert together == alone
+    assert [bool(row["labels"]) != bool(row["failures"]) for row in together] == [True] * 11
+
+
+def test_an_actor_whose_model_fails_on_everything_gives_up(photos):
+    for path in photos.iterdir():
+        picture(path, corner=GREEN)
+    actor, pixels = an_actor(photos, colours()), decoded(photos)
+    for _ in range(HOPELESS // 10):
+        assert all(row["failures"] for row in actor(pixels).to_pylist())
+    with pytest.raises(RuntimeError, match=f"failed on {HOPELESS} images in a row.*green makes it fail"):
+        actor(pixels)
+
+
+def test_an_actor_with_another_model_than_the_planned_one_gives_up(photos):
+    with pytest.raises(RuntimeError, match="has digest other here, but the run was planned with w"):
+        an_actor(photos, colours(weights="other"))
+
+
+def test_a_table_of_another_run_is_refused_before_anything_is_done(photos):
+    labelled_before(request_for(photos), 1, colours())
+    with pytest.raises(
+        ValueError, match=r"made with a different weights \(w there, v now\); choose another --out"
+    ):
+        label(request_for(photos), SMALL, model=colours(weights="v"))
+    assert not (photos.parent / "out" / "failures").exists()
+
+
+def test_an_id_that_means_another_image_is_refused(photos, tmp_path):
+    labelled_before(request_for(photos), 1, colours())
+    (tmp_path / "others").mkdir()
+    picture(tmp_path / "others" / "i0.png")
+    with pytest.raises(ValueError, match="already holds labels of an image called 'i0'"):
+        plan_label(request_for(photos, images=str(tmp_path / "others")), colours())
+    (photos / "sub").mkdir()
+    picture(photos / "sub" / "i0.png")
+    with pytest.raises(ValueError, match=r"in this listing its id is 'i0\.png'"):
+        plan_label(request_for(photos), colours())
+
+
+def test_a_plan_counts_what_is_done_and_writes_nothing(photos):
+    assert (len(plan_label(request_for(photos, limit=4), colours()).left.todo)) == 4
+    assert not (photos.parent / "out").exists()
+    labelled_before(request_for(photos), 3, colours())
+    plan = plan_label(request_for(photos, limit=4), colours())
+    assert (len(plan.left.todo), plan.left.skipped, plan.left.retried) == (1, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"images": "gone"}, FileNotFoundError, "'gone' does not exist"),
+        ({"classes": "gone.txt"}, FileNotFoundError, r"class list 'gone\.txt' is neither"),
+        ({"out": "file"}, ValueError, "file is a file, expected a folder"),
+        ({"out": "file/below"}, ValueError, "file is a file, expected a folder"),
+        ({"max_pixels": 0}, ValueError, "max_pixels is 0"),
+    ],
+)
+def test_a_request_that_cannot_be_carried_out_is_named_and_writes_nothing(
+    photos, monkeypatch, changes, error, message
+):
+    monkeypatch.chdir(photos.parent)
+    Path("file").write_text("x")
+    with pytest.raises(error, match=message):
+        label(request_for(photos, **changes), SMALL, model=colours())
+    assert not Path("out").exists()

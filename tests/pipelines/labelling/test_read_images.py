@@ -1,0 +1,161 @@
+"""Listings of every kind give stable ids; what cannot be read or decoded becomes a row."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.labelling.read_images import read_and_decode
+from pipelines.runs.catalogue import list_images
+
+
+def picture(path, colour=(200, 10, 10), size=(6, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "sub/a.PNG", "c.webp"):
+        picture(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "notes.md").write_text("no image")
+    picture(tmp_path / "photos" / ".hidden" / "x.jpg")
+    picture(tmp_path / "photos" / "._b.jpg")
+    return tmp_path / "photos"
+
+
+def test_a_folder_gives_its_images_in_order_with_stems_as_ids(folder):
+    assert list_images(str(folder)) == [
+        ("b", f"{folder}/b.jpg"),
+        ("c", f"{folder}/c.webp"),
+        ("a", f"{folder}/sub/a.PNG"),
+    ]
+
+
+def test_repeated_file_names_turn_every_id_into_a_path(folder):
+    picture(folder / "sub" / "b.jpg")
+    assert [image_id for image_id, _ in list_images(str(folder))] == [
+        "b.jpg",
+        "c.webp",
+        "sub/a.PNG",
+        "sub/b.jpg",
+    ]
+
+
+def test_the_limit_takes_the_first_and_changes_no_id(folder):
+    picture(folder / "sub" / "b.jpg")
+    assert list_images(str(folder), 2) == list_images(str(folder))[:2]
+
+
+def test_relative_home_and_file_uris_mean_the_same_folder(folder, monkeypatch):
+    expected = list_images(str(folder))
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for source in ("photos", "photos/", "./photos/../photos", "~/photos", f"file://{folder}"):
+        assert list_images(source) == expected
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path):
+    picture(tmp_path / "set [1]" / "ä b#.jpg")
+    assert list_images(str(tmp_path / "set [1]"))[0][0] == "ä b#"
+
+
+def test_a_glob_takes_what_it_matches(folder):
+    assert [image_id for image_id, _ in list_images(f"{folder}/*.jpg")] == ["b"]
+    assert [image_id for image_id, _ in list_images(f"{folder}/**/*.PNG")] == ["a"]
+
+
+def test_a_text_file_lists_paths_beside_it_uris_and_absolute_paths(folder):
+    listing = folder / "list.txt"
+    listing.write_text(f"b.jpg\n\n  sub/a.PNG \n{folder}/c.webp\nfile://{folder}/b.jpg\ns3://bucket/z.jpg\n")
+    assert dict(list_images(str(listing))) == {
+        "b": f"{folder}/b.jpg",
+        "a": f"{folder}/sub/a.PNG",
+        "c": f"{folder}/c.webp",
+        "z": "s3://bucket/z.jpg",
+    }
+
+
+def test_repeated_names_in_a_list_are_told_apart_below_their_common_folder(tmp_path):
+    listing = tmp_path / "list.txt"
+    listing.write_text("s3://bucket/x/1/a.jpg\ns3://bucket/x/2/a.jpg\n")
+    assert [image_id for image_id, _ in list_images(str(listing))] == ["1/a.jpg", "2/a.jpg"]
+
+
+def test_a_parquet_table_gives_its_uri_column(folder):
+    table = str(folder / "list.parquet")
+    pq.write_table(pa.table({"uri": ["b.jpg", None, "c.webp"], "n": [1, 2, 3]}), table)
+    assert [image_id for image_id, _ in list_images(table)] == ["b", "c"]
+    pq.write_table(pa.table({"path": ["b.jpg"]}), table)
+    with pytest.raises(ValueError, match="expected one named 'uri'"):
+        list_images(table)
+
+
+def test_one_image_is_a_listing_too(folder):
+    assert list_images(f"{folder}/b.jpg") == [("b", f"{folder}/b.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("empty", "nothing at all"),
+        ("texts", r"1 of kind \.md"),
+        ("blank.txt", "lists no image"),
+        ("none/*.jpg", "no file matches"),
+        ("texts/notes.md", "expected a folder, a glob"),
+        ("nosuch://bucket/x", "cannot open 'nosuch://bucket/x'"),
+    ],
+)
+def test_a_source_without_images_is_named_with_what_it_holds(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "notes.md").write_text("x")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=message):
+        list_images(source)
+
+
+def test_a_missing_source_and_a_limit_of_nothing_are_refused(folder):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        list_images(str(folder / "gone"))
+    with pytest.raises(ValueError, match="limit is 0"):
+        list_images(str(folder), 0)
+
+
+def test_reading_gives_pixels_or_the_stage_that_failed(tmp_path):
+    good = picture(tmp_path / "good.png")
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    big = picture(tmp_path / "big.png", size=(101, 100))
+    uris = [good, str(tmp_path / "gone.jpg"), str(tmp_path / "cut.jpg"), big, str(tmp_path)]
+    refs = pa.table({"image_id": [Path(uri).name for uri in uris], "uri": uris})
+    rows = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r")).to_pylist()
+
+    assert [row["uri"] for row in rows] == uris
+    pixels = np.frombuffer(rows[0]["pixels"], np.uint8).reshape(rows[0]["height"], rows[0]["width"], 3)
+    np.testing.assert_array_equal(pixels, np.full((4, 6, 3), (200, 10, 10), np.uint8))
+    assert rows[0]["failures"] == []
+    reasons = [(f["stage"], f["error_type"]) for row in rows[1:] for f in row["failures"]]
+    assert reasons == [
+        ("read", "FileNotFoundError"),
+        ("decode", "truncated"),
+        ("decode", "too_large"),
+        ("read", "IsADirectoryError"),
+    ]
+
+
+def test_a_file_of_more_bytes_than_a_picture_can_have_is_not_read(tmp_path):
+    with (tmp_path / "large.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    refs = pa.table({"image_id": ["large"], "uri": [str(tmp_path / "large.jpg")]})
+    (row,) = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r")).to_pylist()
+    (failure,) = row["failures"]
+    assert (failure["stage"], failure["error_type"]) == ("read", "too_large")
+    assert "has 1099511627776 bytes, more than the 67188864 that are read" in failure["message"]

@@ -1,0 +1,95 @@
+"""A run that is killed at any instant, and started again, ends with the tables of an uninterrupted one."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from pipelines.labelling.label import label
+from pipelines.labelling.label_plan import plan_label
+from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+
+DRIVER = [
+    "driver before a file is written",
+    "driver with files that are not committed",
+    "driver during a commit",
+    "driver between the tables",
+    "driver after a commit",
+]
+WORKERS = ["worker before a file is written", "worker after a file is written", "actor"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(14):
+        picture(folder / f"i{index}.png", index)
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
+def run(repo, photos, point, flag, address):
+    """A run of its own process; its exit code."""
+    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
+    if not address:
+        del environment["RAY_ADDRESS"]
+    command = [
+        sys.executable,
+        str(repo / "tests" / "pipelines" / "killed_driver.py"),
+        str(photos),
+        point,
+        str(flag),
+    ]
+    with (photos.parent / "driver.log").open("ab") as log:
+        done = subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=300)
+    assert flag.exists(), (photos.parent / "driver.log").read_text()[-3000:]
+    return done.returncode
+
+
+def assert_complete(photos):
+    """The tables are those of an uninterrupted run, and nothing is left to do."""
+    request = request_for(photos)
+    assert table(request) == expected(photos)
+    (failure,) = table(request, "failures")
+    assert (failure["image_id"], failure["stage"], failure["attempts"]) == ("bad", "decode", 1)
+    left = plan_label(request, colours()).left
+    assert (len(left.todo), left.skipped, left.failed_before) == (0, 15, 1)
+    assert sum(row["images"] for row in table_of_shards(request)) == 15
+
+
+def table_of_shards(request):
+    from deltalake import DeltaTable
+
+    return DeltaTable(f"{request.out}/shards").to_pyarrow_table().to_pylist()
+
+
+@pytest.mark.parametrize("point", DRIVER)
+def test_a_driver_that_is_killed_twice_is_continued_to_the_same_tables(
+    ray_session, repo, photos, tmp_path, point
+):
+    address = ray.get_runtime_context().gcs_address
+    for time in range(2):
+        assert run(repo, photos, point, tmp_path / f"killed{time}", address) == -signal.SIGKILL
+    result = label(request_for(photos), SMALL, model=colours())
+    assert result.images + result.failed + result.skipped == 15
+    assert_complete(photos)
+
+
+@pytest.mark.parametrize("point", WORKERS)
+def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_nothing_had_been(
+    ray_session, repo, photos, tmp_path, point
+):
+    address = ray.get_runtime_context().gcs_address
+    assert run(repo, photos, point, tmp_path / "killed", address) == 0
+    assert_complete(photos)
+
+
+def test_a_run_whose_raylet_is_killed_is_continued_to_the_same_tables(ray_session, repo, photos, tmp_path):
+    assert run(repo, photos, "raylet", tmp_path / "killed", "") != 0
+    label(request_for(photos), SMALL, model=colours())
+    assert_complete(photos)

@@ -1,0 +1,162 @@
+"""A run over several nodes, of which one is lost in the middle while another joins, ends with the same tables."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+
+import pytest
+import ray
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from pipelines.tables.delta_reader import provenance_of
+from pipelines.labelling.label import label
+from pipelines.labelling.label_plan import plan_label
+from tests.servers.network import Network
+from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+from tests.servers.ray_nodes import Nodes
+
+IMAGES = 120
+SETTINGS = {"delay_s": 0.2, "num_actors": 3, "cpus_per_actor": 1, "gpus_per_actor": 0}
+TIMEOUT_S = 600.0
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(IMAGES):
+        picture(folder / f"i{index:03}.png", index)
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
+def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
+    """A run that has begun, in a process of its own; what it says is in `OUT.log`, its result in `OUT.json`."""
+    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
+    command = [sys.executable, str(repo / "tests" / "pipelines" / "node_run.py"), str(photos), out]
+    with (
+        (photos.parent / f"{out}.log").open("wb") as log,
+        (photos.parent / f"{out}.json").open("wb") as told,
+    ):
+        return subprocess.Popen(
+            [*inside, *command, json.dumps(settings)], env=environment, stdout=told, stderr=log
+        )
+
+
+def result_of(run, photos, out):
+    """The result of a run that goes to its end."""
+    said = photos.parent / f"{out}.log"
+    assert run.wait(TIMEOUT_S) == 0, said.read_text()[-3000:]
+    # Ray's words on lost nodes are on standard output too, and may come last.
+    lines = (photos.parent / f"{out}.json").read_text().splitlines()
+    return json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+
+
+def wait_for_rows(run, photos, out, images):
+    """Wait until so many images are in the table of a run."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        assert run.poll() is None and time.monotonic() < deadline, (photos.parent / f"{out}.log").read_text()[
+            -3000:
+        ]
+        try:
+            rows = DeltaTable(str(photos.parent / out / "labels")).to_pyarrow_table(columns=["image_id"])
+        except TableNotFoundError:
+            rows = None
+        if rows is not None and len(set(rows["image_id"].to_pylist())) >= images:
+            return
+        time.sleep(0.1)
+
+
+def interrupted(repo, photos, nodes):
+    """Two runs, of which the second loses a node and gets another; says what that cost.
+
+    Returns:
+        The seconds lost.
+    """
+    whole = result_of(driver(repo, photos, "whole", nodes.address, nodes.inside), photos, "whole")
+    run = driver(repo, photos, "cut", nodes.address, nodes.inside)
+    try:
+        wait_for_rows(run, photos, "cut", IMAGES // 4)
+        victim = nodes.workers[0]
+        assert any("LabelActor" in command for command in victim.processes().values()), victim.processes()
+        nodes.kill(victim)
+        nodes.join()
+        cut = result_of(run, photos, "cut")
+        nodes.wait()
+    finally:
+        run.kill()
+        run.wait()
+    for out in ("whole", "cut"):
+        request = request_for(photos, out)
+        assert table(request) == expected(photos)
+        left = plan_label(request, colours()).left
+        assert (len(left.todo), left.skipped, left.failed_before) == (0, IMAGES, 0)
+    assert (cut["images"], cut["failed"], cut["skipped"]) == (IMAGES, 0, 0)
+    lost = cut["seconds"] - whole["seconds"]
+    print(  # noqa: T201
+        f"\n{IMAGES} images on three nodes: {whole['seconds']:.1f} s; with one lost and another joining "
+        f"{cut['seconds']:.1f} s: {lost:.1f} s lost"
+    )
+    return lost
+
+
+def test_a_node_that_is_lost_while_another_joins_changes_no_row(repo, photos):
+    with Nodes(workers=2) as nodes:
+        interrupted(repo, photos, nodes)
+
+
+def test_a_machine_of_a_network_that_is_lost_changes_no_row(repo, photos):
+    with ExitStack() as stack:
+        try:
+            network = stack.enter_context(Network())
+        except PermissionError as error:
+            pytest.skip(str(error))
+        interrupted(repo, photos, stack.enter_context(Nodes(workers=2, network=network)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_actors": 2, "cpus_per_actor": 0.5},
+        {"num_actors": 1, "max_actors": 2, "cpus_per_actor": 0.5},
+        {"label_selector": "ray.io/node-id={node}", "cpus_per_actor": 0.5},
+        {"gpus_per_actor": 0.0, "threads": 2, "cpus_per_actor": 1.0},
+    ],
+    ids=lambda settings: ", ".join(settings),
+)
+def test_how_a_run_is_executed_changes_neither_its_digest_nor_its_rows(ray_session, photos, settings):
+    for path in sorted(photos.iterdir())[14:]:
+        path.unlink()
+    node = ray.get_runtime_context().get_node_id()
+    settings = {
+        name: value.format(node=node) if name == "label_selector" else value
+        for name, value in settings.items()
+    }
+    request = request_for(photos)
+    label(request, replace(SMALL, **settings), model=colours())
+    assert table(request) == expected(photos)
+    held = provenance_of(DeltaTable(f"{request.out}/labels"))
+    assert held["digest"] == plan_label(request, colours()).description.digest
+    assert not any(name in json.dumps(held) for name in settings)
+
+
+def test_labels_say_where_actors_run(repo, photos):
+    with Nodes(workers=1) as nodes:
+        chosen = nodes.join(labels="room=models")
+        nodes.wait()
+        settings = {**SETTINGS, "num_actors": 1, "label_selector": "room=models"}
+        run = driver(repo, photos, "out", nodes.address, settings=settings)
+        try:
+            wait_for_rows(run, photos, "out", 1)
+            for node in (nodes.head, *nodes.workers):
+                has_actor = any("LabelActor" in command for command in node.processes().values())
+                assert has_actor == (node is chosen)
+        finally:
+            run.kill()
+            run.wait()

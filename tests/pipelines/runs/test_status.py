@@ -1,0 +1,217 @@
+"""How far a run is, as its commits tell: while it runs, stopped, complete, after other tools, and without any entry."""
+
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from PIL import Image
+
+import pipelines.runs.status
+from jobs import status as door
+from pipelines.tables.delta_writer import announce, open_table, publish, write_part
+from pipelines.execution import ActorPlan
+from pipelines.labelling.segment import SegmentActor
+from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
+from pipelines.labelling.read_images import read_and_decode
+from pipelines.runs.status import status
+from tests.servers.object_store import LIMITED_BUCKET
+from tests.support.in_process import run_here
+from tests.support.stored_segments import grouping
+from zs3.tables import LABELS, SEGMENTS
+
+ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
+
+
+class StopError(RuntimeError):
+    """Ends a run in the middle, as a signal would."""
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for index in range(10):
+        Image.fromarray(np.full((8, 12, 3), (0, 0, 200), np.uint8)).save(
+            tmp_path / "photos" / f"i{index}.png"
+        )
+    (tmp_path / "photos" / "i3.png").write_bytes(b"no picture")
+    return tmp_path / "photos"
+
+
+def segmented(images, out, stop_at=None, **changes):
+    """Segment in this process, two images a file and a commit for each; maybe until some images are done."""
+    request = SegmentRequest(images=str(images), checkpoint="colours", out=str(out), **changes)
+    plan = plan_segment(request, grouping())
+    refs = plan.left.todo.table()
+    pictures = pa.concat_tables(read_and_decode(refs, max_pixels=1000, run=plan.target.digest))
+    actor = SegmentActor(
+        model=grouping(), checkpoint="colours", store="compact", run=plan.target.digest, actors=ONE
+    )
+
+    def progress(seen):
+        if stop_at is not None and seen.done >= stop_at:
+            raise StopError
+
+    return run_here(pictures, actor, plan.target, plan.left, size=2, on_progress=progress)
+
+
+def test_a_stopped_run_then_a_complete_one(photos):
+    with pytest.raises(StopError):
+        segmented(photos, "kept", stop_at=4)
+    (told,) = status("kept")
+    assert (told.table, told.verb, told.state) == ("segments", "segment", "running")
+    assert (told.listed, told.done, told.failed, told.left) == (10, 3, 1, 6)
+    assert [(commit.images, commit.files) for commit in told.commits] == [(2, 2), (2, 1)]
+    sizes = pa.table(DeltaTable("kept/segments").get_add_actions()).column("size_bytes").to_pylist()
+    failures = pa.table(DeltaTable("kept/failures").get_add_actions()).column("size_bytes").to_pylist()
+    assert sum(commit.size for commit in told.commits) == sum(sizes) + sum(failures)
+    assert told.images_per_second > 0 and told.images_per_second_run > 0
+    assert told.left_s == pytest.approx(6 / told.images_per_second)
+    plan = plan_segment(SegmentRequest(images=str(photos), checkpoint="colours", out="kept"), grouping())
+    assert (told.digest, told.listing) == (plan.target.digest, plan.left.listing)
+    assert told.run == plan.target.provenance["run"]
+
+    announce(DeltaTable("kept/segments"), SEGMENTS, plan.target.digest, {"progress": begun(told)})
+    (again,) = status("kept")
+    assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
+        "a run that has begun is told"
+    )
+
+    (later,) = status("kept", now=time.time() + 3600)
+    assert later.state == "stopped" and later.since_commit_s == pytest.approx(3600, abs=60)
+
+    segmented(photos, "kept")
+    (told,) = status("kept")
+    assert (told.state, told.done, told.failed, told.left, told.left_s) == ("complete", 9, 1, 0, 0.0)
+    assert [commit.images for commit in told.commits] == [2, 2, 2, 2, 2], (
+        "of two runs, each counted by itself"
+    )
+
+
+def begun(told):
+    """What a run says before it has done anything."""
+    held = {"listing": told.listing, "listed": told.listed, "done": told.done, "failed": told.failed}
+    return {**held, "this_run": 0, "of": told.left, "seconds": 0.0}
+
+
+def test_after_a_retry_nothing_untouched_counts_as_done(photos):
+    with pytest.raises(StopError):
+        segmented(photos, "kept", stop_at=4)
+    Image.new("RGB", (12, 8), (0, 0, 200)).save(photos / "i3.png")
+    segmented(photos, "kept", retry_failures=True)
+    (told,) = status("kept")
+    assert (told.listed, told.done, told.failed, told.left, told.state) == (10, 4, 0, 6, "stopped")
+
+
+def test_other_tools_hide_nothing_and_their_changes_are_told(photos, monkeypatch):
+    monkeypatch.setattr(pipelines.runs.status, "ENTRIES", 1)
+    segmented(photos, "kept")
+    before = status("kept")
+    table = DeltaTable("kept/segments")
+    table.optimize.compact()
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    (told,) = status("kept")
+    assert (told.done, told.state, told.changed_by) == (before[0].done, "complete", "")
+    DeltaTable("kept/segments").delete("image_id = 'i0'")
+    (told,) = status("kept")
+    assert (told.done, told.changed_by) == (9, "DELETE")
+
+
+def test_few_entries_are_read_however_many_commits_there_are(photos, monkeypatch):
+    segmented(photos, "kept")
+    asked, history = [], DeltaTable.history
+    monkeypatch.setattr(
+        DeltaTable, "history", lambda table, limit: asked.append(limit) or history(table, limit)
+    )
+    monkeypatch.setattr(pipelines.runs.status, "ENTRIES", 3)
+    (told,) = status("kept")
+    assert asked == [3, 3] and told.done == 9
+
+
+def test_a_table_whose_log_tells_nothing_is_counted(tmp_path):
+    provenance = {"run": {"weights": "w"}, "digest": "d"}
+    table = open_table(str(tmp_path / "labels"), LABELS, provenance)
+    (told,) = status(str(tmp_path))
+    assert (told.done, told.failed, told.listed, told.left, told.state) == (0, 0, None, None, "stopped")
+    rows = [_row(image_id, class_id) for image_id in "ab" for class_id in (1, 2)]
+    part = write_part(str(tmp_path / "labels"), pa.Table.from_pylist(rows, schema=LABELS))
+    publish(table, LABELS, [part], run="d", written_ms=0)
+    (told,) = status(str(tmp_path))
+    assert (told.done, told.listed, told.left_s, told.commits) == (2, None, None, ())
+
+
+def _row(image_id, class_id):
+    row = {field.name: "" if pa.types.is_string(field.type) else 0 for field in LABELS}
+    return row | {
+        "image_id": image_id, "uri": image_id, "class_id": class_id, "seen": True, "bbox": [0, 0, 1, 1], "rle": b"x",
+    }  # fmt: skip
+
+
+def test_a_new_version_of_a_table_starts_from_nothing(photos):
+    segmented(photos, "kept")
+    other = {"run": {"checkpoint": "other"}, "digest": "o"}
+    for name, schema in pipelines.runs.status.RESULTS.items():
+        if name == "segments":
+            open_table(f"kept/{name}", schema, other, replace=True)
+    (told,) = status("kept")
+    assert (told.digest, told.done, told.listed) == ("o", 0, None)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda folder: None, "no table at"),
+        (lambda folder: folder.write_text("x"), "is a file, expected a folder"),
+        (
+            lambda folder: DeltaTable.create(
+                str(folder / "labels"), LABELS.remove(0), name="labels", description='{"run": {"a": "b"}}'
+            ),
+            "was made by another version of zs3, with other columns",
+        ),
+        (
+            lambda folder: DeltaTable.create(str(folder / "labels"), LABELS, name="mine"),
+            "is a table called 'mine', not 'labels' of zs3",
+        ),
+    ],
+)
+def test_what_is_no_table_of_ours_is_named_in_one_line(tmp_path, capsys, made, message):
+    made(tmp_path / "out")
+    assert door.main(["--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+
+
+def test_the_door_tells_people_and_scripts(photos, capsys):
+    with pytest.raises(StopError):
+        segmented(photos, "kept", stop_at=4)
+    assert door.main(["--out", "kept"]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "kept/segments: running",
+        "3 of 10 done, 1 failed, 6 left",
+        "images/s over",
+        "time left",
+    ):
+        assert expected in text
+    assert door.main(["--out", "kept", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (told,) = json.loads(line)["tables"]
+    assert set(told) == {
+        "table", "uri", "state", "listed", "done", "failed", "left", "images_per_second", "images_per_second_run",
+        "left_seconds", "since_commit_s", "commits", "verb", "digest", "run", "listing", "changed_by",
+    }  # fmt: skip
+    assert set(told["commits"][0]) == {"time", "images", "files", "size"}
+    segmented(photos, "kept")
+    assert door.main(["--out", "kept"]) == 0
+    assert "zs3 retry --out kept" in capsys.readouterr().out
+
+
+def test_tables_in_an_object_store(object_store, photos):
+    out = f"s3://{LIMITED_BUCKET}/status"
+    segmented(photos, out)
+    (told,) = status(out)
+    assert (told.state, told.done, told.failed) == ("complete", 9, 1)
+    assert told.uri == f"{out}/segments" and told.commits[0].size > 0

@@ -1,0 +1,210 @@
+"""Images that kill their process, silence, too many failures: a run ends in rows or in one line, and never hangs."""
+
+import ctypes
+import json
+import os
+import signal
+import time
+
+import pyarrow as pa
+import pytest
+
+import pipelines.labelling.read_images
+from pipelines.execution import Execution
+from pipelines.labelling.label import label
+from pipelines.labelling.label_plan import plan_label
+from pipelines.runs.crash_journal import TRIES, Journal, given_up, remove_notes
+from pipelines.labelling.read_images import read_and_decode
+from pipelines.runs.run import failure_limit
+from pipelines.runs.stall_timeout import StalledError, watched
+from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+
+YELLOW = (250, 250, 0)
+
+
+def deadly(delay_s=0.0):
+    """A model whose process dies of pictures with a yellow corner; nested, so that it travels by value."""
+    inner = colours()
+
+    def load(checkpoint, vocabulary, device):
+        model = inner.load(checkpoint, vocabulary, device)
+
+        class Deadly:
+            seen, digest = model.seen, model.digest
+
+            def label(self, pictures):
+                if any(tuple(picture[0, 0]) == (250, 250, 0) for picture in pictures):
+                    ctypes.string_at(
+                        0
+                    )  # a true fault: a signal that is sent may be handled by another thread
+                time.sleep(delay_s)
+                return model.label(pictures)
+
+        return Deadly()
+
+    return type(inner)(load=load, describe=inner.describe)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(7):
+        picture(folder / f"i{index}.png", index)
+    (tmp_path / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
+def test_an_image_that_kills_its_process_is_given_up_and_costs_its_neighbours_nothing(ray_session, photos):
+    picture(photos / "i3x.png", corner=YELLOW)
+    request = request_for(photos)
+    result = label(request, SMALL, model=deadly())
+    assert (result.images, result.failed) == (7, 1)
+    (failure,) = table(request, "failures")
+    assert (failure["image_id"], failure["stage"], failure["error_type"]) == ("i3x", "label", "crash")
+    assert f"the process died {TRIES} times while it worked on this image alone" in failure["message"]
+    (photos / "i3x.png").unlink()
+    assert table(request) == expected(photos)
+
+
+def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, monkeypatch):
+    """The task is repeated as Ray would, each time in a process of its own."""
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
+    refs = pa.table({"image_id": list("abc"), "uri": [str(tmp_path / f"{name}.png") for name in "abc"]})
+    monkeypatch.setattr(pipelines.runs.crash_journal, "notes_folder", lambda: tmp_path / "notes")
+    decode = pipelines.labelling.read_images.decode
+
+    def crashes(content, max_pixels):
+        if content == (tmp_path / "b.png").read_bytes():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(content, max_pixels=max_pixels)
+
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes() + b"deadly")
+    monkeypatch.setattr(pipelines.labelling.read_images, "decode", crashes)
+    out, deaths = tmp_path / "rows.json", 0
+    while not out.exists():
+        child = os.fork()
+        if not child:
+            rows = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r", notes="n"))
+            out.write_text(json.dumps([row["failures"] for row in rows.to_pylist()]))
+            os._exit(0)
+        deaths += os.waitpid(child, 0)[1] != 0
+    assert deaths == TRIES
+    good, bad, other = json.loads(out.read_text())
+    assert good == other == []
+    assert (bad[0]["image_id"], bad[0]["stage"], bad[0]["error_type"]) == ("b", "decode", "crash")
+
+
+def test_a_journal_tells_the_dead_from_the_living(tmp_path):
+    mine = Journal("run", "label", tmp_path)
+    mine.at(["living"])
+    for images in (["x"], ["x"], ["y", "z"], []):
+        if not (child := os.fork()):
+            Journal("run", "label", tmp_path).at(images)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    for other in (mine, Journal("run", "label", tmp_path)):
+        alone, suspects = other.crashes()
+        assert (dict(alone), suspects) == ({"x": 2}, {"x", "y", "z"})
+    assert Journal("run", "decode", tmp_path).crashes() == ({}, frozenset())
+    assert Journal("later", "label", tmp_path).crashes() == ({}, frozenset())
+    remove_notes("run", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["later"]
+    assert given_up(3).kind == "crash"
+
+
+def test_silence_is_told_with_the_state_of_each_stage():
+    def stream():
+        yield 1
+        time.sleep(60)
+
+    seen = []
+    with pytest.raises(StalledError, match=r"no image was finished for 0 s.*decoding: 3; labelling: 0"):
+        for value in watched(stream(), 0.05, lambda: "decoding: 3; labelling: 0"):
+            seen.append(value)
+    assert seen == [1]
+    assert list(watched(iter(range(200)), 5, str)) == list(range(200))
+
+    def breaks():
+        yield 1
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        list(watched(breaks(), 5, str))
+
+
+def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_session, photos):
+    def slow_at_the_end():
+        model = colours()
+
+        def load(checkpoint, vocabulary, device):
+            inner = model.load(checkpoint, vocabulary, device)
+
+            class Stuck:
+                seen, digest, done = inner.seen, inner.digest, 0
+
+                def label(self, pictures):
+                    Stuck.done += 1
+                    time.sleep(60 if Stuck.done > 2 else 0)
+                    return inner.label(pictures)
+
+            return Stuck()
+
+        return type(model)(load=load, describe=model.describe)
+
+    execution = Execution(
+        batch_size=2,
+        images_per_block=2,
+        images_per_file=2,
+        commit_interval_s=0.0,
+        stall_timeout_s=8.0,
+        tasks_in_flight=1,
+    )
+    with pytest.raises(StalledError, match=r"LabelActor: 1 tasks at work"):
+        label(request_for(photos), execution, model=slow_at_the_end())
+    left = plan_label(request_for(photos), colours()).left
+    assert 0 < left.skipped < 7
+    label(request_for(photos), SMALL, model=colours())
+    assert table(request_for(photos)) == expected(photos)
+
+
+def test_a_run_that_goes_wrong_stops_early_and_is_continued(ray_session, photos):
+    for index in range(8):
+        (photos / f"bad{index}.jpg").write_bytes(b"no picture")
+    with pytest.raises(
+        RuntimeError, match=r"of the first \d+ images failed, more than --max-failures 3 allows"
+    ):
+        label(
+            request_for(photos),
+            Execution(
+                batch_size=1, images_per_block=1, images_per_file=1, commit_interval_s=0, max_failures="3"
+            ),
+            model=colours(),
+        )
+    result = label(request_for(photos), SMALL, model=colours())
+    assert result.failed + result.failed_before == 8
+    assert table(request_for(photos)) == expected(photos)
+    assert len(table(request_for(photos), "failures")) == 8
+
+
+@pytest.mark.parametrize(
+    ("told", "done", "failed", "stops"),
+    [
+        (None, 10, 10, False),
+        ("0", 1, 1, True),
+        ("3", 9, 3, False),
+        ("5%", 99, 99, False),
+        ("5%", 100, 5, False),
+        ("5%", 100, 6, True),
+        ("100%", 100, 100, False),
+    ],
+)
+def test_the_limit_of_failures_is_a_number_or_a_share(told, done, failed, stops):
+    assert failure_limit(told)(done, failed) is stops
+
+
+@pytest.mark.parametrize("told", ["many", "-1", "101%", "%", ""])
+def test_a_limit_that_is_none_is_named(told):
+    with pytest.raises(ValueError, match=f"max_failures is '{told}'"):
+        failure_limit(told)

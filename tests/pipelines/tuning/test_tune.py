@@ -1,0 +1,287 @@
+"""Tuning on stored segments: its points are the direct evaluations, and its settings carry their origin to a report."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
+from pipelines.execution import Execution
+from pipelines.labelling.name import name, read_segments
+from pipelines.labelling.name_plan import NameRequest, load_namer, plan_name
+from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
+from pipelines.runs.catalogue import list_images
+from pipelines.tables.delta_reader import provenance_of
+from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tuning.request import TuneRequest, plan_tune
+from pipelines.tuning.tune import TuneActor, sums_of, tune
+from zs3.checkpoint import save_checkpoint
+from zs3.datasets import read_truth
+from zs3.images.codec import encode_label_png
+from zs3.metrics import confusion, scores, total
+from zs3.nets.zegformer import ZegFormer
+from zs3.segmentation.segments import Segments
+from zs3.segmentation.table import segments_at, segments_row
+from zs3.tables import SEGMENTS
+from zs3.tuning.calibration_sweep import added
+from zs3.tuning.grid import NamingGrid
+from zs3.vocabulary import load_vocabulary
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+CLASSES = [
+    {"id": 0, "name": "ground", "role": "background"},
+    {"id": 1, "name": "dog", "role": "seen"},
+    {"id": 2, "name": "sheep", "role": "unseen"},
+    {"id": 3, "name": "grass", "role": "seen"},
+    {"id": 4, "name": "sofa", "role": "unseen"},
+]
+GRID = NamingGrid(
+    weight=None, calibration=(-0.05, 0.0, 0.02, 0.1), templates=("own", "photo"), query_temperature=(1.0, 4.0)
+)
+SCORES = ("seen", "unseen", "harmonic", "all")
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory, tiny_recipe):
+    """A data set of six pictures, a checkpoint that was not trained, and segments of all pictures."""
+    here = tmp_path_factory.mktemp("data") / "farm"
+    here.mkdir()
+    torch.manual_seed(1)
+    save_checkpoint(here / "model", tiny_recipe, ZegFormer(tiny_recipe.model), ["dog", "grass"])
+    draw = np.random.default_rng(2)
+    for folder in ("images", "masks"):
+        (here / folder).mkdir()
+    for index, size in enumerate(((40, 70), (60, 61), (33, 33), (48, 40), (40, 44), (36, 52))):
+        Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+            here / "images" / f"{index}.png"
+        )
+        truth = draw.choice([0, 1, 2, 3, 4, 255], (3, 4)).repeat(30, 0).repeat(20, 1)[: size[0], : size[1]]
+        (here / "masks" / f"{index}.png").write_bytes(encode_label_png(truth))
+    (here / "classes.json").write_text(json.dumps({"name": "farm", "classes": CLASSES}))
+    splits = {"train": ["0", "1", "2", "3"], "val": ["4", "5"], "more": ["3", "4", "gone"]}
+    (here / "splits.json").write_text(json.dumps(splits))
+    store_segments(here, "kept")
+    return here
+
+
+def store_segments(here, out):
+    """A segments table in two files: smooth masks, and embeddings near those of one class and of another one."""
+    request = SegmentRequest(
+        images=str(here / "images"), checkpoint=str(here / "model"), out=str(here / out), store="lossless"
+    )
+    plan = plan_segment(request)
+    bank = load_namer(
+        request.checkpoint, load_vocabulary(str(here / "classes.json")), {}
+    ).query_bank.embeddings
+    draw, rows = torch.Generator().manual_seed(3), []
+    for image_id, uri in list_images(request.images):
+        width, height = Image.open(uri).size
+        one, two = (torch.from_numpy(bank)[torch.randint(0, 4, (6,), generator=draw)] for _ in range(2))
+        mixed = one + 0.8 * torch.rand(6, 1, generator=draw) * two
+        segments = Segments(
+            mask_logits_Khw=4 * torch.randn(6, 4, 4, generator=draw),
+            query_embeddings_KD=mixed / mixed.norm(dim=1, keepdim=True),
+            image_embeddings_KE=torch.zeros(6, 0),
+            void_logits_K=4 * torch.randn(6, generator=draw),
+            padded_hw=(64, 96), resized_hw=(64, 90), height=height, width=width,
+        )  # fmt: skip
+        rows.append(segments_row(image_id, uri, segments, 0.0, plan.target.digest, store="lossless"))
+    uri = plan.target.uris["segments"]
+    held = open_table(uri, SEGMENTS, plan.target.provenance)
+    parts = [write_part(uri, pa.Table.from_pylist(part, schema=SEGMENTS)) for part in (rows[:4], rows[4:])]
+    publish(held, SEGMENTS, parts, run=plan.target.digest, written_ms=0)
+
+
+def to_tune(farm, out, **changes):
+    values = {
+        "segments": str(farm / "kept"), "dataset": "folder", "root": str(farm), "split": "train",
+        "out": str(out), "grid": GRID,
+    }  # fmt: skip
+    return TuneRequest(**{**values, **changes})
+
+
+def to_name(farm, out, **changes):
+    values = {"segments": str(farm / "kept"), "classes": str(farm / "classes.json"), "out": str(out)}
+    return NameRequest(**{**values, **changes})
+
+
+def report_of(farm, labels, split, out):
+    request = EvaluateRequest(
+        labels=str(labels), dataset="folder", root=str(farm), split=split, out=str(out), replicates=2,
+        gallery=0, allow_missing=True,
+    )  # fmt: skip
+    return evaluate(request, now=NOW)
+
+
+def stored(plan):
+    """The rows that a plan wants, as its tasks read them."""
+    return pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=plan.wanted))
+
+
+def scored_directly(plan, changes):
+    """The scores of the label maps that `zs3 name` paints under some settings, made one by one in this process."""
+    namer, rows, vocabulary = (
+        load_namer(plan.checkpoint, plan.vocabulary, changes),
+        stored(plan),
+        plan.vocabulary,
+    )
+    truths = {ref.id: Path(ref.truth_uri).read_bytes() for ref in plan.dataset.refs}
+    found = [
+        confusion(
+            read_truth("folder", truths[image_id], vocabulary),
+            namer.name(segments_at(rows, index))[0],
+            ignore_id=vocabulary.ignore_id,
+        )
+        for index, image_id in enumerate(rows["image_id"].to_pylist())
+    ]
+    return scores(total(found), vocabulary.classes, plan.protocol)
+
+
+def test_every_point_is_the_direct_evaluation_and_reports_name_the_tuning_split(ray_session, farm, tmp_path):
+    progress = []
+    request = to_tune(farm, tmp_path / "tuned")
+    tuned = tune(request, Execution(batch_size=1), now=NOW, on_progress=progress.append)
+    assert (progress[-1].done, progress[-1].total) == (4, 4)
+    assert json.loads((tmp_path / "tuned/tune.json").read_text()) == tuned
+    assert (tmp_path / "tuned/tune.png").read_bytes().startswith(b"\x89PNG")
+    assert "farm train" in (tmp_path / "tuned/tune.md").read_text()
+    assert tuned["tuned_on"]["settings_tried"] == 4 * 4 and len(tuned["namings"]) == 4
+    assert tuned["namings"][-1]["settings"] == {"query_temperature": 4.0, "templates": "photo"}
+
+    plan = plan_tune(request)
+    different = set()
+    for held in tuned["namings"]:
+        assert (held["curve"][0]["unseen"], held["curve"][-1]["seen"]) == (0, 0)
+        for point in held["curve"][1:-1]:
+            direct = scored_directly(plan, held["settings"] | {"calibration": point["calibration"]})
+            assert {group: getattr(direct, group) for group in SCORES} == {one: point[one] for one in SCORES}
+            different.add(direct.harmonic)
+    assert len(different) > 8, "settings that all name alike would prove nothing"
+    current, best = tuned["current"], tuned["best"]
+    assert (current["naming"], current["calibration"]) == (0, 0.0)
+    assert best["harmonic"] == max(different) > current["harmonic"]
+
+    name(to_name(farm, tmp_path / "named", settings=str(tmp_path / "tuned")))
+    report = report_of(farm, tmp_path / "named", "train", tmp_path / "report")
+    assert {group: report[group]["miou"] for group in SCORES} == {group: best[group] for group in SCORES}
+    assert any("tuned on" in note and "very split of these scores" in note for note in report["notes"])
+    assert report["provenance"]["labels"]["tuning"] == tuned["tuned_on"]
+    report = report_of(farm, tmp_path / "named", "val", tmp_path / "held out")
+    assert any("train (4 images); these scores are of another split" in note for note in report["notes"])
+    for written in ("report.md", "report.html"):
+        assert "The naming settings were tuned on" in (tmp_path / "held out" / written).read_text()
+    page = (tmp_path / "held out" / "report.html").read_text()
+    points = len(tuned["namings"][best["naming"]]["curve"])
+    assert 'id="trade-off"' in page and "on farm train, where its settings were tuned" in page
+    assert points > 4 and f"<dt>tuning.curve</dt><dd>{points} entries</dd>" in page
+
+
+def test_neither_batches_nor_order_change_a_sum(farm, tmp_path):
+    plan = plan_tune(to_tune(farm, tmp_path))
+    rows = stored(plan)
+    actor = TuneActor(trials=plan.trials, dataset=plan.dataset, ids=plan.ids, gammas=plan.gammas, threads=1)
+    together = sums_of(actor(rows))
+    alone = [sums_of(actor(rows.slice(index, 1))) for index in (2, 0, 3, 1)]
+    summed = added(alone)
+    assert together.keys() == summed.keys()
+    for key, held in together.items():
+        for column in ("truth", "prediction", "pixels"):
+            assert np.array_equal(getattr(held, column), getattr(summed[key], column))
+
+
+def test_an_image_that_cannot_be_swept_is_told_and_leaves_the_others_alone(farm, tmp_path):
+    plan = plan_tune(to_tune(farm, tmp_path))
+    refs = {ref.id: ref for ref in plan.dataset.refs}
+    swapped = tuple(
+        replace(ref, truth_uri=refs["1"].truth_uri if ref.id == "0" else ref.truth_uri)
+        for ref in plan.dataset.refs
+    )
+    blind = tuple(replace(ref, truth_uri=None if ref.id == "2" else ref.truth_uri) for ref in swapped)
+    actor = TuneActor(
+        trials=plan.trials,
+        dataset=replace(plan.dataset, refs=blind),
+        ids=plan.ids,
+        gammas=plan.gammas,
+        threads=1,
+    )
+    (row,) = actor(stored(plan)).to_pylist()
+    assert row["image_ids"] == ["0", "1", "2", "3"] and row["truth"]
+    first, second = row["errors"]
+    assert "image '0': its segments are of a picture of 70x40 pixels and its truth is 61x60" in first
+    assert "image '2': it has no truth file in the data set; choose a split with truth" in second
+
+
+def settings_file(folder, **changes):
+    """A tune.json as another run might have left it."""
+    content = {
+        "version": 1,
+        "settings": {"calibration": 0.1},
+        "checkpoint": "c",
+        "tuned_on": {"title": "a train"},
+    }
+    folder.mkdir()
+    (folder / "tune.json").write_text(json.dumps(content | changes))
+    return str(folder)
+
+
+def test_tuned_settings_define_labels_by_their_values_alone(farm, tmp_path):
+    digest = plan_tune(to_tune(farm, tmp_path / "x")).checkpoint_digest
+    settings = settings_file(tmp_path / "tuned", checkpoint=digest)
+    by_hand = plan_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
+    tuned = plan_name(to_name(farm, tmp_path / "out", settings=settings))
+    assert tuned.target.digest == by_hand.target.digest
+    assert tuned.target.provenance["run"] == by_hand.target.provenance["run"]
+    assert tuned.target.provenance["tuning"] == {"title": "a train"}
+    assert "templates" not in tuned.target.provenance["run"]
+
+    prompts = plan_name(to_name(farm, tmp_path / "out", naming={"templates": "photo"}))
+    own = plan_name(to_name(farm, tmp_path / "out", naming={"templates": "plain"}))
+    assert prompts.target.provenance["run"]["templates"] == "photo"
+    assert own.target.digest == plan_name(to_name(farm, tmp_path / "out")).target.digest
+
+    held = open_table(tuned.target.uris["labels"], tuned.target.schema, tuned.target.provenance)
+    assert provenance_of(held)["tuning"] == {"title": "a train"}
+    assert plan_name(to_name(farm, tmp_path / "out", settings=settings)).target.digest == tuned.target.digest
+    with pytest.raises(ValueError, match="as of settings that were tuned on a train, now they are not tuned"):
+        plan_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
+
+
+def test_settings_that_cannot_be_used_are_named(farm, tmp_path):
+    other = settings_file(tmp_path / "other")
+    with pytest.raises(ValueError, match="was tuned for the checkpoint c, and the segments are of"):
+        plan_name(to_name(farm, tmp_path / "out", settings=other))
+    with pytest.raises(ValueError, match=r"--settings and --naming\.weight are both given"):
+        plan_name(to_name(farm, tmp_path / "out", settings=other, naming={"weight": 0.5}))
+    with pytest.raises(FileNotFoundError, match=r"no tuned settings at .*gone/tune\.json; give the --out"):
+        plan_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "gone")))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):
+        plan_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "bad.json")))
+    with pytest.raises(ValueError, match="no prompt templates are called 'poem'"):
+        plan_name(to_name(farm, tmp_path / "out", naming={"templates": "poem"}))
+
+
+def test_what_cannot_be_tuned_on_is_named(farm, tmp_path, tiny_recipe):
+    (farm / "images" / "gone.png").write_bytes((farm / "images" / "3.png").read_bytes())
+    (farm / "masks" / "gone.png").write_bytes((farm / "masks" / "3.png").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of 3 images of .* more have no segments \(gone; 0 of them"):
+        plan_tune(to_tune(farm, tmp_path, split="more"))
+    assert plan_tune(to_tune(farm, tmp_path, split="more", allow_missing=True)).wanted == {"3", "4"}
+    (tmp_path / "seen.txt").write_text("dog\ngrass\n")
+    with pytest.raises(
+        ValueError, match="all 2 classes of 'seen' are seen for this checkpoint, so there is no"
+    ):
+        plan_tune(to_tune(farm, tmp_path, classes=str(tmp_path / "seen.txt")))
+    with pytest.raises(ValueError, match="calibration is to be tried at no value"):
+        plan_tune(to_tune(farm, tmp_path, grid=replace(GRID, calibration=())))
+    save_checkpoint(tmp_path / "other", tiny_recipe, ZegFormer(tiny_recipe.model), ["dog"])
+    with pytest.raises(ValueError, match=r"made with the checkpoint .* segment the images again"):
+        plan_tune(to_tune(farm, tmp_path, checkpoint=str(tmp_path / "other")))
+    with pytest.raises(FileNotFoundError, match="no segments table at"):
+        plan_tune(to_tune(farm, tmp_path, segments=str(tmp_path / "nothing")))

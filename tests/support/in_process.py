@@ -1,0 +1,72 @@
+"""Runs without Ray: the same actors, files and commits, batch by batch in this process."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import pipelines.runs.run
+from pipelines.execution import ActorPlan, Execution
+from pipelines.labelling.name import NameActor, read_segments
+from pipelines.labelling.name_plan import NameModel, NameRequest, plan_name
+from pipelines.labelling.read_images import read_and_decode
+from pipelines.labelling.segment import SegmentActor
+from pipelines.labelling.segment_plan import SegmentModel, SegmentRequest, plan_segment
+from pipelines.runs.rows import write_tables
+from pipelines.runs.run import RunResult, run_graph
+
+ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
+
+
+class Here:
+    """Stands for the dataset of files that a graph writes."""
+
+    def __init__(self, rows, actor, target, size) -> None:
+        self.rows, self.actor, self.target, self.size = rows, actor, target, size
+
+    def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
+        for start in range(0, self.rows.num_rows, self.size):
+            done = self.actor(self.rows.slice(start, self.size))
+            yield write_tables(done, uris=self.target.uris, schemas=self.target.schemas)
+
+
+def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_interval_s=0.0) -> RunResult:
+    """What `run_graph` does with the rows that an actor makes of some rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines.runs.run, "start_ray", lambda execution: False)
+        return run_graph(
+            target,
+            left,
+            lambda wave: Here(rows, actor, target, size),
+            Execution(commit_interval_s=commit_interval_s),
+            called=0.0,
+            on_progress=on_progress,
+        )
+
+
+def segment_here(request: SegmentRequest) -> RunResult:
+    """As `pipelines.labelling.segment.segment`."""
+    plan = plan_segment(request)
+    pictures = pa.concat_tables(
+        read_and_decode(plan.left.todo.table(), max_pixels=request.max_pixels, run=plan.target.digest)
+    )
+    actor = SegmentActor(
+        model=SegmentModel(),
+        checkpoint=request.checkpoint,
+        store=request.store,
+        run=plan.target.digest,
+        planned=plan.grouper,
+        actors=ONE,
+    )
+    return run_here(pictures, actor, plan.target, plan.left)
+
+
+def name_here(request: NameRequest) -> RunResult:
+    """As `pipelines.labelling.name.name`."""
+    plan = plan_name(request)
+    wanted = {row["image_id"]: row for row in plan.left.todo.table().to_pylist()}
+    rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
+    namer = NameModel().load(plan.checkpoint, plan.vocabulary, plan.naming)
+    actor = NameActor(namer=namer, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)
+    return run_here(rows, actor, plan.target, plan.left)

@@ -1,0 +1,119 @@
+"""What labels mean in a data set, how one image is scored and shown, and what a reader must be told."""
+
+import numpy as np
+import pytest
+
+from zs3.evaluation.matching import (
+    chosen,
+    class_matches,
+    image_confusion,
+    image_scores,
+    notes,
+    oracles,
+    predicted_ids,
+)
+from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, total
+from zs3.tables import label_rows
+from zs3.vocabulary import ClassEntry, Vocabulary
+
+DATA = Vocabulary(
+    name="data",
+    classes=(
+        ClassEntry(id=0, name="background", role="background"),
+        ClassEntry(id=3, name="sofa"),
+        ClassEntry(id=7, name="cat"),
+        ClassEntry(id=9, name="cow", role="unseen"),
+    ),
+)
+NAMES = {1: "couch", 2: "Cat", 5: "unicorn", 9: "cow"}
+SEEN = {1: True, 2: True, 5: False, 9: False}
+
+
+def rows(label_map_HW: np.ndarray) -> list[dict]:
+    """Label rows of an image called `a`, labelled with other ids than the data set's."""
+    return label_rows("a", "a.jpg", label_map_HW, NAMES, SEEN, dict.fromkeys(NAMES, 0.5), "run")
+
+
+def test_labels_are_matched_by_name_then_by_concept_never_by_id() -> None:
+    matches = class_matches(NAMES.values(), DATA)
+    assert matches == {"couch": 3, "Cat": 7, "unicorn": UNKNOWN, "cow": 9}
+    label_map_HW = np.array([[1, 2, 5], [9, 255, 255]], np.int32)
+    assert predicted_ids(rows(label_map_HW), matches).tolist() == [
+        [3, 7, UNKNOWN],
+        [9, UNLABELLED, UNLABELLED],
+    ]
+
+
+def test_a_label_that_could_mean_two_classes_is_refused_unless_one_has_its_very_name() -> None:
+    twins = Vocabulary(name="twins", classes=(ClassEntry(id=1, name="sofa"), ClassEntry(id=2, name="couch")))
+    assert class_matches(["couch"], twins) == {"couch": 2}
+    with pytest.raises(ValueError, match=r"'settee' could mean \['sofa', 'couch'\] of 'twins'"):
+        class_matches(["settee"], twins)
+
+
+def test_sizes_that_differ_are_told_with_image_and_both_sizes() -> None:
+    labelled = rows(np.full((4, 6), 2, np.int32))
+    with pytest.raises(ValueError, match=r"'a' are 6x4 pixels and its truth 4x6"):
+        image_confusion(labelled, np.zeros((6, 4), np.int32), DATA, class_matches(NAMES.values(), DATA))
+
+
+def test_an_image_without_any_label_scores_zero_and_is_no_error() -> None:
+    labelled = rows(np.full((2, 3), 255, np.int32))
+    image = image_confusion(labelled, np.full((2, 3), 7, np.int32), DATA, {})
+    assert image.prediction.tolist() == [UNLABELLED]
+    assert image_scores(image, DATA).all == 0.0
+
+
+def test_a_region_without_a_name_is_refused() -> None:
+    labelled = rows(np.full((2, 3), 2, np.int32))
+    with pytest.raises(ValueError, match="without a name"):
+        predicted_ids([{**labelled[0], "class_name": ""}], {"Cat": 7})
+
+
+def test_the_gallery_takes_a_third_of_each_kind_whatever_the_order_of_images() -> None:
+    mious = {f"i{k:02}": float(k) for k in range(30)} | {"void": float("nan")}
+    picked = chosen(mious, 6, seed=1)
+    assert picked[:4] == [("i00", "worst"), ("i01", "worst"), ("i29", "best"), ("i28", "best")]
+    assert [kind for _, kind in picked[4:]] == ["random", "random"]
+    assert picked == chosen(dict(reversed(mious.items())), 6, seed=1)
+    assert picked != chosen(mious, 6, seed=2)
+
+
+def test_a_gallery_larger_than_the_data_set_shows_every_image_once() -> None:
+    mious = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}
+    picked = [image_id for image_id, _ in chosen(mious, 12, seed=0)]
+    assert sorted(picked) == sorted(mious)
+    assert chosen(mious, 0, seed=0) == [] and chosen({}, 12, seed=0) == []
+
+
+def told(**changes: object) -> str:
+    """The notes of a faultless evaluation, but for the changes."""
+    values: dict = {
+        "seen": {"cat": True, "cow": False},
+        "matches": {"cat": 7, "cow": 9},
+        "labelled_with": None,
+        "missing": {"without_labels": (0, []), "without_truth": (0, [])},
+        "runs": ["r"],
+    }
+    return " ".join(notes(DATA, **(values | changes)))
+
+
+def test_notes_tell_what_makes_the_numbers_other_than_they_seem() -> None:
+    assert told() == ""
+    assert "not zero-shot" in told(seen={"cat": True, "cow": True})
+    assert "never had training masks of cat" in told(seen={"cat": False, "cow": False})
+    assert "data set lacks count as wrong: unicorn" in told(
+        seen={"unicorn": False}, matches={"unicorn": UNKNOWN}
+    )
+    assert "they have no labels: a, b (2 in all)" in told(
+        missing={"without_labels": (2, ["a", "b"]), "without_truth": (0, [])}
+    )
+    assert "mixes 2 labelling runs" in told(runs=["r", "s"])
+    short = Vocabulary(name="short", classes=(ClassEntry(id=1, name="couch"), ClassEntry(id=2, name="cow")))
+    assert "no name for cat:" in told(labelled_with=short)
+
+
+def test_oracle_scores_come_as_diagnostics_of_a_report() -> None:
+    both = oracles(total([]), total([]), DATA.classes, PROTOCOLS["zs3"])
+    assert [entry["title"] for entry in both] == ["Masks alone", "Names alone"]
+    assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic", "all"} for entry in both)

@@ -1,0 +1,204 @@
+"""Text banks: prompts, tokens and features against those of the published code, and the bank's own laws."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zs3.encoders import EncoderConfig, load_encoder
+from zs3.text.bank import TextBank, bank_from_npy, prompts, template_sets, templates, text_bank, words
+from zs3.vocabulary import ClassEntry
+
+# Measured worst case 3e-7 against the recorded features of the published code, float32 on both sides.
+FEATURE_TOLERANCE = 2e-6
+
+
+class LetterEncoder:
+    """A stand-in for a text network: a phrase's vector counts its letters. Counts how often it is asked."""
+
+    digest = "letters"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def encode_text(self, phrases: list[str]) -> torch.Tensor:
+        self.calls += 1
+        counts = torch.tensor([[phrase.count(chr(97 + i)) for i in range(26)] for phrase in phrases])
+        rows = counts.float() + 0.01
+        return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def entries(*names: str, synonyms: tuple[str, ...] = ()) -> list[ClassEntry]:
+    return [ClassEntry(id=i + 1, name=name, synonyms=synonyms) for i, name in enumerate(names)]
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(shared: Path) -> object:
+    weights = shared / "reference/fixtures/tiny/clip_openai_names.pth"
+    return load_encoder(EncoderConfig(kind="open_clip", weights=str(weights)), device=torch.device("cpu"))
+
+
+def test_templates_are_those_of_the_published_code(shared: Path) -> None:
+    recorded = json.loads((shared / "reference/fixtures/text/prompt_templates.json").read_text())
+    recorded["imagenet_select_clip"] = recorded.pop("clip_image_branch")
+    assert {name: list(templates(name)) for name in recorded} == recorded
+
+
+def test_every_template_has_one_place_for_the_name() -> None:
+    assert all(string.count("{}") == 1 for strings in template_sets().values() for string in strings)
+
+
+def test_an_unknown_template_set_is_refused_and_the_known_ones_named() -> None:
+    with pytest.raises(ValueError, match=r"'fancy'.*imagenet_select"):
+        templates("fancy")
+
+
+@pytest.mark.parametrize("dataset", ["voc", "coco", "ade847"])
+def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, shared: Path, tiny_clip) -> None:
+    folder = shared / "reference/fixtures/text"
+    names = json.loads((folder / "class_names.json").read_text())[dataset]
+    three = [templates(name)[0] for name in ("single", "imagenet_select", "imagenet_select_clip")]
+    recorded = json.loads((folder / f"prompts_{dataset}.json").read_text())
+    made = [prompt for entry in entries(*names) for prompt in prompts(words(entry, synonyms=True), three)]
+    assert made == recorded
+    tokens = tiny_clip.tokenizer(made).numpy()
+    assert np.array_equal(tokens[:, :40], np.load(folder / "tokens.npz")[f"{dataset}/tokens"])
+    assert not tokens[:, 40:].any()
+
+
+@pytest.mark.parametrize("kind", ["single", "imagenet_select", "imagenet", "imagenet_select_clip"])
+def test_text_features_with_synonyms_equal_the_recorded_ones(kind: str, shared: Path, tiny_clip) -> None:
+    recorded = np.load(shared / "reference/fixtures/text/text_features_synonyms.npz")
+    names = [str(name) for name in recorded["names"]]
+    bank = text_bank(entries(*names), tiny_clip, templates=kind, seen=[True] * len(names), synonyms=True)
+    key = "clip_image_branch" if kind == "imagenet_select_clip" else kind
+    assert np.abs(bank.embeddings - recorded[key]).max() < FEATURE_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("", "single"), ("_prompts_select", "imagenet_select"), ("_prompts_80", "imagenet")],
+)
+def test_text_features_of_the_voc_classes_equal_the_recorded_ones(
+    file: str, kind: str, shared: Path, tiny_clip
+) -> None:
+    folder = shared / "reference/fixtures/tiny"
+    summary = json.loads((folder / "summary.json").read_text())
+    recorded = np.load(folder / f"text_features{file}.npz")
+    for key, names in (("train", summary["train_class_names"]), ("test", summary["class_names"])):
+        for suffix, templates_of_branch in (("", kind), ("_clip", "imagenet_select_clip")):
+            bank = text_bank(
+                entries(*names),
+                tiny_clip,
+                templates=templates_of_branch,
+                seen=[True] * len(names),
+                synonyms=True,
+            )
+            assert np.abs(bank.embeddings - recorded[key + suffix]).max() < FEATURE_TOLERANCE
+
+
+def test_synonyms_take_part_only_when_asked() -> None:
+    (entry,) = entries("sofa, couch", synonyms=("settee", "couch"))
+    assert words(entry, synonyms=True) == ("sofa", "couch", "settee")
+    assert words(entry, synonyms=False) == ("sofa", "couch"), "a name that holds commas, as ADE20K's do"
+
+
+def test_permuting_the_classes_permutes_the_rows() -> None:
+    names, order = ["cat", "dog", "tree"], [2, 0, 1]
+    encoder = LetterEncoder()
+    bank = text_bank(entries(*names), encoder, templates="single", seen=[True, False, True], synonyms=True)
+    permuted = text_bank(
+        entries(*(names[i] for i in order)),
+        encoder,
+        templates="single",
+        seen=[[True, False, True][i] for i in order],
+        synonyms=True,
+    )
+    assert np.array_equal(permuted.embeddings, bank.embeddings[order])
+    assert np.array_equal(permuted.seen, bank.seen[order])
+    assert permuted.digest != bank.digest
+
+
+def test_a_cached_bank_is_the_encoded_bank_and_asks_the_encoder_once(tmp_path: Path) -> None:
+    encoder = LetterEncoder()
+    banks = [
+        text_bank(
+            entries("cat", "dog"),
+            encoder,
+            templates="imagenet",
+            seen=[True, False],
+            synonyms=True,
+            cache_dir=tmp_path,
+        )
+        for _ in range(2)
+    ]
+    assert encoder.calls == 1
+    assert np.array_equal(banks[0].embeddings, banks[1].embeddings)
+    assert banks[0].digest == banks[1].digest
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"templates": "plain"}, {"seen": [True, True]}, {"names": ("cat", "cow")}, {"digest": "other"}]
+)
+def test_the_digest_tells_apart_what_makes_another_bank(change: dict) -> None:
+    def digest(
+        names: tuple[str, ...] = ("cat", "dog"),
+        templates: str = "single",
+        seen: tuple[bool, ...] = (True, False),
+        digest: str = "letters",
+    ) -> str:
+        encoder = LetterEncoder()
+        encoder.digest = digest
+        return text_bank(entries(*names), encoder, templates=templates, seen=seen, synonyms=True).digest
+
+    assert digest(**change) != digest()
+    assert digest() == digest()
+
+
+def test_a_bank_from_npy_has_unit_rows_of_the_stored_directions(tmp_path: Path) -> None:
+    matrix = np.array([[3.0, 4.0], [0.0, -2.0]], dtype=np.float16)
+    np.save(tmp_path / "bank.npy", matrix)
+    bank = bank_from_npy(tmp_path / "bank.npy", ["a", "b"], [True, False])
+    assert np.allclose(bank.embeddings, [[0.6, 0.8], [0, -1]])
+
+
+def test_a_bank_from_npy_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "bank.npy", np.ones((3, 2), dtype=np.float32))
+    with pytest.raises(ValueError, match="expected a float matrix with 2 rows"):
+        bank_from_npy(tmp_path / "bank.npy", ["a", "b"], [True, True])
+    with pytest.raises(FileNotFoundError, match="no text embeddings"):
+        bank_from_npy(tmp_path / "absent.npy", ["a"], [True])
+
+
+BROKEN: dict[str, Callable[[], TextBank]] = {
+    "come more than once": lambda: bank_of(names=("a", "a")),
+    "at least one class": lambda: bank_of(names=(), rows=np.zeros((0, 2))),
+    "unit vector, but that of 'b' has length 2": lambda: bank_of(rows=np.array([[1.0, 0], [0, 2]])),
+    r"\(2, D\) matrix": lambda: bank_of(rows=np.eye(3)),
+    "seen must be": lambda: bank_of(seen=np.array([True])),
+    "float32": lambda: bank_of(dtype=np.float64),
+}
+
+
+def bank_of(
+    names: tuple[str, ...] = ("a", "b"),
+    rows: np.ndarray | None = None,
+    seen: np.ndarray | None = None,
+    dtype: type = np.float32,
+) -> TextBank:
+    return TextBank(
+        names=names,
+        embeddings=(np.eye(2) if rows is None else rows).astype(dtype),
+        seen=np.array([True, False]) if seen is None else seen,
+        digest="",
+    )
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_bank_whose_parts_do_not_fit_is_refused(message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BROKEN[message]()

@@ -1,0 +1,157 @@
+"""One vocabulary under one set of settings, ready to name the segments of any picture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zs3.checkpoint import Checkpoint
+from zs3.classification.painting import paint, unreached
+from zs3.classification.pruning import ImageRange, Pruned, image_range, prune
+from zs3.classification.scores import class_scores
+from zs3.config import NamingSettings, Recipe
+from zs3.encoders import load_encoder
+from zs3.segmentation.segments import Segments
+from zs3.text.confusable import ClosePair, Compared, close_pairs
+from zs3.text.stored_banks import class_bank
+from zs3.vocabulary import Vocabulary, known
+
+
+class Namer:
+    """The text banks of one vocabulary and the settings that turn segments into label maps.
+
+    Args:
+        checkpoint: knows which classes were seen and which banks its branches compare with.
+        vocabulary: the classes that a pixel may be called.
+        settings: replaces the checkpoint's own.
+        cache_dir: where encoded text banks are kept between runs; none keeps nothing.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        vocabulary: Vocabulary,
+        settings: NamingSettings | None = None,
+        *,
+        device: torch.device,
+        cache_dir: Path | None = None,
+    ) -> None:
+        recipe = checkpoint.recipe
+        self.settings = settings or recipe.naming
+        self.entries = vocabulary.candidates
+        self.seen = {entry.id: known(entry, checkpoint.seen_concepts) for entry in self.entries}
+        self.names = {entry.id: entry.name for entry in self.entries}
+        flags = [self.seen[entry.id] for entry in self.entries]
+
+        self._recipe = recipe
+        self.branches = branches(recipe, self.settings)
+        image_text = recipe.query_text if recipe.model.architecture == "pixel_level" else recipe.image_text
+        banks = {
+            text: class_bank(text, self.entries, flags, device=device, cache_dir=cache_dir)
+            for text in dict.fromkeys((recipe.query_text, image_text))
+        }
+        self.query_bank, self.image_bank = banks[recipe.query_text], banks[image_text]
+        self._own_scale = load_encoder(image_text.encoder, device=device).logit_scale
+        self.image_logit_scale = self.settings.image_logit_scale or self._own_scale
+        self.query_logit_scale = 1 / recipe.model.temperature
+        self._seen_C = torch.tensor(flags)
+        self._ids_C = np.array([entry.id for entry in self.entries], dtype=np.int32)
+        self._ignore_id = vocabulary.ignore_id
+        self._reach: ImageRange | None = None
+
+    def with_settings(self, settings: NamingSettings) -> Namer:
+        """The same text banks under other settings."""
+        other = copy.copy(self)
+        other.settings, other._reach = settings, None
+        other.branches = branches(self._recipe, settings)
+        other.image_logit_scale = settings.image_logit_scale or self._own_scale
+        return other
+
+    def scores(self, segments: Segments) -> torch.Tensor:
+        """(K, C) score of each candidate class for each segment."""
+        return class_scores(
+            segments,
+            torch.from_numpy(self.query_bank.embeddings),
+            torch.from_numpy(self.image_bank.embeddings),
+            self._seen_C,
+            self.settings,
+            query_logit_scale=self.query_logit_scale,
+            image_logit_scale=self.image_logit_scale,
+        )
+
+    def confusable(self) -> list[ClosePair]:
+        """The pairs of classes that are hard to tell apart under these settings, nearest first.
+
+        Raises:
+            ValueError: two classes cannot be told apart at all.
+        """
+        query = Compared(
+            branch="query",
+            bank=self.query_bank,
+            logit_scale=self.query_logit_scale / self.settings.query_temperature,
+        )
+        image = Compared(branch="image", bank=self.image_bank, logit_scale=self.image_logit_scale)
+        return close_pairs(self.entries, [one for one in (query, image) if one.branch in self.branches])
+
+    @torch.inference_mode()
+    def prune(self, segments: Segments, embed: Callable[[torch.Tensor], torch.Tensor]) -> Pruned:
+        """Scores that paint the plain label map, with few segments encoded; see `zs3.classification.pruning.prune`."""
+        image_bank = torch.from_numpy(self.image_bank.embeddings)
+        if self._reach is None:
+            self._reach = image_range(image_bank, self.image_logit_scale)
+        return prune(
+            segments,
+            embed,
+            torch.from_numpy(self.query_bank.embeddings),
+            image_bank,
+            self._seen_C,
+            self.settings,
+            query_logit_scale=self.query_logit_scale,
+            image_logit_scale=self.image_logit_scale,
+            reach=self._reach,
+        )
+
+    @torch.inference_mode()
+    def name_pruned(
+        self, segments: Segments, embed: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[np.ndarray, dict[int, float]]:
+        """As `name`, for segments whose image embeddings `embed` makes on demand; scores are lower bounds."""
+        index, best = paint(segments, self.prune(segments, embed).scores_KC, self._seen_C, self.settings)
+        return mean_score_map(index, best, self._ids_C)
+
+    @torch.inference_mode()
+    def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
+        """(H, W) int32 class ids and the mean pixel score of each class that appears.
+
+        Pixels that no mask covers, where masks were given, have the vocabulary's ignore id.
+        """
+        index, best = paint(segments, self.scores(segments), self._seen_C, self.settings)
+        if not segments.hard:
+            return mean_score_map(index, best, self._ids_C)
+        index[unreached(segments)] = len(self._ids_C)
+        labels_HW, scores = mean_score_map(index, best, np.append(self._ids_C, np.int32(self._ignore_id)))
+        scores.pop(self._ignore_id, None)
+        return labels_HW, scores
+
+
+def mean_score_map(
+    index_HW: torch.Tensor, best_HW: torch.Tensor, ids_C: np.ndarray
+) -> tuple[np.ndarray, dict[int, float]]:
+    """(H, W) int32 class ids and the mean pixel score of each class that appears."""
+    flat = index_HW.flatten().numpy()
+    areas = np.bincount(flat, minlength=len(ids_C))
+    sums = np.bincount(flat, weights=best_HW.flatten().numpy(), minlength=len(ids_C))
+    scores = {int(ids_C[c]): float(sums[c] / areas[c]) for c in np.flatnonzero(areas)}
+    return ids_C[index_HW.numpy()], scores
+
+
+def branches(recipe: Recipe, settings: NamingSettings) -> tuple[str, ...]:
+    """Which branches name: `query`, `image`, or both."""
+    has_images = recipe.segmenting.image_branch and recipe.model.architecture != "pixel_level"
+    if not has_images or settings.branches == "query":
+        return ("query",)
+    return ("image",) if settings.branches == "image" else ("query", "image")

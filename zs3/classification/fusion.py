@@ -1,0 +1,46 @@
+"""Fusion: the class probabilities of the query branch and of the image branch become one score for each class."""
+
+# K segment, C class
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zs3.config import NamingSettings
+
+
+def fuse(
+    by_query_KC: Tensor,
+    by_image_KC: Tensor,
+    seen_C: Tensor,
+    weight: float = 2 / 3,
+    *,
+    own: bool = False,
+) -> Tensor:
+    """Geometric mean of two class distributions, leaning on the one trained for each class.
+
+    Seen classes lean on the query branch, unseen ones on the image branch (ZegFormer, section 3.3). As in the released
+    code, image-branch probabilities of seen classes are first replaced by their mean, and nothing is renormalised.
+
+    Args:
+        by_query_KC: (K, C) probabilities from segment embeddings.
+        by_image_KC: (K, C) probabilities from the encoder on the cropped segment.
+        seen_C: (C,) bool, True where the class had training masks.
+        weight: share of the leading branch, in [0, 1].
+        own: each seen class keeps its own image-branch probability instead of the mean.
+    """
+    unseen = by_query_KC ** (1 - weight) * by_image_KC**weight
+    if not bool(seen_C.any()):
+        return unseen
+    image = by_image_KC if own else by_image_KC[:, seen_C].mean(dim=1, keepdim=True)
+    return torch.where(seen_C, by_query_KC**weight * image ** (1 - weight), unseen)
+
+
+def with_image(by_query_KC: Tensor, by_image_KC: Tensor, seen_C: Tensor, settings: NamingSettings) -> Tensor:
+    """(K, C) scores out of both branches' probabilities, as the settings join them; never falls as by_image grows."""
+    if settings.branches == "image":
+        return by_image_KC
+    if settings.branches == "both_for_every_class":
+        return fuse(by_query_KC, by_image_KC, torch.zeros_like(seen_C), settings.weight)
+    return fuse(by_query_KC, by_image_KC, seen_C, settings.weight, own=settings.branches == "both_own")

@@ -1,0 +1,38 @@
+"""What defines the labels of a picture, part by part, known without loading a network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from zs3 import __version__
+from zs3.checkpoint import Checkpoint
+from zs3.config import NamingSettings, SegmentSettings, digest_of
+from zs3.text.stored_banks import stored_digest
+from zs3.vocabulary import Vocabulary
+
+
+def provenance(
+    checkpoint: Checkpoint,
+    vocabulary: Vocabulary,
+    *,
+    segmenting: SegmentSettings | None = None,
+    naming: NamingSettings | None = None,
+) -> dict[str, str]:
+    """What defines the labels of a picture, part by part; known without loading a network.
+
+    Stored text embeddings count by their content, so a file that changed is another run.
+    """
+    recipe = checkpoint.recipe
+    stored = {
+        name: stored_digest(text.embeddings)
+        for name, text in (("query_names", recipe.query_text), ("image_names", recipe.image_text))
+        if text.embeddings
+    }
+    return {
+        "checkpoint": checkpoint.digest,
+        "segmenting": digest_of(asdict(segmenting or checkpoint.recipe.segmenting)),
+        "naming": digest_of(asdict(naming or checkpoint.recipe.naming)),
+        "vocabulary": vocabulary.digest,
+        "zs3": __version__,
+        **stored,
+    }

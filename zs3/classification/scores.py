@@ -1,0 +1,59 @@
+"""Class scores: segments are compared with the text banks of both branches."""
+
+# K segment, C class, D E embedding
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from zs3.classification.fusion import with_image
+from zs3.config import NamingSettings
+from zs3.segmentation.segments import Segments
+
+
+def class_scores(
+    segments: Segments,
+    query_bank_CD: Tensor,
+    image_bank_CE: Tensor,
+    seen_C: Tensor,
+    settings: NamingSettings,
+    *,
+    query_logit_scale: float,
+    image_logit_scale: float,
+) -> Tensor:
+    """(K, C) score of each class for each segment, in [0, 1].
+
+    Both branches take a softmax over the classes and `no object`, which is then dropped (M:356-384 of the published
+    code); a segment that is no object thereby scores low for every class.
+
+    Args:
+        query_bank_CD: (C, D) unit rows. image_bank_CE: (C, E) unit rows, unused without an image branch.
+        seen_C: (C,) bool. query_logit_scale, image_logit_scale: 1 / temperature of each branch.
+    """
+    by_query = query_probabilities(segments, query_bank_CD, settings, query_logit_scale=query_logit_scale)
+    if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
+        return by_query
+    void_K1 = segments.void_logits_K[:, None]
+    by_image = image_logit_scale * _cosines(segments.image_embeddings_KE, image_bank_CE)
+    if settings.void_in_image_softmax:
+        by_image = torch.cat((by_image, void_K1), dim=1).softmax(dim=1)[:, :-1]
+    else:
+        by_image = by_image.softmax(dim=1)
+    return with_image(by_query, by_image, seen_C, settings)
+
+
+def query_probabilities(
+    segments: Segments, query_bank_CD: Tensor, settings: NamingSettings, *, query_logit_scale: float
+) -> Tensor:
+    """(K, C) the query branch's share of each class, `no object` having taken its own."""
+    logits = query_logit_scale * _cosines(segments.query_embeddings_KD, query_bank_CD)
+    logits = torch.cat((logits, segments.void_logits_K[:, None]), dim=1) / settings.query_temperature
+    return logits.softmax(dim=1)[:, :-1]
+
+
+def _cosines(rows_KD: Tensor, bank_CD: Tensor) -> Tensor:
+    """(K, C) products of unit rows; in double precision, so that the order in which threads add is rounded away."""
+    if not len(rows_KD):  # a table row without segments does not know how long their embeddings would be
+        return rows_KD.new_zeros(0, len(bank_CD))
+    return (rows_KD.double() @ bank_CD.double().T).float()

@@ -1,0 +1,237 @@
+"""CLIP and its relatives through open_clip: any architecture and weights it knows, or a local file of
+weights."""
+
+# N prompt or crop, D embedding, S crop side in pixels
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+from zs3.encoders.base import EncoderConfig, mean_of_views
+
+OPENAI_MEAN = (122.7709383, 116.7460125, 104.09373615)
+OPENAI_STD = (68.5005327, 66.6321579, 70.3231630)
+CONTEXT_LENGTH = 77
+HEAD_WIDTH = 64
+BATCH_SIZE = 256
+
+
+class OpenClip:
+    """A frozen open_clip model behind the encoder protocol, loaded when first used.
+
+    Raises:
+        ValueError: an unknown architecture, or weights that need quick-GELU in one without.
+        FileNotFoundError: neither a known tag nor a file.
+    """
+
+    def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
+        _check(config.architecture, config.weights)
+        self.config = config
+        self.device = device
+        self.name = f"open_clip {config.architecture or 'openai layout'} {Path(config.weights).name}"
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the architecture and the weights: of the file where they are one, else of their tag."""
+        path = Path(self.config.weights)
+        if path.is_file():
+            with path.open("rb") as stream:
+                weights = hashlib.file_digest(stream, "sha256").hexdigest()
+        else:
+            weights = f"{open_clip.__version__} {self.config.weights}"
+        return hashlib.sha256(f"open_clip {self.config.architecture} {weights}".encode()).hexdigest()
+
+    @cached_property
+    def model(self) -> Any:
+        """The open_clip model, frozen, float32, on the device."""
+        if self.config.architecture:
+            model = open_clip.create_model(
+                self.config.architecture,
+                pretrained=self.config.weights,
+                require_pretrained=True,
+                weights_only=True,
+            )
+        else:
+            model = openai_layout(load_weights(Path(self.config.weights)))
+        return model.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def text_dim(self) -> int:
+        """D, also the width of an image embedding."""
+        if self.config.architecture:
+            return int(open_clip.get_model_config(self.config.architecture)["embed_dim"])
+        return int(self.model.text_projection.shape[1])
+
+    @property
+    def image_dim(self) -> int:
+        return self.text_dim
+
+    @cached_property
+    def image_size_px(self) -> int:
+        size = self.model.visual.image_size
+        return int(size if isinstance(size, int) else size[0])
+
+    @cached_property
+    def image_mean(self) -> tuple[float, float, float]:
+        return self._per_channel("mean", OPENAI_MEAN)
+
+    @cached_property
+    def image_std(self) -> tuple[float, float, float]:
+        return self._per_channel("std", OPENAI_STD)
+
+    @cached_property
+    def logit_scale(self) -> float:
+        return float(self.model.logit_scale.detach().exp())
+
+    def encode_text(self, phrases: list[str]) -> torch.Tensor:
+        """(N, D) float32 unit rows on the CPU."""
+        with torch.inference_mode():
+            rows = [
+                self.model.encode_text(self.tokenizer(phrases[start : start + BATCH_SIZE]).to(self.device))
+                for start in range(0, len(phrases), BATCH_SIZE)
+            ]
+            return _unit(torch.cat(rows)).cpu() if rows else torch.zeros(0, self.text_dim)
+
+    def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
+        """(N, D) float32 unit rows on the encoder's device."""
+        with torch.inference_mode():
+            return _unit(self.model.encode_image(crops_N3SS.to(self.device)))
+
+    def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, D) unit rows: the direction of the mean over views."""
+        return _unit(mean_of_views(views_VNE, shares_V))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """From phrases to token ids, padded to the model's context."""
+        if self.config.architecture:
+            return open_clip.get_tokenizer(self.config.architecture)
+        return open_clip.SimpleTokenizer(context_length=self.model.context_length)
+
+    def _per_channel(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
+        if not self.config.architecture:
+            values = default
+        else:
+            values = tuple(255 * value for value in self.model.visual.preprocess_cfg[key])
+        red, green, blue = values
+        return red, green, blue
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a local file, by name: safetensors, or a torch file opened with weights_only.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds code (a TorchScript archive, a pickled model) or no tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript "
+            "archives and pickled models can run code and are refused: save the state_dict() as "
+            ".safetensors instead"
+        ) from error
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, torch.Tensor) for value in tensors.values()
+    ):
+        raise ValueError(f"{path} holds no dictionary of tensors; save a model's state_dict()")
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
+    """A vision-transformer CLIP in OpenAI's names: shapes read from its tensors, quick-GELU, float32.
+
+    Heads are 64 wide, as in every model OpenAI released.
+
+    Raises:
+        ValueError: tensors of another model.
+    """
+    weights = {key: value.float() for key, value in weights.items() if value.ndim or key == "logit_scale"}
+    for needed in ("visual.proj", "visual.conv1.weight", "text_projection", "token_embedding.weight"):
+        if needed not in weights:
+            raise ValueError(
+                f"these weights have no {needed!r}, so they are no vision-transformer CLIP in OpenAI's "
+                "names; set the architecture to the open_clip model they belong to"
+            )
+    width, _, _, patch = weights["visual.conv1.weight"].shape
+    cells = weights["visual.positional_embedding"].shape[0] - 1
+    text_width = weights["ln_final.weight"].shape[0]
+    model = CLIP(
+        embed_dim=weights["text_projection"].shape[1],
+        vision_cfg=CLIPVisionCfg(
+            layers=_depth(weights, "visual.transformer."),
+            width=width,
+            head_width=HEAD_WIDTH,
+            patch_size=patch,
+            image_size=patch * round(cells**0.5),
+        ),
+        text_cfg=CLIPTextCfg(
+            context_length=weights["positional_embedding"].shape[0],
+            vocab_size=weights["token_embedding.weight"].shape[0],
+            width=text_width,
+            heads=text_width // HEAD_WIDTH,
+            layers=_depth(weights, "transformer."),
+        ),
+        quick_gelu=True,
+    )
+    model.load_state_dict(weights, strict=True)
+    return model
+
+
+def _check(architecture: str, weights: str) -> None:
+    """Refuse what cannot work before anything is downloaded or built."""
+    if not weights:
+        raise ValueError('open_clip needs weights: a pretrained tag such as "openai", or a local path')
+    is_file = Path(weights).is_file()
+    if not architecture:
+        if not is_file:
+            raise FileNotFoundError(
+                f"no weights at {weights!r}; without an architecture they must be a file in OpenAI's layout"
+            )
+        return
+    model_config = open_clip.get_model_config(architecture)
+    if model_config is None:
+        raise ValueError(
+            f"open_clip knows no architecture {architecture!r}; open_clip.list_models() names them all"
+        )
+    if is_file:
+        return
+    tag = open_clip.get_pretrained_cfg(architecture, weights)
+    if not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise FileNotFoundError(
+            f"{weights!r} is neither a file nor a pretrained tag of {architecture} (tags: {known})"
+        )
+    if tag.get("quick_gelu", False) and not model_config.get("quick_gelu", False):
+        raise ValueError(
+            f"weights {weights!r} were trained with quick-GELU, which {architecture!r} does not use; "
+            f"set the architecture to '{architecture}-quickgelu'"
+        )
+
+
+def _depth(weights: dict[str, torch.Tensor], prefix: str) -> int:
+    """Number of residual blocks under a prefix."""
+    found = {match.group(1) for key in weights if (match := re.match(rf"{prefix}resblocks\.(\d+)\.", key))}
+    return len(found)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.float()
+    return rows / rows.norm(dim=-1, keepdim=True)

@@ -1,0 +1,171 @@
+"""Labelling: name after segment, in one object that an actor can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zs3.checkpoint import Checkpoint, load_checkpoint
+from zs3.classification.classifier import Namer, mean_score_map
+from zs3.classification.pixel_level import CellLogits, paint_pixels
+from zs3.classification.provenance import provenance
+from zs3.config import NamingSettings, SegmentSettings, digest_of
+from zs3.encoders import load_encoder
+from zs3.nets.pixel_level import PixelLevel, cell_logits
+from zs3.nets.zegformer import ZegFormer
+from zs3.segmentation.segmenter import Segmenter, normalise_and_pad, resize
+from zs3.text.stored_banks import class_bank
+from zs3.vocabulary import ClassEntry, Vocabulary
+
+
+class Labeller:
+    """A checkpoint and a vocabulary, ready to label pictures: `name(segment(picture))`.
+
+    Args:
+        namer: one of the same checkpoint, vocabulary and settings, so that no name is encoded again.
+
+    Attributes:
+        seen: class id → whether the checkpoint had masks of the class.
+        names: class id → name.
+        digest: SHA-256 over all that defines the labels: weights, settings, vocabulary, code version.
+        provenance: the parts of that digest by name.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        vocabulary: Vocabulary,
+        *,
+        device: torch.device,
+        segmenting: SegmentSettings | None = None,
+        naming: NamingSettings | None = None,
+        cache_dir: Path | None = None,
+        namer: Namer | None = None,
+    ) -> None:
+        segmenting = segmenting or checkpoint.recipe.segmenting
+        self.segmenter = segmenter_of(checkpoint, segmenting, device=device)
+        self.namer = namer or Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
+        self.seen, self.names = self.namer.seen, self.namer.names
+        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
+        self.digest = digest_of(self.provenance)
+
+    def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
+        segmenter, namer = self.segmenter, self.namer
+        if segmenter.settings.prune == "none" or segmenter.encoder is None:
+            return [namer.name(segments) for segments in segmenter.segment(pictures)]
+        grouped = [segmenter.group(picture) for picture in pictures]
+        return [namer.name_pruned(one.segments, partial(segmenter.embed, one)) for one in grouped]
+
+
+class PixelLabeller:
+    """A checkpoint of the pixel-level baseline and a vocabulary, ready to label pictures as `Labeller` does.
+
+    Pictures are resized as the segment settings say; of the naming settings only the calibration is read.
+
+    Args:
+        namer: as that of `Labeller`.
+
+    Attributes:
+        seen, names, digest, provenance: as those of `Labeller`.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        vocabulary: Vocabulary,
+        *,
+        device: torch.device,
+        segmenting: SegmentSettings | None = None,
+        naming: NamingSettings | None = None,
+        cache_dir: Path | None = None,
+        namer: Namer | None = None,
+    ) -> None:
+        recipe, network = checkpoint.recipe, checkpoint.network()
+        if not isinstance(network, PixelLevel):
+            raise ValueError(
+                f"checkpoint {checkpoint.origin!r} is a {recipe.model.architecture} model, not pixel_level"
+            )
+        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
+        self.segmenting, self.naming = segmenting or recipe.segmenting, naming or recipe.naming
+        namer = namer or Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
+        self.seen, self.names = namer.seen, namer.names
+        self._bank_CD = torch.from_numpy(namer.query_bank.embeddings).to(device)
+        self._seen_C = torch.tensor(list(self.seen.values()))
+        self._ids_C = np.array(list(self.seen), dtype=np.int32)
+        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
+        self.digest = digest_of(self.provenance)
+
+    @torch.inference_mode()
+    def cells(self, pixels_HW3: np.ndarray) -> CellLogits:
+        """The class logits of one (H, W, 3) uint8 RGB picture, on the CPU."""
+        config = self.network.config
+        resized = resize(pixels_HW3, self.segmenting).to(self.device)
+        x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
+        embeddings = self.network(x[None].contiguous(memory_format=torch.channels_last))
+        logits = cell_logits(embeddings, self._bank_CD, config.temperature)[0].cpu()
+        covered = (
+            resized.shape[1] * logits.shape[1] / x.shape[1],
+            resized.shape[2] * logits.shape[2] / x.shape[2],
+        )
+        return CellLogits(
+            logits_Chw=logits, covered_hw=covered, height=pixels_HW3.shape[0], width=pixels_HW3.shape[1]
+        )
+
+    @torch.inference_mode()
+    def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
+        calibration = self.naming.calibration
+        painted = (paint_pixels(self.cells(picture), self._seen_C, calibration) for picture in pictures)
+        return [mean_score_map(index, best, self._ids_C) for index, best in painted]
+
+
+def segmenter_of(checkpoint: Checkpoint, segmenting: SegmentSettings, *, device: torch.device) -> Segmenter:
+    """The segmenter of a checkpoint, loaded.
+
+    Raises:
+        ValueError: the checkpoint is of an architecture that makes no segments.
+    """
+    recipe, network = checkpoint.recipe, checkpoint.network()
+    if not isinstance(network, ZegFormer):
+        raise ValueError(
+            f"checkpoint {checkpoint.origin!r} is a {recipe.model.architecture} model, which makes no segments; "
+            "zs3 label works with it"
+        )
+    return Segmenter(
+        network,
+        load_encoder(recipe.image_text.encoder, device=device) if segmenting.image_branch else None,
+        segmenting,
+        device=device,
+        seen_bank_CD=seen_bank(checkpoint, device) if segmenting.min_share > 0 else None,
+    )
+
+
+def seen_bank(checkpoint: Checkpoint, device: torch.device) -> torch.Tensor:
+    """(C, D) unit rows of the checkpoint's seen classes, by name, for the query branch."""
+    text = replace(checkpoint.recipe.query_text, synonyms=False)
+    entries = [ClassEntry(id=i, name=name) for i, name in enumerate(checkpoint.seen_classes)]
+    bank = class_bank(text, entries, [True] * len(entries), device=device)
+    return torch.from_numpy(bank.embeddings)
+
+
+def load_labeller(
+    checkpoint: str, vocabulary: Vocabulary, device: str = "cpu", names: Namer | None = None
+) -> Labeller | PixelLabeller:
+    """The labeller of a shipped name, folder or uri, on the device called `device`.
+
+    Args:
+        names: a namer of both, so that no name is encoded again.
+    """
+    loaded = load_checkpoint(checkpoint)
+    kind = PixelLabeller if loaded.recipe.model.architecture == "pixel_level" else Labeller
+    return kind(loaded, vocabulary, device=torch.device(device), namer=names)
