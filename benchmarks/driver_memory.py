@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
 from zs3.tables import LABELS, label_rows
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -82,7 +82,7 @@ def labels(out: Path, ids: list[str], maps: list[np.ndarray], vocabulary: Vocabu
         publish(
             table,
             LABELS,
-            [write_part(uri, pa.Table.from_pylist(rows, schema=LABELS))],
+            [write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS))],
             run="r",
             written_ms=0,
         )

@@ -32,11 +32,11 @@ from PIL import Image
 from pipelines.execution import ActorPlan, Execution, cores
 from pipelines.labelling.label import LabelRequest, label
 from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabelPlan, Model, plan_label
+from pipelines.labelling.label_plan import LabellerFactory, LabelPlan, plan_label
 from pipelines.labelling.read_images import PIXELS, read_and_decode
 from pipelines.ray_session import KEEP_BUFFERS
 from pipelines.runs.catalogue import list_images
-from pipelines.runs.committer import Ledger
+from pipelines.runs.committer import Committer
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.images.codec import decode
 
@@ -180,14 +180,14 @@ def store(arguments: Arguments) -> dict[str, Any]:
 def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
     """What the pipeline does with a request, and how long the driver's commits took."""
     commits: list[float] = []
-    commit = Ledger.commit
+    commit = Committer.commit
 
-    def timed(self: Ledger) -> None:
+    def timed(self: Committer) -> None:
         began = time.perf_counter()
         commit(self)
         commits.append(time.perf_counter() - began)
 
-    Ledger.commit = timed  # type: ignore[method-assign]
+    Committer.commit = timed  # type: ignore[method-assign]
     result = label(request, arguments.execution)
     began = time.perf_counter()
     assert not plan_label(request).left.todo
@@ -263,7 +263,7 @@ def _plan(arguments: Arguments) -> LabelPlan:
 def _actor(plan: LabelPlan, arguments: Arguments) -> LabelActor:
     actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=arguments.execution.threads)
     return LabelActor(
-        model=Model(),
+        model=LabellerFactory(),
         checkpoint=plan.request.checkpoint,
         vocabulary=plan.vocabulary,
         run=plan.description.digest,

@@ -27,8 +27,8 @@ from PIL import Image
 
 from pipelines.execution import Execution, cores
 from pipelines.labelling.label import LabelRequest, label
-from pipelines.labelling.label_plan import Description, Model, plan_label
-from pipelines.runs.committer import Ledger
+from pipelines.labelling.label_plan import LabellerFactory, ModelInfo, plan_label
+from pipelines.runs.committer import Committer
 from pipelines.runs.run import Progress
 
 PER_FOLDER = 1000
@@ -41,7 +41,7 @@ class Arguments:
     images: int = 100_000
     """Pictures of 24x16 pixels."""
     images_per_wave: int = 50_000
-    """As of `zs3 label`; below the number of images, so that the start of a new wave is among what is measured."""
+    """As of `zs3 label`; below the number of images, so that the start of a new chunk is among what is measured."""
     failing: int = 100
     """One picture in so many is cut short."""
 
@@ -116,7 +116,7 @@ def pictures(folder: Path, arguments: Arguments) -> None:
         (below / f"{number:07}.jpg").write_bytes(content[: len(content) // 2] if cut else content)
 
 
-def shades() -> Model:
+def shades() -> LabellerFactory:
     """A model that costs nothing; nested, so that it travels to workers by value."""
     digest = hashlib.sha256(b"shades").hexdigest()
 
@@ -133,23 +133,23 @@ def shades() -> Model:
 
         return Shades()
 
-    def describe(checkpoint: str, vocabulary: Any) -> Description:
-        return Description(digest=digest, provenance={"checkpoint": digest}, seen={1: True, 2: False})
+    def describe(checkpoint: str, vocabulary: Any) -> ModelInfo:
+        return ModelInfo(digest=digest, provenance={"checkpoint": digest}, seen={1: True, 2: False})
 
-    return Model(load=load, describe=describe)
+    return LabellerFactory(load=load, describe=describe)
 
 
 def timed_commits() -> list[float]:
     """Seconds of each commit of the run that follows, as they are made."""
     seconds: list[float] = []
-    commit = Ledger.commit
+    commit = Committer.commit
 
-    def timed(self: Ledger) -> None:
+    def timed(self: Committer) -> None:
         began = time.perf_counter()
         commit(self)
         seconds.append(time.perf_counter() - began)
 
-    Ledger.commit = timed  # type: ignore[method-assign]
+    Committer.commit = timed  # type: ignore[method-assign]
     return seconds
 
 

@@ -30,9 +30,9 @@ from pycocotools import mask as coco_mask
 from pipelines.storage.objects import read_bytes
 from pipelines.tables.delta_reader import provenance_of, table_uri
 from zs3.checkpoint import load_checkpoint
-from zs3.classification.classifier import Namer
+from zs3.classification.classifier import SegmentClassifier
 from zs3.datasets import open_dataset, read_truth
-from zs3.masks.compact import STEP, decode_planes, encode_planes
+from zs3.masks.compact import STEP, decode_low_rank, encode_low_rank
 from zs3.masks.store import STORES, Masks, MaskStore
 from zs3.metrics import PROTOCOLS, Confusion, confusion, scores, total
 from zs3.segmentation.segments import Segments
@@ -67,7 +67,7 @@ def main() -> int:
     dataset = open_dataset(arguments.dataset, arguments.root, arguments.split)
     truths = {ref.id: ref.truth_uri for ref in dataset.refs}
     checkpoint = load_checkpoint(provenance_of(table)["checkpoint"])
-    namer = Namer(checkpoint, dataset.vocabulary, device=torch.device("cpu"))
+    namer = SegmentClassifier(checkpoint, dataset.vocabulary, device=torch.device("cpu"))
     held = [segments_at(rows, index) for index in range(rows.num_rows)]
     reference = [namer.name(segments)[0] for segments in held]
     truth = [
@@ -142,7 +142,7 @@ def candidates() -> dict[str, MaskStore]:
 
 def planes(step: float) -> MaskStore:
     """Planes that the masks are mixed of, rounded to steps."""
-    return MaskStore(encode=lambda masks: encode_planes(masks, step), decode=decode_planes)
+    return MaskStore(encode=lambda masks: encode_low_rank(masks, step), decode=decode_low_rank)
 
 
 def levels(

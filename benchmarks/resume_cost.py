@@ -29,7 +29,7 @@ from pipelines.execution import cores
 from pipelines.runs.catalogue import Catalogue
 from pipelines.runs.listing import FOUND, ROWS_AT_ONCE
 from pipelines.runs.resume import Target, remaining
-from pipelines.tables.delta_writer import Part, open_table, publish, write_part
+from pipelines.tables.delta_writer import Part, open_table, publish, write_data_file
 from zs3.tables import LABELS, SHARDS
 
 IMAGES_PER_FILE = 1024
@@ -152,7 +152,7 @@ def simulate(target: Target, images: int, lacking: set[int]) -> int:
                 path=f"part-{start}.parquet", size=1 << 20, rows=last - start + 1, stats=json.dumps(stats)
             )
         else:
-            part = write_part(target.uris["labels"], written(start, last, lacking, empty))
+            part = write_data_file(target.uris["labels"], written(start, last, lacking, empty))
         parts.append(part)
         if len(parts) == FILES_PER_COMMIT:
             publish(labels, LABELS, parts, run="run", written_ms=1)
@@ -163,7 +163,7 @@ def simulate(target: Target, images: int, lacking: set[int]) -> int:
         {"digest": shard.digest, "images": shard.images, "first_uri": "", "last_uri": "", "run": "run"}
         for shard in Catalogue(stream(images, lacking)).shards()
     ]
-    part = write_part(target.uris["shards"], pa.Table.from_pylist(rows, schema=SHARDS))
+    part = write_data_file(target.uris["shards"], pa.Table.from_pylist(rows, schema=SHARDS))
     publish(shards, SHARDS, [part], run="run", written_ms=1)
     return files
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import last_line, options_of
+from jobs.cli.options import parse_command_line, print_json
 from pipelines.comparison.compare import CompareRequest, compare
 from pipelines.execution import Execution
 from zs3.metrics.intervals import REPLICATES
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = options_of(CompareOptions, "zs3 compare", argv)
+    options = parse_command_line(CompareOptions, "zs3 compare", argv)
     if options.fail_below is not None and not math.isfinite(options.fail_below):
         raise ValueError(f"--fail-below is {options.fail_below}; expected a number of points, such as -0.5")
     request = CompareRequest(
@@ -90,7 +90,7 @@ def _run(argv: list[str]) -> int:
     code, verdict = _verdict(found, options)
     if options.json:
         line = found | {"fail_below": options.fail_below, "score": options.score, "failed": code == WORSE}
-        last_line(line)
+        print_json(line)
     else:
         _show(found, options.top)
     if verdict:

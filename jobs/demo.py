@@ -25,12 +25,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
-from jobs.cli.options import last_line
+from jobs.cli.options import print_json
 from jobs.cli.run_options import query
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import LabelRequest, Model
+from pipelines.labelling.label_plan import LabellerFactory, LabelRequest
 from pipelines.runs.run import RunResult
 from zs3.images.codec import encode_label_png
 from zs3.report import SCORE_KEYS
@@ -56,7 +56,7 @@ class DemoOptions:
     """Print the result as one line of JSON, the last of standard output."""
 
 
-def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: LabellerFactory | None = None) -> int:
     """The exit code of the demo.
 
     Args:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> in
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
 
-def _run(argv: list[str], model: Model | None) -> int:
+def _run(argv: list[str], model: LabellerFactory | None) -> int:
     options = tyro.cli(DemoOptions, prog="zs3 demo", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     called = time.monotonic()
     labelled, report = label_and_evaluate(options, model)
@@ -75,11 +75,13 @@ def _run(argv: list[str], model: Model | None) -> int:
     sys.stdout.write(directions(options.out, labelled, time.monotonic() - called))
     if options.json:
         line = asdict(labelled) | {key: report[key] for key in SCORE_KEYS}
-        last_line(line)
+        print_json(line)
     return SOME_FAILED if labelled.failed else DONE
 
 
-def label_and_evaluate(options: DemoOptions, model: Model | None) -> tuple[RunResult, dict[str, Any]]:
+def label_and_evaluate(
+    options: DemoOptions, model: LabellerFactory | None
+) -> tuple[RunResult, dict[str, Any]]:
     """The demo without its words: what labelling did, and what `report.json` holds."""
     root = Path(options.out) / "photographs"
     write_dataset(root)

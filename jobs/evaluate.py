@@ -20,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.naming_options import NamingChanges
-from jobs.cli.options import last_line, options_of
+from jobs.cli.options import parse_command_line, print_json
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import Model
-from pipelines.labelling.name_plan import NameModel
+from pipelines.labelling.label_plan import LabellerFactory
+from pipelines.labelling.name_plan import SegmentClassifierFactory
 from zs3.metrics.intervals import REPLICATES
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
@@ -81,7 +81,10 @@ class EvaluateOptions:
 
 
 def main(
-    argv: Sequence[str] | None = None, *, model: Model | None = None, names: NameModel | None = None
+    argv: Sequence[str] | None = None,
+    *,
+    model: LabellerFactory | None = None,
+    names: SegmentClassifierFactory | None = None,
 ) -> int:
     """The exit code of one evaluation: 0 when a report was written.
 
@@ -93,8 +96,8 @@ def main(
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model, names))
 
 
-def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
-    options = options_of(EvaluateOptions, "zs3 evaluate", argv)
+def _run(argv: list[str], model: LabellerFactory | None, names: SegmentClassifierFactory | None) -> int:
+    options = parse_command_line(EvaluateOptions, "zs3 evaluate", argv)
     values = {name: getattr(options, name) for name in EvaluateRequest.__slots__}
     request = EvaluateRequest(**{**values, "naming": options.naming.given()})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -112,7 +115,7 @@ def _run(argv: list[str], model: Model | None, names: NameModel | None) -> int:
     if options.json:
         line = {key: report[key] for key in SCORE_KEYS}
         line |= {"images": report["images"], "protocol": report["protocol"]["name"], "out": options.out}
-        last_line(line)
+        print_json(line)
     else:
         console = Console()
         console.print(summary(report))

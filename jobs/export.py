@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import last_line, options_of
+from jobs.cli.options import parse_command_line, print_json
 from pipelines.execution import Execution
 from pipelines.export.export import ExportRequest, Format, export
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = options_of(ExportOptions, "zs3 export", argv)
+    options = parse_command_line(ExportOptions, "zs3 export", argv)
     if options.to == "parquet" and options.classes is not None:
         raise ValueError("--classes goes with files of class ids; --to parquet copies the rows as they are")
     request = ExportRequest(labels=options.labels, to=options.to, out=options.out, classes=options.classes)
@@ -70,7 +70,7 @@ def _run(argv: list[str]) -> int:
         f"{result.images} images, {result.files} files in {result.seconds:.1f} s: {result.out}\n"
     )
     if options.json:
-        last_line(asdict(result))
+        print_json(asdict(result))
     return DONE
 
 

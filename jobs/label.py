@@ -15,17 +15,17 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.progress import progress, run_summary
 from jobs.cli.run_options import (
     AREAS,
-    FillingOptions,
     RunOptions,
-    left_text,
-    left_values,
+    TableRunOptions,
     parsed,
     query,
+    remaining_text,
+    remaining_values,
     target_lines,
     told,
 )
 from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import LabelPlan, LabelRequest, Model, plan_label
+from pipelines.labelling.label_plan import LabellerFactory, LabelPlan, LabelRequest, plan_label
 from pipelines.runs.run import RunResult
 from zs3.images.codec import DEFAULT_MAX_PIXELS
 from zs3.text.confusable import ClosePair
@@ -35,7 +35,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(FillingOptions):
+class Arguments(TableRunOptions):
     """Label images with a list of class names, seen in training or not.
 
     Writes the Delta Lake tables `labels` and `failures` below --out. A run that was stopped continues when
@@ -54,7 +54,7 @@ class Arguments(FillingOptions):
     """Pictures of more pixels become failures instead of being decoded."""
 
 
-def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: LabellerFactory | None = None) -> int:
     """The exit code of one labelling run.
 
     Args:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, *, model: Model | None = None) -> in
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
 
-def _run(argv: list[str], model: Model | None) -> int:
+def _run(argv: list[str], model: LabellerFactory | None) -> int:
     arguments = parsed(Arguments, "zs3 label", argv)
     request = LabelRequest(
         images=arguments.images,
@@ -87,7 +87,7 @@ def _run(argv: list[str], model: Model | None) -> int:
     return carried_out(request, arguments, model)
 
 
-def carried_out(request: LabelRequest, options: RunOptions, model: Model | None = None) -> int:
+def carried_out(request: LabelRequest, options: RunOptions, model: LabellerFactory | None = None) -> int:
     """Carry out a request, tell what was done, and give the exit code."""
     with progress("labelling") as show:
         result = label(request, options.execution, model=model, on_progress=show)
@@ -102,7 +102,7 @@ def _summary(result: RunResult) -> list[str]:
 def _plan_values(plan: LabelPlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
-        **left_values(plan.left, plan.target),
+        **remaining_values(plan.left, plan.target),
         "classes": [
             {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
             for entry in plan.vocabulary.candidates
@@ -117,7 +117,7 @@ def _plan_text(plan: LabelPlan, arguments: Arguments) -> str:
     for entry in plan.vocabulary.candidates:
         names[plan.description.seen[entry.id]].append(entry.name)
     lines = [
-        f"images      {left_text(plan.left, arguments.images, 'label')}",
+        f"images      {remaining_text(plan.left, arguments.images, 'label')}",
         *(f"            {image_id}  {uri}" for image_id, uri in plan.left.todo[:3]),
         f"classes     {arguments.classes}: {len(plan.vocabulary.candidates)}",
         f"  seen      {len(names[True])}: {_some(names[True])}",

@@ -16,23 +16,23 @@ from jobs.cli.naming_options import NamingChanges
 from jobs.cli.progress import progress, run_summary
 from jobs.cli.run_options import (
     AREAS,
-    FillingOptions,
     RunOptions,
-    left_text,
-    left_values,
+    TableRunOptions,
     parsed,
     query,
+    remaining_text,
+    remaining_values,
     target_lines,
     told,
 )
 from pipelines.labelling.name import name
-from pipelines.labelling.name_plan import NameModel, NamePlan, NameRequest, plan_name
+from pipelines.labelling.name_plan import NamePlan, NameRequest, SegmentClassifierFactory, plan_name
 from pipelines.runs.run import RunResult
 from zs3.text.confusable import ClosePair
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(FillingOptions):
+class Arguments(TableRunOptions):
     """Label stored segments with a list of class names, on CPUs, without a picture or a network.
 
     Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. A run that was stopped
@@ -53,7 +53,7 @@ class Arguments(FillingOptions):
     split they were tuned, and so do reports of it."""
 
 
-def main(argv: Sequence[str] | None = None, *, model: NameModel | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: SegmentClassifierFactory | None = None) -> int:
     """The exit code of one naming run.
 
     Args:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, *, model: NameModel | None = None) -
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
 
-def _run(argv: list[str], model: NameModel | None) -> int:
+def _run(argv: list[str], model: SegmentClassifierFactory | None) -> int:
     arguments = parsed(Arguments, "zs3 name", argv)
     request = NameRequest(
         segments=arguments.segments,
@@ -78,14 +78,16 @@ def _run(argv: list[str], model: NameModel | None) -> int:
     )
     if arguments.dry_run:
         plan = plan_name(request, model)
-        namer = (model or NameModel()).load(plan.checkpoint, plan.vocabulary, plan.naming)
+        namer = (model or SegmentClassifierFactory()).load(plan.checkpoint, plan.vocabulary, plan.naming)
         values = _plan_values(plan, namer.confusable())
         sys.stdout.write(json.dumps(values) + "\n" if arguments.json else _plan_text(plan))
         return DONE
     return carried_out(request, arguments, model)
 
 
-def carried_out(request: NameRequest, options: RunOptions, model: NameModel | None = None) -> int:
+def carried_out(
+    request: NameRequest, options: RunOptions, model: SegmentClassifierFactory | None = None
+) -> int:
     """Carry out a request, tell what was done, and give the exit code."""
     with progress("naming") as show:
         result = name(request, options.execution, model=model, on_progress=show)
@@ -100,7 +102,7 @@ def _summary(result: RunResult) -> list[str]:
 def _plan_values(plan: NamePlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
     """A dry run as JSON values."""
     return {
-        **left_values(plan.left, plan.target),
+        **remaining_values(plan.left, plan.target),
         "classes": [
             {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
             for entry in plan.vocabulary.candidates
@@ -116,7 +118,7 @@ def _plan_text(plan: NamePlan) -> str:
     if request.settings:
         changes += f" (tuned on {plan.target.provenance['tuning']['title']})"
     lines = [
-        f"segments    {left_text(plan.left, request.segments, 'name')}",
+        f"segments    {remaining_text(plan.left, request.segments, 'name')}",
         f"classes     {request.classes}: {len(plan.vocabulary.candidates)}",
         f"naming      {changes}",
         f"checkpoint  {plan.checkpoint}, run {plan.target.digest[:12]}",

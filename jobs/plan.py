@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import last_line
+from jobs.cli.options import print_json
 from jobs.cli.progress import clock
 from jobs.cli.run_options import RequestOptions, parsed
 from pipelines.forecast.estimate import Interval
@@ -72,7 +72,7 @@ def _run(argv: list[str], models: Mapping[str, Any]) -> int:
         seed=arguments.seed,
     )
     if arguments.json:
-        last_line(_values(told, arguments))
+        print_json(_values(told, arguments))
     else:
         sys.stdout.write("\n".join(_lines(told, arguments)) + "\n")
     return DONE

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.progress import progress, run_summary
 from jobs.cli.run_options import (
-    FillingOptions,
     RunOptions,
-    left_text,
-    left_values,
+    TableRunOptions,
     parsed,
     query,
+    remaining_text,
+    remaining_values,
     target_lines,
     told,
 )
 from pipelines.labelling.segment import segment
 from pipelines.labelling.segment_plan import (
     DEFAULT_STORE,
-    SegmentModel,
+    SegmentExporterFactory,
     SegmentPlan,
     SegmentRequest,
     plan_segment,
@@ -42,7 +42,7 @@ SIZES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(FillingOptions):
+class Arguments(TableRunOptions):
     """Run the networks over images once, and keep their segments; `zs3 name` then labels them with any class list.
 
     Writes the Delta Lake tables `segments` and `failures` below --out. A run that was stopped continues when
@@ -65,7 +65,7 @@ class Arguments(FillingOptions):
     """Pictures of more pixels become failures instead of being decoded."""
 
 
-def main(argv: Sequence[str] | None = None, *, model: SegmentModel | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, model: SegmentExporterFactory | None = None) -> int:
     """The exit code of one segmenting run.
 
     Args:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, model: SegmentModel | None = None
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
 
-def _run(argv: list[str], model: SegmentModel | None) -> int:
+def _run(argv: list[str], model: SegmentExporterFactory | None) -> int:
     arguments = parsed(Arguments, "zs3 segment", argv)
     request = SegmentRequest(
         images=arguments.images,
@@ -91,13 +91,17 @@ def _run(argv: list[str], model: SegmentModel | None) -> int:
     if arguments.dry_run:
         plan = plan_segment(request, model)
         sys.stdout.write(
-            json.dumps(left_values(plan.left, plan.target)) + "\n" if arguments.json else _plan_text(plan)
+            json.dumps(remaining_values(plan.left, plan.target)) + "\n"
+            if arguments.json
+            else _plan_text(plan)
         )
         return DONE
     return carried_out(request, arguments, model)
 
 
-def carried_out(request: SegmentRequest, options: RunOptions, model: SegmentModel | None = None) -> int:
+def carried_out(
+    request: SegmentRequest, options: RunOptions, model: SegmentExporterFactory | None = None
+) -> int:
     """Carry out a request, tell what was done, and give the exit code."""
     with progress("segmenting") as show:
         result = segment(request, options.execution, model=model, on_progress=show)
@@ -116,7 +120,7 @@ def _summary(result: RunResult) -> list[str]:
 def _plan_text(plan: SegmentPlan) -> str:
     """A dry run for a reader."""
     lines = [
-        f"images      {left_text(plan.left, plan.request.images, 'segment')}",
+        f"images      {remaining_text(plan.left, plan.request.images, 'segment')}",
         *_masks_text(plan),
         f"checkpoint  {plan.request.checkpoint}, run {plan.target.digest[:12]}",
         *target_lines(plan.target, plan.left),

@@ -17,7 +17,7 @@ from jobs.cli.exit_codes import DONE, guarded
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, train
-from pipelines.training.worker import Progress
+from pipelines.training.worker import TrainingProgress
 from zs3.config import Recipe
 from zs3.recipes import RECIPES, recipe
 
@@ -76,7 +76,7 @@ def _run(argv: list[str]) -> int:
     return DONE
 
 
-def _show(seen: Progress) -> None:
+def _show(seen: TrainingProgress) -> None:
     """One line of progress on standard error."""
     terms = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in seen.terms.items())
     sys.stderr.write(

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import last_line, options_of
+from jobs.cli.options import parse_command_line, print_json
 from jobs.cli.progress import progress
 from pipelines.execution import Execution
 from pipelines.tuning.request import TuneRequest
@@ -75,12 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = options_of(TuneOptions, "zs3 tune", argv)
+    options = parse_command_line(TuneOptions, "zs3 tune", argv)
     request = TuneRequest(**{name: getattr(options, name) for name in TuneRequest.__slots__})
     with progress("tuning") as show:
         tuned = tune(request, options.execution, now=datetime.now(UTC), on_progress=show)
     if options.json:
-        last_line(_line(tuned, options.out))
+        print_json(_line(tuned, options.out))
     else:
         _show(tuned, request)
     return DONE

@@ -24,7 +24,7 @@ the two and the plan is the same with and without GPUs."""
 WRITE_CPUS = 0.25
 """Logical CPUs of a task that writes table files; it mostly waits for storage."""
 
-ROOM_CPUS = 1.0
+RESERVED_CPUS = 1.0
 """Logical CPUs left beside the actors, for tasks that feed and drain them; without it a small machine stands
 still."""
 
@@ -59,7 +59,7 @@ class Execution:
     """Seconds between commits to a table; about this much work is lost when the driver is killed."""
     images_per_wave: int = 200_000
     """Images that one graph processes; a longer run is a row of graphs, so that nothing on the driver grows with it.
-    Models are loaded once a wave."""
+    Models are loaded once a chunk."""
     max_failures: str | None = None
     """Stop when more images fail: a number, or a share such as 5% of those processed so far (of 100 at least). What was
     finished is kept."""
@@ -135,7 +135,7 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     cpus = execution.cpus_per_actor
     if cpus is None:
         largest = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
-        cpus = 1.0 if gpus and largest > 1 else max(0.5, (largest - ROOM_CPUS) // per_machine)
+        cpus = 1.0 if gpus and largest > 1 else max(0.5, (largest - RESERVED_CPUS) // per_machine)
     if num_actors * cpus + DECODE_CPUS > all_cpus or num_actors * gpus > all_gpus:
         logger.warning(
             "%d actors of %g CPUs and %g GPUs and a decoding task of %g CPUs do not fit into the %g CPUs and "

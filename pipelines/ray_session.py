@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.execution import ROOM_CPUS, Execution, cores
+from pipelines.execution import RESERVED_CPUS, Execution, cores
 from pipelines.storage.objects import environment_for_cluster
 
 KEEP_BUFFERS = {
@@ -33,7 +33,7 @@ def start_ray(execution: Execution) -> bool:
     """Join the Ray that is meant, or start one on this machine; True if one was started or joined here.
 
     A Ray that the process has already joined is kept. One of its own listens on this machine alone, shows no
-    dashboard, and has `ROOM_CPUS` more logical CPUs than there are cores.
+    dashboard, and has `RESERVED_CPUS` more logical CPUs than there are cores.
     """
     _quieten()
     import ray
@@ -52,7 +52,7 @@ def start_ray(execution: Execution) -> bool:
     with _silent():
         ray.init(
             address="local",
-            num_cpus=int(max(cores(), actors_cpus) + ROOM_CPUS),
+            num_cpus=int(max(cores(), actors_cpus) + RESERVED_CPUS),
             include_dashboard=False,
             object_store_memory=execution.object_store_bytes,
             log_to_driver=False,

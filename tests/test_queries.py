@@ -16,7 +16,7 @@ from PIL import Image
 from pipelines.labelling.name_plan import NameRequest
 from pipelines.labelling.segment_plan import SegmentRequest
 from pipelines.tables.delta_reader import provenance_of
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.in_process import name_here, segment_here
 from zs3.checkpoint import save_checkpoint
 from zs3.config import TextConfig
@@ -61,7 +61,7 @@ def tables(tmp_path_factory, tiny_recipe):
     classes = str(folder / "classes.txt")
     assert name_here(NameRequest(segments=kept, classes=classes, out=named)).images == IMAGES
     rows = DeltaTable(str(folder / "named/labels")).to_pyarrow_table()
-    write_part(str(folder / "named/labels"), rows.cast(LABELS))
+    write_data_file(str(folder / "named/labels"), rows.cast(LABELS))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_a_table_whose_files_a_delete_rewrote_answers_as_well(tables):
         [{**failed, "image_id": f"more{index}"} for index in range(3)], schema=FAILURES
     )
     held = open_table(uri, FAILURES, provenance_of(DeltaTable(uri)))
-    publish(held, FAILURES, [write_part(uri, more)], run=failed["run"], written_ms=0)
+    publish(held, FAILURES, [write_data_file(uri, more)], run=failed["run"], written_ms=0)
     held.delete("image_id = 'more1'")
     failures = DeltaTable(uri).to_pyarrow_dataset()
     found = duckdb.sql(

@@ -51,9 +51,8 @@ class SegmentSettings:
     min_share: float = 0.0
     """Segments that hold less than this share of every pixel are dropped before any crop is made; 0, as published,
     keeps all. See `zs3.segmentation.segmenter.largest_shares`."""
-    prune: Literal["none", "exact"] = "none"
-    """exact: segments that can change no label are not encoded (`zs3.classification.pruning`). Label maps are the plain
-    ones; scores count such a segment at the least it could score, so they come out lower."""
+    prune: Literal["none"] = "none"
+    """Nothing else is left (docs/numerics.md, "Pruning"); the field stays, so that digests of earlier runs stay."""
     crops_per_pass: int = 16
     """Crops that go through the encoder together; bounds memory."""
 

@@ -33,7 +33,7 @@ from zs3.text.bank import text_bank
 from zs3.vocabulary import concept, unseen_everywhere
 
 SETS = (("voc", "voc_mini"), ("folder", "msrc_mini"), ("folder", "coco_things_mini"))
-LEAST_SHARE = 0.004
+MIN_SHARE = 0.004
 NO_IMAGENET_CLASS = {"person", "face", "body"}
 FIVE: tuple[Style, ...] = (
     "crop_and_mask",
@@ -109,7 +109,7 @@ def true_segments(dataset: Dataset, limit: int) -> Iterator[tuple[np.ndarray, np
         pixels = decode(Path(ref.image_uri).read_bytes())
         truth_HW = read_truth(dataset.name, Path(ref.truth_uri).read_bytes(), dataset.vocabulary)
         values, counts = np.unique(truth_HW, return_counts=True)
-        enough = counts >= LEAST_SHARE * truth_HW.size
+        enough = counts >= MIN_SHARE * truth_HW.size
         yield pixels, truth_HW, [int(value) for value in values[enough] if int(value) in ids]
 
 

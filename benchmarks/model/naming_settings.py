@@ -29,7 +29,7 @@ from zs3.images.codec import decode
 from zs3.inference.labeller import Labeller
 from zs3.masks.binary import INSIDE
 from zs3.metrics import PROTOCOLS, Scores, confusion, scores, total
-from zs3.segmentation.external_masks import given_segments
+from zs3.segmentation.external_masks import external_segments
 
 SETS = {"voc_mini": "voc", "msrc_mini": "folder", "coco_things_mini": "folder"}
 
@@ -50,7 +50,7 @@ class Study:
             segments = labeller.segmenter.segment([pixels])[0]
             present, masks = regions(truth, self.ids)
             given = np.where(masks.numpy(), INSIDE, -INSIDE).astype(np.int8)
-            in_truth = given_segments(labeller.segmenter, pixels, given) if present else None
+            in_truth = external_segments(labeller.segmenter, pixels, given) if present else None
             self.cases.append((segments, truth, present, masks, in_truth))
             if number % 50 == 49:
                 sys.stderr.write(f"{name}: {number + 1} pictures\n")

@@ -28,7 +28,7 @@ from comparison_scores import GAMMAS, evaluate, publish, write_report
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, run_name, train
-from pipelines.training.worker import Progress
+from pipelines.training.worker import TrainingProgress
 from zs3.checkpoint import WEIGHTS
 from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig, digest_of
 from zs3.datasets import open_dataset, read_truth
@@ -258,7 +258,7 @@ def trained(recipe: Recipe, out: Path) -> tuple[str, float]:
     start_ray(Execution())
     workers = Workers(num_workers=1, threads=1, cpus_per_worker=1, decode_tasks=1, report_every_s=20.0)
 
-    def show(seen: Progress) -> None:
+    def show(seen: TrainingProgress) -> None:
         speed = f"{seen.images_per_second:.1f} images/s"
         sys.stderr.write(f"{recipe.name} step {seen.step}/{seen.steps} loss {seen.loss:.3f} {speed}\n")
 

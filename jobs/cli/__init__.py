@@ -1,5 +1,5 @@
 """What the commands share: options, exit codes, progress, and the last line of JSON.
 
 Imports `pipelines.runs`, `pipelines.tables`, `pipelines.storage` and `pipelines.execution`.
-Begin with `options.options_of`.
+Begin with `options.parse_command_line`.
 """

@@ -14,7 +14,7 @@ from pipelines.ray_session import leave_ray
 Options = TypeVar("Options")
 
 
-def options_of(kind: type[Options], prog: str, argv: Sequence[str]) -> Options:
+def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str]) -> Options:
     """The options of a command line.
 
     Args:
@@ -32,7 +32,7 @@ def options_of(kind: type[Options], prog: str, argv: Sequence[str]) -> Options:
     )
 
 
-def last_line(values: Mapping[str, Any]) -> None:
+def print_json(values: Mapping[str, Any]) -> None:
     """Write a result as the last line of standard output; Ray is left before, as it may write behind it."""
     leave_ray()
     sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from jobs.cli.exit_codes import DONE, SOME_FAILED
-from jobs.cli.options import last_line, options_of
+from jobs.cli.options import parse_command_line, print_json
 from pipelines.execution import Execution
 from pipelines.runs.resume import Remaining, Target
 from pipelines.runs.run import RunResult
@@ -63,7 +63,7 @@ class RequestOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillingOptions(RequestOptions):
+class TableRunOptions(RequestOptions):
     """Options of every verb that fills a table."""
 
     dry_run: bool = False
@@ -80,7 +80,7 @@ def parsed(kind: type[A], prog: str, argv: Sequence[str]) -> A:
         SystemExit: wrong usage, or --help.
         ValueError: a storage option is none.
     """
-    options = options_of(kind, prog, argv)
+    options = parse_command_line(kind, prog, argv)
     use_storage_options(options.storage_options)
     return options
 
@@ -98,7 +98,7 @@ def told(result: RunResult, options: TableOptions, lines: Sequence[str]) -> int:
     ]
     sys.stderr.write("\n".join([*shown, *lines[1:]]) + "\n")
     if options.json:
-        last_line(asdict(result))
+        print_json(asdict(result))
     return SOME_FAILED if failed else DONE
 
 
@@ -116,7 +116,7 @@ def query(out: str, table: str, statement: str) -> str:
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
 
 
-def left_values(left: Remaining, target: Target) -> dict[str, object]:
+def remaining_values(left: Remaining, target: Target) -> dict[str, object]:
     """What is left to do, as JSON values of a dry run."""
     return {
         "dry_run": True,
@@ -131,7 +131,7 @@ def left_values(left: Remaining, target: Target) -> dict[str, object]:
     }
 
 
-def left_text(left: Remaining, source: str, doing: str) -> str:
+def remaining_text(left: Remaining, source: str, doing: str) -> str:
     """What is left to do, in words.
 
     Args:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.comparison.evaluated_run import EvaluatedRun
 from pipelines.storage.external_sort import sorted_rows
-from pipelines.storage.spill import IDS_AT_ONCE, Spool
+from pipelines.storage.spill import IDS_AT_ONCE, SpillFile
 from zs3.evaluation.image_scores import confusion_of
 from zs3.metrics.intervals import BLOCK
 from zs3.tables import SCORES
@@ -28,8 +28,8 @@ _IDS = pa.schema({"image_id": pa.string(), "run": pa.int32()})
 class PairedRows:
     """The images that both runs scored, in order of their ids."""
 
-    first: Spool
-    second: Spool
+    first: SpillFile
+    second: SpillFile
     images: int
     notes: list[str]
     """What a reader must know: images that were left out."""
@@ -46,8 +46,8 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
     Raises:
         ValueError: an image occurs twice or has two truths, none is in both, or some are in one only.
     """
-    held = [Spool(folder, SCORES, f"scores{run}") for run in (0, 1)]
-    ids = Spool(folder, _IDS, "ids")
+    held = [SpillFile(folder, SCORES, f"scores{run}") for run in (0, 1)]
+    ids = SpillFile(folder, _IDS, "ids")
     for number, (run, spool) in enumerate(zip(runs, held, strict=True)):
         for batch in run.scores.to_pyarrow_dataset().scanner(columns=SCORES.names).to_batches():
             rows = pa.Table.from_batches([batch])
@@ -68,7 +68,7 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
     return PairedRows(first=first, second=second, images=images, notes=notes)
 
 
-def _refuse_twice(ids: Spool, runs: Sequence[EvaluatedRun]) -> None:
+def _refuse_twice(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
     """No image occurs twice in a run."""
     question = "select image_id, run from ids group by all having count(*) > 1 order by run, image_id limit 1"
     for row in ids.ask(question):
@@ -77,7 +77,7 @@ def _refuse_twice(ids: Spool, runs: Sequence[EvaluatedRun]) -> None:
         )
 
 
-def _shared(ids: Spool, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
+def _shared(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
     """How many images are in both runs, and those of one only in words, empty where there are none.
 
     Raises:
@@ -106,7 +106,7 @@ def _shared(ids: Spool, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
     return counted["images"], ", ".join(parts)
 
 
-def _in_order(folder: Path, number: int, rows: Spool, other: Spool, images: int) -> Spool:
+def _in_order(folder: Path, number: int, rows: SpillFile, other: SpillFile, images: int) -> SpillFile:
     """The rows of a run whose images are in the other one too, by id."""
     shared = f"from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
     ids = rows.stream(f"select image_id {shared} order by 1", rows_at_once=IDS_AT_ONCE, beside=[other])
@@ -121,7 +121,7 @@ def _in_order(folder: Path, number: int, rows: Spool, other: Spool, images: int)
     )
 
 
-def _refuse_other_truth(first: Spool, second: Spool, runs: Sequence[EvaluatedRun]) -> None:
+def _refuse_other_truth(first: SpillFile, second: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
     """Both runs saw the same true pixels of every class in every image."""
     for one, other in itertools.zip_longest(_rows(first), _rows(second)):
         if _true_pixels(one) != _true_pixels(other):
@@ -131,7 +131,7 @@ def _refuse_other_truth(first: Spool, second: Spool, runs: Sequence[EvaluatedRun
             )
 
 
-def _rows(spool: Spool) -> Iterator[dict[str, Any]]:
+def _rows(spool: SpillFile) -> Iterator[dict[str, Any]]:
     """The confusions of a run, image by image."""
     for table in spool.tables():
         yield from table.select(["image_id", "truth", "prediction", "pixels"]).to_pylist()

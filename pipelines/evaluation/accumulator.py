@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.storage.external_sort import sorted_rows
-from pipelines.storage.spill import IDS_AT_ONCE, Spool
+from pipelines.storage.spill import IDS_AT_ONCE, SpillFile
 from zs3.evaluation.image_scores import confusion_of, scores_of
 from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
 from zs3.metrics.intervals import BLOCK
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipelines.evaluation.ground_truth import Truth
 
-LINES = pa.schema(
+IMAGE_STATUS = pa.schema(
     {
         "image_id": pa.string(),
         "kind": pa.string(),
@@ -36,7 +36,7 @@ LINES = pa.schema(
 of scored ones the file that holds their labels, their own mean IoU in percent, and the digest of their truth."""
 
 
-class Tally:
+class EvaluationAccumulator:
     """Sums over all images, and a line per image.
 
     Args:
@@ -52,8 +52,8 @@ class Tally:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scores = Spool(folder, SCORES, "scores")
-        self._lines = Spool(folder, LINES, "lines")
+        self._scores = SpillFile(folder, SCORES, "scores")
+        self._lines = SpillFile(folder, IMAGE_STATUS, "lines")
         self.as_labelled, self.true_names, self.true_masks = total([]), total([]), total([])
         self.oracles: dict[str, Confusion] = {}
         self.reliability = Reliability()
@@ -182,7 +182,7 @@ class Tally:
         for table in self._lines.stream(question, rows_at_once=IDS_AT_ONCE):
             yield from zip(table["image_id"].to_pylist(), table["truth_digest"].to_pylist(), strict=True)
 
-    def scores(self) -> Spool:
+    def scores(self) -> SpillFile:
         """Rows of the table `scores`, in order of ids whatever order images came in."""
         ids = self._lines.column("select image_id from lines where kind = 'scored' order by image_id")
         return sorted_rows(
@@ -191,7 +191,7 @@ class Tally:
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         self.kinds.update(line["kind"] for line in lines)
-        self._lines.write(pa.Table.from_pylist(lines, schema=LINES))
+        self._lines.write(pa.Table.from_pylist(lines, schema=IMAGE_STATUS))
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

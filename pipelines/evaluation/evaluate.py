@@ -22,17 +22,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.evaluation.accumulator import Tally
+from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.gallery import gallery
 from pipelines.evaluation.ground_truth import Truth, open_truth, refuse_no_root
 from pipelines.evaluation.outputs import commit_scores, provenance, write_report
 from pipelines.evaluation.request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation.sources import Source, open_source
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import Model
-from pipelines.labelling.name_plan import NameModel
+from pipelines.labelling.label_plan import LabellerFactory
+from pipelines.labelling.name_plan import SegmentClassifierFactory
 from pipelines.ray_session import start_ray
-from pipelines.storage.spill import Spool
+from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import existing_table, table_uri
 from pipelines.tables.label_table import Labels
 from zs3.datasets import dataset_vocabulary
@@ -44,7 +44,7 @@ from zs3.metrics.resampling import Ranges, ranges
 from zs3.metrics.summary import calibration, confusion_matrix, headline, with_ranges
 from zs3.report import report_values
 from zs3.report.error_split import split_diagnostics, split_values
-from zs3.report.gallery import MOST_IMAGES
+from zs3.report.gallery import MAX_IMAGES
 from zs3.report.left_out import LISTED_FAILURES
 from zs3.tuning.settings_file import tuning_notes
 from zs3.vocabulary import Vocabulary
@@ -61,8 +61,8 @@ def evaluate(
     execution: Execution | None = None,
     *,
     now: datetime,
-    model: Model | None = None,
-    names: NameModel | None = None,
+    model: LabellerFactory | None = None,
+    names: SegmentClassifierFactory | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Score labels, segments or a checkpoint against a data set and write the report; returns `report.json`.
@@ -86,7 +86,14 @@ def evaluate(
     protocols, reasons = chosen_protocols(
         request.protocol, vocabulary.classes, transductive=request.transductive
     )
-    source = open_source(request, vocabulary, protocols[0], model or Model(), names or NameModel(), execution)
+    source = open_source(
+        request,
+        vocabulary,
+        protocols[0],
+        model or LabellerFactory(),
+        names or SegmentClassifierFactory(),
+        execution,
+    )
     labels = source.labels
     matches = _matches(labels, vocabulary)
     existing_table(table_uri(request.out, "scores"))  # tells now, not after the work, that --out is of no use
@@ -94,7 +101,7 @@ def evaluate(
     truth = open_truth(request.dataset, request.root, request.split)
     # What is known of images waits in files; only what may be published reaches --out.
     with tempfile.TemporaryDirectory() as folder:
-        tally = Tally(Path(folder))
+        tally = EvaluationAccumulator(Path(folder))
         tally.leave_out(source.outside(truth))
         tally.take(source.graph(truth, matches), truth, protocols[0], on_progress)
         tally.finish()
@@ -115,7 +122,9 @@ def evaluate(
     return report
 
 
-def _ranges(rows: Spool, tally: Tally, protocol: Protocol, truth: Truth, request: EvaluateRequest) -> Ranges:
+def _ranges(
+    rows: SpillFile, tally: EvaluationAccumulator, protocol: Protocol, truth: Truth, request: EvaluateRequest
+) -> Ranges:
     """Every score with its interval under one protocol."""
     return ranges(
         rows.tables(),
@@ -128,10 +137,10 @@ def _ranges(rows: Spool, tally: Tally, protocol: Protocol, truth: Truth, request
 
 
 def _gallery_sources(
-    request: EvaluateRequest, source: Source, truth: Truth, tally: Tally
+    request: EvaluateRequest, source: Source, truth: Truth, tally: EvaluationAccumulator
 ) -> list[tuple[str, str, str | list[dict[str, Any]]]]:
     """(image id, kind, file that holds its labels, or the labels) of the images to show."""
-    count = min(request.gallery, MOST_IMAGES)
+    count = min(request.gallery, MAX_IMAGES)
     picked = chosen(tally.mious(count, request.seed), count, request.seed)
     held = source.pictures(truth, [image_id for image_id, _ in picked], tally)
     return [(image_id, kind, held[image_id]) for image_id, kind in picked if image_id in held]
@@ -142,7 +151,7 @@ def _report(
     labels: Labels,
     truth: Truth,
     matches: Mapping[str, int],
-    tally: Tally,
+    tally: EvaluationAccumulator,
     missing: Mapping[str, Missing],
     extra: Sequence[Mapping[str, Any]],
     reasons: Sequence[str],
@@ -199,7 +208,7 @@ def _report(
     return report
 
 
-def _reasons(tally: Tally, source: Source, lacking: Sequence[str]) -> dict[str, str]:
+def _reasons(tally: EvaluationAccumulator, source: Source, lacking: Sequence[str]) -> dict[str, str]:
     """Why some images have no labels, where that is known."""
     known: dict[str, str] = {}
     for block in source.failed() if lacking else ():
@@ -219,7 +228,7 @@ class Missing:
 
 
 def _refuse_incomplete(
-    tally: Tally, truth: Truth, request: EvaluateRequest, source: Source
+    tally: EvaluationAccumulator, truth: Truth, request: EvaluateRequest, source: Source
 ) -> dict[str, Missing]:
     """Why images were not scored -> these images; `without_labels` and `without_truth`.
 
@@ -290,7 +299,7 @@ def _origin(
     }
 
 
-def _first_reason(tally: Tally) -> str:
+def _first_reason(tally: EvaluationAccumulator) -> str:
     """Why one image could not be labelled, where that was found out here."""
     return "".join(f", {row['image_id']!r} because: {row['text']}" for row in tally.first("failed", 1))
 

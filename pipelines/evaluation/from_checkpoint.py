@@ -1,6 +1,6 @@
 """Scoring a checkpoint without a label table: labels go from the actor to the sketch, and are never written.
 
-refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► sketches_of_labels (CPU tasks) ─► driver
+refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► scores_of_labels (CPU tasks) ─► driver
 
 The same actors and the same sketches as labelling first and scoring the table: the same numbers.
 """
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.evaluation.image_scores import sketches_of_labels
-from pipelines.evaluation.in_memory_labels import unwritten_labels
+from pipelines.evaluation.image_scores import scores_of_labels
+from pipelines.evaluation.in_memory_labels import in_memory_labels
 from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan
 from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import Model
+from pipelines.labelling.label_plan import LabellerFactory
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.run import RETRIES
@@ -32,31 +32,33 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def described_labels(checkpoint: str, vocabulary: Vocabulary, model: Model) -> tuple[Labels, Model]:
+def described_checkpoint(
+    checkpoint: str, vocabulary: Vocabulary, model: LabellerFactory
+) -> tuple[Labels, LabellerFactory]:
     """What a table of this labeller would say of itself, and the model with its class names embedded.
 
     Raises:
         ValueError: there is no such checkpoint, it is none of ours, or it cannot tell two of the classes apart.
     """
     description = model.describe(checkpoint, vocabulary)
-    labels = unwritten_labels(description, vocabulary, {"checkpoint": checkpoint})
+    labels = in_memory_labels(description, vocabulary, {"checkpoint": checkpoint})
     return labels, model.with_names(description)
 
 
-def model_sketch_graph(
-    labels: Labels, truth: Truth, matches: Mapping[str, int], model: Model, execution: Execution
+def checkpoint_scores_graph(
+    labels: Labels, truth: Truth, matches: Mapping[str, int], model: LabellerFactory, execution: Execution
 ) -> ray.data.Dataset:
     """The lazy dataset of one sketch per image of the data set."""
     slices = truth.slices(execution.images_per_block)
     return labelling_graph(labels, slices, truth.refs, model, execution).map_batches(
-        functools.partial(sketches_of_labels, truth=truth, matches=matches),
+        functools.partial(scores_of_labels, truth=truth, matches=matches),
         batch_size=None,
         batch_format="pyarrow",
     )
 
 
-def labelled_again(
-    labels: Labels, refs: Sequence[ImageRef], model: Model, execution: Execution
+def relabelled_images(
+    labels: Labels, refs: Sequence[ImageRef], model: LabellerFactory, execution: Execution
 ) -> dict[str, list[dict[str, Any]]]:
     """The label rows of a few images, for pictures of them: image id -> rows."""
     import ray
@@ -77,7 +79,7 @@ def labelling_graph(
     labels: Labels,
     slices: ray.data.Dataset,
     refs: ray.ObjectRef[pa.Table],
-    model: Model,
+    model: LabellerFactory,
     execution: Execution,
 ) -> ray.data.Dataset:
     """The lazy dataset of one row per image: lists of its rows of `labels` and of `failures`.

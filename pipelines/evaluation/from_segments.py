@@ -18,20 +18,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.evaluation.image_scores import SKETCHES, failed_sketch, image_sketch
-from pipelines.evaluation.in_memory_labels import unwritten_labels
+from pipelines.evaluation.image_scores import IMAGE_SCORES, failed_image_scores, scores_of_image
+from pipelines.evaluation.in_memory_labels import in_memory_labels
 from pipelines.execution import Execution
 from pipelines.labelling.label_actor import rows_of_map
 from pipelines.labelling.name import NameActor, segments_graph
 from pipelines.labelling.name_plan import (
-    NameModel,
-    Namer,
     NameRequest,
+    SegmentClassifierFactory,
+    SegmentClassifierProtocol,
     refuse_other_weights,
     stored_segments,
     tuned_settings,
 )
-from pipelines.runs.rows import Guard, Rows
+from pipelines.runs.rows import BatchRunner, Rows
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.label_table import Labels
 from zs3.evaluation.oracles import candidates, error_split
@@ -53,11 +53,13 @@ class NamedSegments:
     ids: Callable[[], Iterator[pa.Table]]
     """A column `image_id`, some rows at a time."""
     labels: Labels
-    namer: Callable[[], Namer]
+    namer: Callable[[], SegmentClassifierProtocol]
     """Encodes the text banks, the first time it is called."""
 
 
-def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameModel) -> NamedSegments:
+def described_names(
+    request: NameRequest, vocabulary: Vocabulary, model: SegmentClassifierFactory
+) -> NamedSegments:
     """The segments of a request and their labels to be.
 
     Args:
@@ -78,7 +80,7 @@ def described_names(request: NameRequest, vocabulary: Vocabulary, model: NameMod
     rows = table.to_pyarrow_dataset()
     if not rows.count_rows():
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
-    labels = unwritten_labels(
+    labels = in_memory_labels(
         description,
         vocabulary,
         {
@@ -108,7 +110,7 @@ def error_graph(
     return segments_graph(held.files, truth, ErrorActor, _namer(held) | more, execution)
 
 
-def named_again(
+def renamed_segments(
     held: NamedSegments, image_ids: Sequence[str], execution: Execution
 ) -> dict[str, list[dict[str, Any]]]:
     """The label rows of a few images, for pictures of them: image id -> rows."""
@@ -140,7 +142,7 @@ class ErrorActor:
     def __init__(
         self,
         *,
-        namer: Namer,
+        namer: SegmentClassifierProtocol,
         vocabulary: Vocabulary,
         run: str,
         truth: Truth,
@@ -157,17 +159,17 @@ class ErrorActor:
         self._index = {entry.id: index for index, entry in enumerate(namer.entries)} | {
             vocabulary.ignore_id: -1
         }
-        self._guard = Guard(results="sketches", stage="name", run=run)
+        self._guard = BatchRunner(results="sketches", stage="name", run=run)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image, in the schema of sketches."""
         images = batch.select(["image_id", "uri"]).to_pylist()
         outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
         rows = [
-            held["sketches"][0] if "sketches" in held else failed_sketch(held["failures"][0])
+            held["sketches"][0] if "sketches" in held else failed_image_scores(held["failures"][0])
             for held in outcomes
         ]
-        return pa.Table.from_pylist(rows, schema=SKETCHES)
+        return pa.Table.from_pylist(rows, schema=IMAGE_SCORES)
 
     def _rows(self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> list[Rows]:
         """The sketch of each of some images, each with its row in the batch."""
@@ -183,7 +185,7 @@ class ErrorActor:
         )
         # A label table holds scores as 32-bit floats; a report of these labels must not differ by the rest.
         stored = pa.Table.from_pylist(rows, schema=LABELS).to_pylist()
-        return image_sketch(
+        return scores_of_image(
             {"image_id": image["image_id"], "file": "", "rows": stored},
             self._truth.find([image["image_id"]]).get(image["image_id"]),
             self._truth,

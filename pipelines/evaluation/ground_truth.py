@@ -63,7 +63,7 @@ class Truth:
         """Whether an image is in the split."""
         return isinstance(image_id, str) and bool(self.find([image_id]))
 
-    def strangers(self, ids: Iterator[pa.Table]) -> list[str]:
+    def not_in_split(self, ids: Iterator[pa.Table]) -> list[str]:
         """Those of some images that are not in the split, in order.
 
         Args:
@@ -71,7 +71,7 @@ class Truth:
         """
         import ray
 
-        task: Any = ray.remote(_strangers)
+        task: Any = ray.remote(_not_in_split)
         return list(ray.get(task.remote(self.refs, [ray.put(block) for block in ids])))
 
     def unscored(
@@ -141,8 +141,8 @@ def _found(table: pa.Table, image_id: str) -> ImageRef | None:
     return ImageRef(id=image_id, image_uri=row["image_uri"], truth_uri=row["truth_uri"])
 
 
-def _strangers(refs: pa.Table, blocks: Sequence[Any]) -> list[str]:
-    """As `Truth.strangers`, of references to blocks."""
+def _not_in_split(refs: pa.Table, blocks: Sequence[Any]) -> list[str]:
+    """As `Truth.not_in_split`, of references to blocks."""
     import ray
 
     known = set(refs["image_id"].to_pylist())

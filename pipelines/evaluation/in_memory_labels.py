@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.labelling.label_plan import Description
+from pipelines.labelling.label_plan import ModelInfo
 from pipelines.tables.label_table import Labels
 from zs3.vocabulary import Vocabulary
 
 
-def unwritten_labels(description: Description, vocabulary: Vocabulary, made_of: Mapping[str, Any]) -> Labels:
+def in_memory_labels(description: ModelInfo, vocabulary: Vocabulary, made_of: Mapping[str, Any]) -> Labels:
     """What a table of a labeller's labels would say of itself, where they are scored without being written.
 
     Args:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.evaluation.accumulator import Tally
-from pipelines.evaluation.from_checkpoint import described_labels, labelled_again, model_sketch_graph
-from pipelines.evaluation.from_segments import described_names, error_graph, named_again
+from pipelines.evaluation.accumulator import EvaluationAccumulator
+from pipelines.evaluation.from_checkpoint import (
+    checkpoint_scores_graph,
+    described_checkpoint,
+    relabelled_images,
+)
+from pipelines.evaluation.from_segments import described_names, error_graph, renamed_segments
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.evaluation.image_scores import sketch_graph
+from pipelines.evaluation.image_scores import image_scores_graph
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import Model
-from pipelines.labelling.name_plan import NameModel, NameRequest
+from pipelines.labelling.label_plan import LabellerFactory
+from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory
 from pipelines.tables.label_table import Labels, failed_images, open_labels
 from zs3.metrics import Protocol
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -35,7 +39,7 @@ class Source:
     """Its labels, or what a table of them would say of itself."""
     graph: Callable[[Truth, Mapping[str, int]], ray.data.Dataset]
     """Split, and labelled name → class id of the data set, to the lazy dataset of sketches."""
-    pictures: Callable[[Truth, Sequence[str], Tally], Mapping[str, str | Rows]]
+    pictures: Callable[[Truth, Sequence[str], EvaluationAccumulator], Mapping[str, str | Rows]]
     """Image ids to the file that holds the labels of each, or its label rows; for the gallery."""
     failed: Callable[[], Iterator[pa.Table]]
     """Columns `image_id` and `message` of images that an earlier run is known to have failed on, some at a time."""
@@ -52,8 +56,8 @@ def open_source(
     request: EvaluateRequest,
     vocabulary: Vocabulary,
     protocol: Protocol,
-    model: Model,
-    names: NameModel,
+    model: LabellerFactory,
+    names: SegmentClassifierFactory,
     execution: Execution,
 ) -> Source:
     """What the request asks to score.
@@ -80,23 +84,25 @@ def table_source(labels: str) -> Source:
     held = open_labels(labels)
     return Source(
         labels=held,
-        graph=lambda truth, matches: sketch_graph(held, truth, matches),
+        graph=lambda truth, matches: image_scores_graph(held, truth, matches),
         pictures=lambda truth, ids, tally: tally.files(ids),
         failed=lambda: failed_images(labels),
         lost="are in the table of failures",
     )
 
 
-def model_source(checkpoint: str, vocabulary: Vocabulary, model: Model, execution: Execution) -> Source:
+def model_source(
+    checkpoint: str, vocabulary: Vocabulary, model: LabellerFactory, execution: Execution
+) -> Source:
     """The labels that a checkpoint gives to the images of the data set."""
-    held, model = described_labels(checkpoint, vocabulary, model)
+    held, model = described_checkpoint(checkpoint, vocabulary, model)
 
-    def pictures(truth: Truth, ids: Sequence[str], tally: Tally) -> Mapping[str, Rows]:
-        return labelled_again(held, list(truth.find(ids).values()), model, execution)
+    def pictures(truth: Truth, ids: Sequence[str], tally: EvaluationAccumulator) -> Mapping[str, Rows]:
+        return relabelled_images(held, list(truth.find(ids).values()), model, execution)
 
     return Source(
         labels=held,
-        graph=lambda truth, matches: model_sketch_graph(held, truth, matches, model, execution),
+        graph=lambda truth, matches: checkpoint_scores_graph(held, truth, matches, model, execution),
         pictures=pictures,
         failed=lambda: iter(()),
     )
@@ -106,7 +112,7 @@ def segments_source(
     request: EvaluateRequest,
     vocabulary: Vocabulary,
     protocol: Protocol,
-    model: NameModel,
+    model: SegmentClassifierFactory,
     execution: Execution,
 ) -> Source:
     """The labels that stored segments get, with where their error is as the protocol counts."""
@@ -124,9 +130,9 @@ def segments_source(
     return Source(
         labels=held.labels,
         graph=lambda truth, matches: error_graph(held, truth, matches, protocol, execution),
-        pictures=lambda truth, ids, tally: named_again(held, ids, execution),
+        pictures=lambda truth, ids, tally: renamed_segments(held, ids, execution),
         failed=lambda: failed_images(segments),
-        outside=lambda truth: truth.strangers(held.ids()),
+        outside=lambda truth: truth.not_in_split(held.ids()),
         verb="segment",
         done="segmented",
         lost="could not be segmented or named",

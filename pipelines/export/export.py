@@ -27,7 +27,7 @@ from pipelines.export.dataset_files import LISTS
 from pipelines.export.image_files import FilePlan, copied, exported
 from pipelines.ray_session import start_ray
 from pipelines.storage.atomic import without_partial, write_whole
-from pipelines.storage.spill import Spool
+from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import table_uri
 from pipelines.tables.label_table import EXPORTED_REGION, Labels, image_graph, open_labels
 from zs3.evaluation.matching import class_matches
@@ -193,7 +193,7 @@ def _image_files(
     failed = images = files = 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        Spool(Path(folder), _NAMES) as spool,
+        SpillFile(Path(folder), _NAMES) as spool,
         LISTS[plan.to](labels, plan, classes) as add,
     ):
         for block in graph.iter_batches(batch_size=None, batch_format="pyarrow"):

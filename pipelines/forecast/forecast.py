@@ -22,12 +22,12 @@ from pipelines.forecast.sample import Sample, draw
 from pipelines.labelling import label, segment
 from pipelines.labelling.external_masks import read_with_masks
 from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabelRequest, Model, plan_label
+from pipelines.labelling.label_plan import LabellerFactory, LabelRequest, plan_label
 from pipelines.labelling.read_images import read_and_decode
-from pipelines.labelling.segment_plan import SegmentModel, SegmentRequest, plan_segment
+from pipelines.labelling.segment_plan import SegmentExporterFactory, SegmentRequest, plan_segment
 from pipelines.ray_session import cluster_nodes, start_ray
 from pipelines.runs.resume import Remaining, Target
-from pipelines.runs.run import Wave
+from pipelines.runs.run import Chunk
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -78,16 +78,16 @@ class Work:
     """Reads and decodes."""
     proposals: dict[str, str] | None
     """Given masks, see `proposals.Proposals`."""
-    most_per_file: int
+    max_images_per_file: int
 
     def per_file(self, execution: Execution) -> int:
         """Images in a file."""
         images = self.left.todo
-        wave = Wave(images=pa.table({}), total=len(images), notes="", asked=execution.images_per_file)
-        return wave.images_per_file(self.most_per_file)
+        chunk = Chunk(images=pa.table({}), total=len(images), notes="", asked=execution.images_per_file)
+        return chunk.images_per_file(self.max_images_per_file)
 
 
-def label_work(request: LabelRequest, model: Model | None = None) -> Work:
+def label_work(request: LabelRequest, model: LabellerFactory | None = None) -> Work:
     """What `label` would do.
 
     Raises:
@@ -95,19 +95,19 @@ def label_work(request: LabelRequest, model: Model | None = None) -> Work:
     """
     plan = plan_label(request, model)
     if plan.left.todo:
-        model = (model or Model()).with_names(plan.description)
+        model = (model or LabellerFactory()).with_names(plan.description)
     return Work(
         target=plan.target,
         left=plan.left,
         actor=LabelActor,
-        arguments=lambda actors: label.actor_arguments(plan, model or Model(), actors),
+        arguments=lambda actors: label.actor_arguments(plan, model or LabellerFactory(), actors),
         read=functools.partial(read_and_decode, max_pixels=request.max_pixels, run=plan.target.digest),
         proposals=None,
-        most_per_file=label.MOST_PER_FILE,
+        max_images_per_file=label.MAX_IMAGES_PER_FILE,
     )
 
 
-def segment_work(request: SegmentRequest, model: SegmentModel | None = None) -> Work:
+def segment_work(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> Work:
     """What `segment` would do.
 
     Raises:
@@ -119,10 +119,10 @@ def segment_work(request: SegmentRequest, model: SegmentModel | None = None) -> 
         target=plan.target,
         left=plan.left,
         actor=segment.SegmentActor,
-        arguments=lambda actors: segment.actor_arguments(plan, model or SegmentModel(), actors),
+        arguments=lambda actors: segment.actor_arguments(plan, model or SegmentExporterFactory(), actors),
         read=functools.partial(read, max_pixels=request.max_pixels, run=plan.target.digest),
         proposals=dict(plan.proposals.of_image) if plan.proposals else None,
-        most_per_file=segment.MOST_PER_FILE,
+        max_images_per_file=segment.MAX_IMAGES_PER_FILE,
     )
 
 

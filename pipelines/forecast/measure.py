@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipelines.execution import ActorPlan
 from pipelines.forecast.estimate import Interval, parts_of_size
-from pipelines.tables.delta_writer import write_part
+from pipelines.tables.delta_writer import write_data_file
 
 TOGETHER = 32
 """Images in one file at most, when it is measured what each adds to it; that takes as many files again."""
@@ -100,7 +100,7 @@ def written(done: pa.Table, name: str, schema: pa.Schema, per_file: int) -> tupl
             rows = pa.Table.from_struct_array(
                 done[name].take(pa.array(images, pa.int64())).combine_chunks().flatten()
             )
-            return float(write_part(folder, rows.cast(schema)).size) if rows.num_rows else 0.0
+            return float(write_data_file(folder, rows.cast(schema)).size) if rows.num_rows else 0.0
 
         for end in range(together, len(order) + together, together):
             images = order[:end][-together:]  # the last ones are as many, though some are met again

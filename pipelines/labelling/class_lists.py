@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from zs3.text.confusable import ClosePair, told
+from zs3.text.confusable import ClosePair, confusable_warnings
 
 logger = logging.getLogger(__name__)
 
 
 class ClassNames(Protocol):
-    """Embedded class names; `zs3.classification.classifier.Namer` in earnest. They travel to other processes."""
+    """Embedded class names, as `zs3.classification.classifier.SegmentClassifier` holds them; sent to other
+    processes."""
 
     def confusable(self) -> list[ClosePair]:
         """The pairs of classes that are hard to tell apart, nearest first.
@@ -28,6 +29,6 @@ def warn_of_confusable(names: ClassNames) -> list[ClosePair]:
         ValueError: two classes cannot be told apart at all.
     """
     pairs = names.confusable()
-    for line in told(pairs):
+    for line in confusable_warnings(pairs):
         logger.warning("zs3: warning: %s", line)
     return pairs

@@ -17,25 +17,25 @@ from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution, a
 from pipelines.labelling.external_masks import read_with_masks
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.runs.resume import Target
-from pipelines.runs.rows import Guard, Rows, booked, rows_table, write_tables
-from pipelines.runs.run import Wave
+from pipelines.runs.rows import BatchRunner, Rows, rows_table, with_bookkeeping, write_tables
+from pipelines.runs.run import Chunk
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 
-class Model(Protocol):
+class LoadedModel(Protocol):
     """What has been loaded and knows which run it is for."""
 
     digest: str
 
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=LoadedModel)
 Image = Mapping[str, Any]
 Picture = NDArray[np.uint8]
 
 
-class PictureModel(Generic[M]):
+class ModelThread(Generic[M]):
     """A model in a thread of its own, for an actor to hold.
 
     Args:
@@ -74,7 +74,7 @@ class PictureModel(Generic[M]):
                 f"checkpoint {origin!r} has digest {self._model.digest[:12]} here, but the run was planned with "
                 f"{(planned or run)[:12]}; do all machines see the same checkpoint and the same version of zs3?"
             )
-        self._guard = Guard(results=results, stage=stage, run=run, notes=notes)
+        self._guard = BatchRunner(results=results, stage=stage, run=run, notes=notes)
 
     def rows(
         self,
@@ -95,7 +95,9 @@ class PictureModel(Generic[M]):
         started = time.time()
         images = [
             {**image, **told}
-            for image, told in zip(batch.drop_columns("pixels").to_pylist(), booked(batch), strict=True)
+            for image, told in zip(
+                batch.drop_columns("pixels").to_pylist(), with_bookkeeping(batch), strict=True
+            )
         ]
         done: list[dict[str, Rows]] = [{"failures": image["failures"]} for image in images]
         readable = [index for index, image in enumerate(images) if not image["failures"]]
@@ -114,9 +116,9 @@ def picture_graph(
     actor: type,
     *,
     target: Target,
-    wave: Wave,
+    chunk: Chunk,
     max_pixels: int,
-    most_per_file: int,
+    max_images_per_file: int,
     actors: ActorPlan,
     execution: Execution,
     arguments: Mapping[str, Any],
@@ -127,9 +129,9 @@ def picture_graph(
     Args:
         actor: the class whose instances hold the model.
         max_pixels: pictures of more pixels become failures.
-        most_per_file: images in one file, where the execution leaves it open.
+        max_images_per_file: images in one file, where the execution leaves it open.
         arguments: of the actor's constructor.
-        wave: the images.
+        chunk: the images.
         proposals: where masks are given: image id → JSON, see `proposals.Proposals`. They are read with the pictures.
     """
     import ray
@@ -142,9 +144,9 @@ def picture_graph(
     )  # bytes of pixels; with Ray's 128 MiB, few blocks fill a small store
     read = read_and_decode if proposals is None else read_with_masks
     return (
-        ray.data.from_arrow(_blocks(wave.images, execution.images_per_block, proposals))
+        ray.data.from_arrow(_blocks(chunk.images, execution.images_per_block, proposals))
         .map_batches(
-            functools.partial(read, max_pixels=max_pixels, run=target.digest, notes=wave.notes),
+            functools.partial(read, max_pixels=max_pixels, run=target.digest, notes=chunk.notes),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
@@ -155,12 +157,12 @@ def picture_graph(
             batch_size=execution.batch_size,
             batch_format="pyarrow",
             **actor_options(actors, execution),
-            fn_constructor_kwargs={**arguments, "notes": wave.notes},
+            fn_constructor_kwargs={**arguments, "notes": chunk.notes},
             max_task_retries=-1,
         )
         .map_batches(
             functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-            batch_size=execution.images_per_file or wave.images_per_file(most_per_file),
+            batch_size=execution.images_per_file or chunk.images_per_file(max_images_per_file),
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
         )

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pipelines.execution import ActorPlan, Execution, actor_plan
 from pipelines.labelling.image_stage import picture_graph
 from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabelPlan, LabelRequest, Model, plan_label
+from pipelines.labelling.label_plan import LabellerFactory, LabelPlan, LabelRequest, plan_label
 from pipelines.ray_session import cluster_nodes
-from pipelines.runs.run import Progress, RunResult, Wave, run_graph
+from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MOST_PER_FILE = 1024
+MAX_IMAGES_PER_FILE = 1024
 """Images in one file of labels, some megabytes."""
 
 
@@ -30,7 +30,7 @@ def label(
     request: LabelRequest,
     execution: Execution | None = None,
     *,
-    model: Model | None = None,
+    model: LabellerFactory | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Label every image that has no labels yet, and commit tables as the run goes.
@@ -47,36 +47,36 @@ def label(
         continues.
     """
     called = time.time()
-    execution, model = execution or Execution(), model or Model()
+    execution, model = execution or Execution(), model or LabellerFactory()
     plan = plan_label(request, model)
     if plan.left.todo:
         model = model.with_names(plan.description)
     return run_graph(
         plan.target,
         plan.left,
-        lambda wave: label_graph(plan, wave, model, execution),
+        lambda chunk: label_graph(plan, chunk, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def label_graph(plan: LabelPlan, wave: Wave, model: Model, execution: Execution) -> Dataset:
+def label_graph(plan: LabelPlan, chunk: Chunk, model: LabellerFactory, execution: Execution) -> Dataset:
     """The lazy dataset whose rows tell of the files written below the plan's --out."""
     actors = actor_plan(execution, cluster_nodes())
     return picture_graph(
         LabelActor,
         target=plan.target,
-        wave=wave,
+        chunk=chunk,
         max_pixels=plan.request.max_pixels,
-        most_per_file=MOST_PER_FILE,
+        max_images_per_file=MAX_IMAGES_PER_FILE,
         actors=actors,
         execution=execution,
         arguments=actor_arguments(plan, model, actors),
     )
 
 
-def actor_arguments(plan: LabelPlan, model: Model, actors: ActorPlan) -> dict[str, Any]:
+def actor_arguments(plan: LabelPlan, model: LabellerFactory, actors: ActorPlan) -> dict[str, Any]:
     """What the run's actors are made with."""
     return {
         "model": model,

@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan
-from pipelines.labelling.image_stage import Image, Picture, PictureModel
-from pipelines.labelling.label_plan import TABLES, Labeller, Model
+from pipelines.labelling.image_stage import Image, ModelThread, Picture
+from pipelines.labelling.label_plan import TABLES, LabellerFactory, LabellerProtocol
 from pipelines.runs.rows import Rows
 from zs3.tables import label_rows
 from zs3.vocabulary import Vocabulary
@@ -26,14 +26,14 @@ class LabelActor:
     def __init__(
         self,
         *,
-        model: Model,
+        model: LabellerFactory,
         checkpoint: str,
         vocabulary: Vocabulary,
         run: str,
         actors: ActorPlan,
         notes: str | None = None,
     ) -> None:
-        self._model = PictureModel(
+        self._model = ModelThread(
             lambda device: model.load(checkpoint, vocabulary, device),
             origin=checkpoint,
             actors=actors,
@@ -48,7 +48,9 @@ class LabelActor:
         """One row per image: its rows of `labels`, or its row of `failures`."""
         return self._model.rows(batch, self._rows, TABLES)
 
-    def _rows(self, labeller: Labeller, images: Sequence[Image], pictures: Sequence[Picture]) -> list[Rows]:
+    def _rows(
+        self, labeller: LabellerProtocol, images: Sequence[Image], pictures: Sequence[Picture]
+    ) -> list[Rows]:
         """The label rows of each image."""
         painted = labeller.label(pictures)
         for picture, (label_map_HW, _) in zip(pictures, painted, strict=True):

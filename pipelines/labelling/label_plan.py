@@ -26,8 +26,8 @@ TABLES = {"labels": LABELS, "failures": FAILURES}
 """What a labelling run leaves below its --out."""
 
 
-class Labeller(Protocol):
-    """What labels pictures; `zs3.inference.labeller.Labeller` in earnest."""
+class LabellerProtocol(Protocol):
+    """What labels pictures; `zs3.inference.labeller.LabellerProtocol` in earnest."""
 
     seen: dict[int, bool]
     digest: str
@@ -39,7 +39,7 @@ class Labeller(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class ModelInfo:
     """What is known of a labeller before its network is loaded."""
 
     digest: str
@@ -49,10 +49,10 @@ class Description:
     seen: Mapping[int, bool]
     """Class id → whether the checkpoint had masks of the class."""
     names: Callable[[], ClassNames] | None = field(default=None, compare=False)
-    """Embeds and checks the class names, for `Model.load`; none where a labeller has none to embed."""
+    """Embeds and checks the class names, for `LabellerFactory.load`; none where a labeller has none to embed."""
 
 
-def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
+def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
     """The description of a checkpoint of zs3 with this vocabulary.
 
     Raises:
@@ -61,7 +61,7 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
     import torch  # takes seconds, so only when it is time
 
     from zs3.checkpoint import load_checkpoint
-    from zs3.classification.classifier import Namer
+    from zs3.classification.classifier import SegmentClassifier
     from zs3.classification.provenance import provenance
     from zs3.config import digest_of
     from zs3.vocabulary import known
@@ -70,15 +70,17 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> Description:
     parts = provenance(held, vocabulary)
     seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
 
-    def names() -> Namer:
-        namer = Namer(held, vocabulary, device=torch.device("cpu"))
+    def names() -> SegmentClassifier:
+        namer = SegmentClassifier(held, vocabulary, device=torch.device("cpu"))
         warn_of_confusable(namer)
         return namer
 
-    return Description(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
+    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
 
 
-def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str, names: Any = None) -> Labeller:
+def load_labeller(
+    checkpoint: str, vocabulary: Vocabulary, device: str, names: Any = None
+) -> LabellerProtocol:
     """The labeller of a checkpoint of zs3, loaded.
 
     Args:
@@ -90,14 +92,14 @@ def load_labeller(checkpoint: str, vocabulary: Vocabulary, device: str, names: A
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class LabellerFactory:
     """The two ways to a labeller; both travel to other processes, so closures do, instances need not."""
 
-    describe: Callable[[str, Vocabulary], Description] = describe_labeller
-    load: Callable[..., Labeller] = load_labeller
+    describe: Callable[[str, Vocabulary], ModelInfo] = describe_labeller
+    load: Callable[..., LabellerProtocol] = load_labeller
     """Checkpoint, vocabulary, device, and `names` where the description has them → the labeller."""
 
-    def with_names(self, description: Description) -> Model:
+    def with_names(self, description: ModelInfo) -> LabellerFactory:
         """This model with its class names embedded here, once for all labellers.
 
         Raises:
@@ -136,7 +138,7 @@ class LabelPlan:
 
     request: LabelRequest
     vocabulary: Vocabulary
-    description: Description
+    description: ModelInfo
     left: Remaining
     """What is to be done."""
 
@@ -146,7 +148,7 @@ class LabelPlan:
         return _target(self.request, self.vocabulary, self.description)
 
 
-def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
+def plan_label(request: LabelRequest, model: LabellerFactory | None = None) -> LabelPlan:
     """What `label` would do; reads, writes nothing.
 
     Raises:
@@ -157,12 +159,12 @@ def plan_label(request: LabelRequest, model: Model | None = None) -> LabelPlan:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
     images = catalogue_of(request.images, request.limit)
-    description = (model or Model()).describe(request.checkpoint, vocabulary)
+    description = (model or LabellerFactory()).describe(request.checkpoint, vocabulary)
     left = remaining(images, _target(request, vocabulary, description), retry_failures=request.retry_failures)
     return LabelPlan(request=request, vocabulary=vocabulary, description=description, left=left)
 
 
-def _target(request: LabelRequest, vocabulary: Vocabulary, description: Description) -> Target:
+def _target(request: LabelRequest, vocabulary: Vocabulary, description: ModelInfo) -> Target:
     return Target(
         out=request.out,
         results="labels",
@@ -174,7 +176,7 @@ def _target(request: LabelRequest, vocabulary: Vocabulary, description: Descript
     )
 
 
-def label_provenance(description: Description, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
+def label_provenance(description: ModelInfo, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
     """What a label table says of itself; `run` must agree between runs into the same table."""
     return {
         "run": dict(description.provenance),

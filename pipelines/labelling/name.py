@@ -19,20 +19,34 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.execution import DECODE_CPUS, ROOM_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan
+from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan
 from pipelines.labelling.label_actor import rows_of_map
 from pipelines.labelling.label_plan import TABLES
-from pipelines.labelling.name_plan import NameModel, NamePlan, Namer, NameRequest, plan_name
+from pipelines.labelling.name_plan import (
+    NamePlan,
+    NameRequest,
+    SegmentClassifierFactory,
+    SegmentClassifierProtocol,
+    plan_name,
+)
 from pipelines.ray_session import cluster_nodes
-from pipelines.runs.rows import BOOKKEEPING, WORK, Guard, Rows, booked, rows_table, write_tables
-from pipelines.runs.run import Progress, RunResult, Wave, run_graph
+from pipelines.runs.rows import (
+    BOOKKEEPING,
+    WORK,
+    BatchRunner,
+    Rows,
+    rows_table,
+    with_bookkeeping,
+    write_tables,
+)
+from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
 from zs3.segmentation.table import NEEDED, segments_at
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MOST_PER_FILE = 1024
+MAX_IMAGES_PER_FILE = 1024
 """Images in one file of labels, some megabytes."""
 
 Wanted = Mapping[str, Mapping[str, Any]] | Container[str]
@@ -46,7 +60,7 @@ def name(
     request: NameRequest,
     execution: Execution | None = None,
     *,
-    model: NameModel | None = None,
+    model: SegmentClassifierFactory | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Name the segments of every image that has no labels yet, and commit tables as the run goes.
@@ -62,7 +76,7 @@ def name(
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
     called = time.time()
-    execution, model = execution or Execution(), model or NameModel()
+    execution, model = execution or Execution(), model or SegmentClassifierFactory()
     plan = plan_name(request, model)
     namer = functools.cache(lambda: model.load(plan.checkpoint, plan.vocabulary, plan.naming))
     if plan.left.todo:
@@ -70,20 +84,22 @@ def name(
     return run_graph(
         plan.target,
         plan.left,
-        lambda wave: name_graph(plan, wave, namer(), execution),
+        lambda chunk: name_graph(plan, chunk, namer(), execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def name_graph(plan: NamePlan, wave: Wave, namer: Namer, execution: Execution) -> Dataset:
+def name_graph(
+    plan: NamePlan, chunk: Chunk, namer: SegmentClassifierProtocol, execution: Execution
+) -> Dataset:
     """The lazy dataset whose rows tell of the files written below the plan's --out."""
-    wanted = {row.pop("image_id"): row for row in wave.images.select(BOOKKEEPING.names).to_pylist()}
-    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest, "notes": wave.notes}
+    wanted = {row.pop("image_id"): row for row in chunk.images.select(BOOKKEEPING.names).to_pylist()}
+    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest, "notes": chunk.notes}
     return segments_graph(plan.files, wanted, NameActor, named, execution).map_batches(
         functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
-        batch_size=wave.images_per_file(MOST_PER_FILE),
+        batch_size=chunk.images_per_file(MAX_IMAGES_PER_FILE),
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
@@ -136,8 +152,8 @@ def one_per_core(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> 
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     return replace(
         execution,
-        num_actors=execution.num_actors or max(1, int(cpus - ROOM_CPUS)),
-        cpus_per_actor=execution.cpus_per_actor or min(1.0, max(0.5, cpus - ROOM_CPUS)),
+        num_actors=execution.num_actors or max(1, int(cpus - RESERVED_CPUS)),
+        cpus_per_actor=execution.cpus_per_actor or min(1.0, max(0.5, cpus - RESERVED_CPUS)),
         gpus_per_actor=0.0,
     )
 
@@ -185,18 +201,24 @@ class NameActor:
     """
 
     def __init__(
-        self, *, namer: Namer, vocabulary: Vocabulary, run: str, threads: int, notes: str | None = None
+        self,
+        *,
+        namer: SegmentClassifierProtocol,
+        vocabulary: Vocabulary,
+        run: str,
+        threads: int,
+        notes: str | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._namer, self._vocabulary, self._run = namer, vocabulary, run
-        self._guard = Guard(results="labels", stage="name", run=run, notes=notes)
+        self._guard = BatchRunner(results="labels", stage="name", run=run, notes=notes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its rows of `labels`, or its row of `failures`."""
         started = time.time()
-        images = booked(batch, WORK)
+        images = with_bookkeeping(batch, WORK)
         outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
         return rows_table(started, images, outcomes, TABLES)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.labelling.class_lists import ClassNames, warn_of_confusable
-from pipelines.labelling.label_plan import Description, label_provenance
+from pipelines.labelling.label_plan import ModelInfo, label_provenance
 from pipelines.runs.catalogue import Catalogue
 from pipelines.runs.resume import Remaining, Target, asked, remaining, rows_of_images
 from pipelines.storage.objects import read_bytes
@@ -25,8 +25,8 @@ from zs3.tuning.settings_file import Tuned
 from zs3.vocabulary import ClassEntry, Vocabulary, load_vocabulary
 
 
-class Namer(ClassNames, Protocol):
-    """What names segments; `zs3.classification.classifier.Namer` in earnest. It travels to other processes."""
+class SegmentClassifierProtocol(ClassNames, Protocol):
+    """What `zs3.classification.classifier.SegmentClassifier` offers a run; sent to other processes."""
 
     seen: dict[int, bool]
     entries: tuple[ClassEntry, ...]
@@ -41,7 +41,7 @@ class Namer(ClassNames, Protocol):
 
 def describe_namer(
     checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any], segments: Mapping[str, str]
-) -> Description:
+) -> ModelInfo:
     """The description of labels that come of a checkpoint's segments.
 
     With lossless masks it is that of `zs3 label` with the same settings, as are the labels.
@@ -63,10 +63,12 @@ def describe_namer(
     from zs3.config import digest_of
 
     seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
-    return Description(digest=digest_of(parts), provenance=parts, seen=seen)
+    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen)
 
 
-def load_namer(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> Namer:
+def load_namer(
+    checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]
+) -> SegmentClassifierProtocol:
     """The namer of a checkpoint of zs3, its text banks encoded and checked here.
 
     Raises:
@@ -75,7 +77,7 @@ def load_namer(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any
     import torch
 
     from zs3.checkpoint import load_checkpoint
-    from zs3.classification.classifier import Namer as InEarnest
+    from zs3.classification.classifier import SegmentClassifier as InEarnest
     from zs3.classification.settings import TEMPLATES, naming_settings, with_prompt_set
 
     held = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
@@ -85,11 +87,11 @@ def load_namer(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NameModel:
+class SegmentClassifierFactory:
     """The two ways to a namer."""
 
-    describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], Description] = describe_namer
-    load: Callable[[str, Vocabulary, Mapping[str, Any]], Namer] = load_namer
+    describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = describe_namer
+    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifierProtocol] = load_namer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +127,14 @@ class NamePlan:
     checkpoint: str
     naming: Mapping[str, Any]
     """As in the request, or as tuned."""
-    description: Description
+    description: ModelInfo
     files: tuple[str, ...]
     """Of the segments table, at one version."""
     target: Target
     left: Remaining
 
 
-def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
+def plan_name(request: NameRequest, model: SegmentClassifierFactory | None = None) -> NamePlan:
     """What `name` would do; reads, writes nothing.
 
     Raises:
@@ -148,7 +150,7 @@ def plan_name(request: NameRequest, model: NameModel | None = None) -> NamePlan:
     checkpoint = request.checkpoint or held["checkpoint"]
     tuned = tuned_settings(request)
     naming = tuned.changes if tuned else request.naming
-    description = (model or NameModel()).describe(checkpoint, vocabulary, naming, held["run"])
+    description = (model or SegmentClassifierFactory()).describe(checkpoint, vocabulary, naming, held["run"])
     if tuned:
         refuse_other_weights(tuned, description, request)
     images = Catalogue(rows_of_images(segments), limit=request.limit)
@@ -204,7 +206,7 @@ def tuned_settings(request: NameRequest) -> Tuned | None:
     return Tuned.from_json(content, place)
 
 
-def refuse_other_weights(tuned: Tuned, description: Description, request: NameRequest) -> None:
+def refuse_other_weights(tuned: Tuned, description: ModelInfo, request: NameRequest) -> None:
     """Settings hold for the weights that they were tuned for.
 
     Raises:

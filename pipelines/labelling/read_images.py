@@ -9,16 +9,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.runs.crash_journal import TRIES, Journal, given_up
-from pipelines.runs.rows import WORK, booked, failure_of
-from pipelines.storage.objects import CredentialsError, StorageDownError, read_bytes, told, trouble
+from pipelines.runs.crash_journal import TRIES, CrashJournal, given_up
+from pipelines.runs.rows import WORK, failure_of, with_bookkeeping
+from pipelines.storage.objects import (
+    CredentialsError,
+    StorageDownError,
+    classify_error,
+    describe_error,
+    read_bytes,
+)
 from zs3.images.codec import decode
 from zs3.tables import FAILURES
 
 READS_AT_ONCE = 8
 """Files that one task reads at the same time; object stores answer late, not slowly."""
 
-MOST_BYTES_PER_PIXEL, MOST_BYTES_BESIDE = 8, 64 << 20
+MAX_BYTES_PER_PIXEL, MAX_EXTRA_BYTES = 8, 64 << 20
 """A file that has more bytes than this for each pixel that may be decoded, and this beside, is not read: 16 bits in
 four channels, and room for metadata and further pictures in the file."""
 
@@ -52,8 +58,8 @@ def read_and_decode(
         CredentialsError: the store refuses the credentials.
         StorageDownError: the store answers nothing but errors.
     """
-    images = booked(refs, WORK)
-    journal = Journal(notes, "decode") if notes else None
+    images = with_bookkeeping(refs, WORK)
+    journal = CrashJournal(notes, "decode") if notes else None
     try:
         yield from _decoded(images, journal, max_pixels, run)
     finally:
@@ -62,22 +68,22 @@ def read_and_decode(
 
 
 def _decoded(
-    images: list[dict[str, Any]], journal: Journal | None, max_pixels: int, run: str
+    images: list[dict[str, Any]], journal: CrashJournal | None, max_pixels: int, run: str
 ) -> Iterator[pa.Table]:
     """One table of one row per image."""
     alone = journal.crashes()[0] if journal else {}
     down = 0
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        read = functools.partial(_content, most=MOST_BYTES_PER_PIXEL * max_pixels + MOST_BYTES_BESIDE)
+        read = functools.partial(_content, most=MAX_BYTES_PER_PIXEL * max_pixels + MAX_EXTRA_BYTES)
         contents = pool.map(read, (image["uri"] for image in images))
         for image, content in zip(images, contents, strict=True):
             row: dict[str, Any] = {**image, "height": 0, "width": 0, "pixels": b"", "failures": []}
-            passing = isinstance(content, Exception) and trouble(content, image["uri"]) == "passing"
+            passing = isinstance(content, Exception) and classify_error(content, image["uri"]) == "passing"
             down = down + 1 if passing else 0
             if isinstance(content, Exception) and down == DOWN:
                 raise StorageDownError(
                     f"the store gave nothing but errors for {DOWN} images in a row, the last time for {image['uri']}: "
-                    f"{told(content)}; run again once it answers"
+                    f"{describe_error(content)}; run again once it answers"
                 )
             try:
                 if isinstance(content, Exception):

@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.execution import ActorPlan, Execution, actor_plan
-from pipelines.labelling.image_stage import Image, Picture, PictureModel, picture_graph
-from pipelines.labelling.segment_plan import Grouper, SegmentModel, SegmentPlan, SegmentRequest, plan_segment
+from pipelines.labelling.image_stage import Image, ModelThread, Picture, picture_graph
+from pipelines.labelling.segment_plan import (
+    SegmentExporterFactory,
+    SegmentExporterProtocol,
+    SegmentPlan,
+    SegmentRequest,
+    plan_segment,
+)
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.rows import Rows
-from pipelines.runs.run import Progress, RunResult, Wave, run_graph
+from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
 from zs3.masks.binary import unpack_masks
 from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_row
@@ -29,7 +35,7 @@ from zs3.tables import FAILURES, SEGMENTS
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MOST_PER_FILE = 128
+MAX_IMAGES_PER_FILE = 128
 """Images in one file of segments: 5 MB in the compact store, 80 MB in the lossless one. A file is also what one task
 of `name` reads."""
 
@@ -41,7 +47,7 @@ def segment(
     request: SegmentRequest,
     execution: Execution | None = None,
     *,
-    model: SegmentModel | None = None,
+    model: SegmentExporterFactory | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Segment every image that has no segments yet, and commit tables as the run goes.
@@ -57,27 +63,29 @@ def segment(
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
     called = time.time()
-    execution, model = execution or Execution(), model or SegmentModel()
+    execution, model = execution or Execution(), model or SegmentExporterFactory()
     plan = plan_segment(request, model)
     return run_graph(
         plan.target,
         plan.left,
-        lambda wave: segment_graph(plan, wave, model, execution),
+        lambda chunk: segment_graph(plan, chunk, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def segment_graph(plan: SegmentPlan, wave: Wave, model: SegmentModel, execution: Execution) -> Dataset:
+def segment_graph(
+    plan: SegmentPlan, chunk: Chunk, model: SegmentExporterFactory, execution: Execution
+) -> Dataset:
     """The lazy dataset whose rows tell of the files written below the plan's --out."""
     actors = actor_plan(execution, cluster_nodes())
     return picture_graph(
         SegmentActor,
         target=plan.target,
-        wave=wave,
+        chunk=chunk,
         max_pixels=plan.request.max_pixels,
-        most_per_file=MOST_PER_FILE,
+        max_images_per_file=MAX_IMAGES_PER_FILE,
         actors=actors,
         execution=execution,
         arguments=actor_arguments(plan, model, actors),
@@ -85,7 +93,7 @@ def segment_graph(plan: SegmentPlan, wave: Wave, model: SegmentModel, execution:
     )
 
 
-def actor_arguments(plan: SegmentPlan, model: SegmentModel, actors: ActorPlan) -> dict[str, Any]:
+def actor_arguments(plan: SegmentPlan, model: SegmentExporterFactory, actors: ActorPlan) -> dict[str, Any]:
     """What the run's actors are made with."""
     return {
         "model": model,
@@ -107,7 +115,7 @@ class SegmentActor:
     def __init__(
         self,
         *,
-        model: SegmentModel,
+        model: SegmentExporterFactory,
         checkpoint: str,
         store: str,
         run: str,
@@ -115,7 +123,7 @@ class SegmentActor:
         planned: str | None = None,
         notes: str | None = None,
     ) -> None:
-        self._model = PictureModel(
+        self._model = ModelThread(
             lambda device: model.load(checkpoint, store, device),
             origin=checkpoint,
             actors=actors,
@@ -131,7 +139,9 @@ class SegmentActor:
         """One row per image: its row of `segments`, or its row of `failures`."""
         return self._model.rows(batch, self._rows, TABLES)
 
-    def _rows(self, grouper: Grouper, images: Sequence[Image], pictures: Sequence[Picture]) -> list[Rows]:
+    def _rows(
+        self, grouper: SegmentExporterProtocol, images: Sequence[Image], pictures: Sequence[Picture]
+    ) -> list[Rows]:
         """The row of each image."""
         if "masks" not in images[0]:
             return [

@@ -19,8 +19,8 @@ from zs3.tables import SEGMENTS
 DEFAULT_STORE = "compact"
 
 
-class Grouper(Protocol):
-    """What groups pictures; `zs3.inference.segment_exporter.Grouper` in earnest."""
+class SegmentExporterProtocol(Protocol):
+    """What groups pictures; `zs3.inference.segment_exporter.SegmentExporterProtocol` in earnest."""
 
     digest: str
 
@@ -31,7 +31,7 @@ class Grouper(Protocol):
         """The same of one picture with (G, H, W) int8 logits of given masks instead of its own."""
 
 
-def describe_grouper(checkpoint: str, store: str) -> dict[str, str]:
+def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
     """What defines the segments of a checkpoint of zs3, part by part.
 
     Raises:
@@ -43,19 +43,19 @@ def describe_grouper(checkpoint: str, store: str) -> dict[str, str]:
     return segments_provenance(load_checkpoint(checkpoint), store)
 
 
-def load_grouper(checkpoint: str, store: str, device: str) -> Grouper:
+def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentExporterProtocol:
     """The grouper of a checkpoint of zs3, loaded."""
-    from zs3.inference.segment_exporter import load_grouper as load
+    from zs3.inference.segment_exporter import load_segment_exporter as load
 
     return load(checkpoint, store, device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentModel:
+class SegmentExporterFactory:
     """The two ways to a grouper; both travel to other processes, so closures do, instances need not."""
 
-    describe: Callable[[str, str], Mapping[str, str]] = describe_grouper
-    load: Callable[[str, str, str], Grouper] = load_grouper
+    describe: Callable[[str, str], Mapping[str, str]] = describe_segment_exporter
+    load: Callable[[str, str, str], SegmentExporterProtocol] = load_segment_exporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class SegmentPlan:
     """The given masks."""
 
 
-def plan_segment(request: SegmentRequest, model: SegmentModel | None = None) -> SegmentPlan:
+def plan_segment(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> SegmentPlan:
     """What `segment` would do; reads, writes nothing.
 
     Raises:
@@ -109,7 +109,7 @@ def plan_segment(request: SegmentRequest, model: SegmentModel | None = None) -> 
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
     images = catalogue_of(request.images, request.limit)
-    parts = dict((model or SegmentModel()).describe(request.checkpoint, request.store))
+    parts = dict((model or SegmentExporterFactory()).describe(request.checkpoint, request.store))
     grouper, proposals = digest_of(parts), None
     if request.masks is not None:
         ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]

@@ -13,17 +13,17 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.tables.delta_writer import Part, announce, publish, rewrite, write_part
+from pipelines.tables.delta_writer import DataFile, commit_start, publish, rewrite, write_data_file
 from pipelines.runs.resume import Remaining, Target
 from zs3.tables import SHARDS
 
 SHARD_FILES = 32
 """Files of the table `shards` after which they are made one."""
 
-PART = tuple(Part.__slots__)
+DATA_FILE_FIELDS = tuple(DataFile.__slots__)
 
 
-class Ledger:
+class Committer:
     """The books of one run.
 
     Args:
@@ -34,7 +34,7 @@ class Ledger:
 
     def __init__(self, target: Target, left: Remaining, tables: Mapping[str, DeltaTable]) -> None:
         self._target, self._left, self._tables = target, left, tables
-        self._pending: dict[str, list[Part]] = {name: [] for name in target.schemas}
+        self._pending: dict[str, list[DataFile]] = {name: [] for name in target.schemas}
         self._again: set[str] = set()
         self._missing = left.todo.by_shard() if left.open else {}
         self._whole = [number for number in left.open if number not in self._missing]
@@ -65,7 +65,7 @@ class Ledger:
             )
         if self._left.todo:
             name = self._target.results
-            announce(self._tables[name], self._target.schema, self._target.digest, self._progress())
+            commit_start(self._tables[name], self._target.schema, self._target.digest, self._progress())
 
     def add(self, written: Mapping[str, Any]) -> None:
         """Take note of some images whose rows were written, as `table_rows.WRITTEN`."""
@@ -74,7 +74,7 @@ class Ledger:
         self._first = min(self._first, written["started"])
         self._again.update(written["again"])
         for file in written["files"]:
-            self._pending[file["table"]].append(Part(**{key: file[key] for key in PART}))
+            self._pending[file["table"]].append(DataFile(**{key: file[key] for key in DATA_FILE_FIELDS}))
         for shard in written["shards"]:
             if shard in self._missing:
                 self._missing[shard] -= 1
@@ -95,7 +95,7 @@ class Ledger:
         whole, self._whole = self._whole, []
         self._record([self._left.open[number] for number in whole])
 
-    def _publish(self, name: str, parts: Sequence[Part], replaced: frozenset[str]) -> None:
+    def _publish(self, name: str, parts: Sequence[DataFile], replaced: frozenset[str]) -> None:
         """One transaction of a table of images, which also tells how far the run is."""
         publish(
             self._tables[name],
@@ -104,7 +104,7 @@ class Ledger:
             run=self._target.digest,
             written_ms=_now_ms(),
             replaced=replaced,
-            says=self._progress(),
+            commit_metadata=self._progress(),
         )
 
     def _progress(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Ledger:
             held = table.to_pyarrow_table().select(SHARDS.names).cast(SHARDS)
             rewrite(table, SHARDS, pa.concat_tables([held, rows]), run=run, written_ms=_now_ms())
         else:
-            part = write_part(self._target.uris["shards"], rows)
+            part = write_data_file(self._target.uris["shards"], rows)
             publish(table, SHARDS, [part], run=run, written_ms=_now_ms())
 
 

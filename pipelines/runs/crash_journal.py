@@ -26,13 +26,13 @@ FORGOTTEN_S = 7 * 24 * 3600
 """Age in seconds of the notes of a run that this machine did not see the end of, after which they are removed."""
 
 
-class PoisonError(RuntimeError):
+class ImageCrashError(RuntimeError):
     """What is told of an image that was given up."""
 
     kind = "crash"
 
 
-class Journal:
+class CrashJournal:
     """What the processes of one run on this machine are at, and were at when they died.
 
     Args:
@@ -42,7 +42,7 @@ class Journal:
     """
 
     def __init__(self, run: str, stage: str, root: Path | None = None) -> None:
-        self._root = root or notes_folder()
+        self._root = root or journals_folder()
         self._folder = self._root / run / stage
         self._folder.mkdir(parents=True, exist_ok=True)
         self._name = f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -98,22 +98,22 @@ class Journal:
             os.close(file)
 
 
-def given_up(deaths: int) -> PoisonError:
+def given_up(deaths: int) -> ImageCrashError:
     """Why an image is not tried again."""
-    return PoisonError(
+    return ImageCrashError(
         f"the process died {deaths} times while it worked on this image alone (a crash, or out of memory); look at the "
         "image, or give the run more memory, and try again with --retry-failures"
     )
 
 
-def notes_folder() -> Path:
+def journals_folder() -> Path:
     """Where the notes of this user's runs lie on this machine."""
     return Path(tempfile.gettempdir()) / f"zs3-at-work-{os.getuid()}"
 
 
-def remove_notes(run: str, root: Path | None = None) -> None:
+def remove_journals(run: str, root: Path | None = None) -> None:
     """Remove the notes of a run that has ended, and those of runs that nobody saw the end of."""
-    root = root or notes_folder()
+    root = root or journals_folder()
     shutil.rmtree(root / run, ignore_errors=True)
     for other in root.iterdir() if root.is_dir() else ():
         if time.time() - other.stat().st_mtime > FORGOTTEN_S:

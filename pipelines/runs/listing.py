@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset
 from fsspec.utils import glob_translate
 
-from pipelines.storage.objects import filesystem_of, patiently, uri_of
+from pipelines.storage.objects import filesystem_of, with_retries, uri_of
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
@@ -205,7 +205,7 @@ def _s3_keys(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]
     bucket, _, prefix = path.strip("/").partition("/")
     asked = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
-        page = patiently(lambda: filesystem.call_s3("list_objects_v2", **asked), f"s3://{bucket}")
+        page = with_retries(lambda: filesystem.call_s3("list_objects_v2", **asked), f"s3://{bucket}")
         for held in page.get("Contents", ()):
             if not held["Key"].endswith("/"):
                 yield f"{bucket}/{held['Key']}", held

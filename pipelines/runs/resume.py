@@ -19,7 +19,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from pipelines.runs.catalogue import Catalogue, Shard, load, read
-from pipelines.tables.delta_reader import KEYS, difference, existing_table, files_of, read_part, table_uri
+from pipelines.tables.delta_reader import KEYS, difference, existing_table, files_of, read_data_file, table_uri
 from pipelines.runs.rows import WORK
 from zs3.tables import FAILURES, SHARDS
 
@@ -109,7 +109,7 @@ class Todo(Sequence[tuple[str, str]]):
         for batch in self._rows("", ", ".join(KEYS)):
             yield from ((row["image_id"], row["uri"]) for row in batch.to_pylist())
 
-    def waves(self, size: int) -> Iterator[pa.Table]:
+    def chunks(self, size: int) -> Iterator[pa.Table]:
         """Tables of at most `size` images, as `WORK`."""
         held: list[pa.RecordBatch] = []
         for batch in self._rows("", ", ".join(WORK.names)):
@@ -124,7 +124,7 @@ class Todo(Sequence[tuple[str, str]]):
 
     def table(self) -> pa.Table:
         """All of them, as `WORK`; for short listings."""
-        return next(self.waves(max(1, len(self))), WORK.empty_table())
+        return next(self.chunks(max(1, len(self))), WORK.empty_table())
 
     def by_shard(self) -> dict[int, int]:
         """Shard → images of it to be processed."""
@@ -295,7 +295,7 @@ def rows_of_images(
     has_attempts = "attempts" in {field.name for field in table.schema().fields}
     columns = [*KEYS, "etag", *(["attempts"] if has_attempts else [])]
     for path in paths:
-        rows = read_part(f"{folder}/{path}", columns)
+        rows = read_data_file(f"{folder}/{path}", columns)
         unique = rows.group_by(columns).aggregate([])
         if not has_attempts:
             unique = unique.append_column("attempts", pa.array([0] * len(unique), pa.int32()))

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.tables.delta_writer import write_part
-from pipelines.runs.crash_journal import TRIES, Journal, given_up
+from pipelines.tables.delta_writer import write_data_file
+from pipelines.runs.crash_journal import TRIES, CrashJournal, given_up
 from zs3.tables import failure_row
 
-HOPELESS = 32
+MAX_CONSECUTIVE_FAILURES = 32
 """Failures of the model in a row after which a run is stopped: the model is broken, not the images."""
 
 Rows = list[dict[str, Any]]
@@ -51,7 +51,7 @@ WRITTEN = pa.schema(
 and how many failed, the shard of each, the ids of those whose earlier rows make way, and the files."""
 
 
-class Guard:
+class BatchRunner:
     """Turns what a model raises for an image into a row of `failures`, until it raises for everything.
 
     Args:
@@ -64,7 +64,7 @@ class Guard:
     def __init__(self, *, results: str, stage: str, run: str, notes: str | None = None) -> None:
         self.results, self.stage, self.run = results, stage, run
         self._failed_in_a_row = 0
-        self._journal = Journal(notes, stage) if notes else None
+        self._journal = CrashJournal(notes, stage) if notes else None
 
     def outcomes(
         self,
@@ -82,7 +82,7 @@ class Guard:
             rows_of: the rows of each of some images.
 
         Raises:
-            RuntimeError: the model has failed for `HOPELESS` images in a row.
+            RuntimeError: the model has failed for `MAX_CONSECUTIVE_FAILURES` images in a row.
         """
         if self._journal is None:
             return self._tried(images, inputs, rows_of)
@@ -117,9 +117,9 @@ class Guard:
                     self._tried([image], [one], rows_of)[0] for image, one in zip(images, inputs, strict=True)
                 ]
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= HOPELESS:
+            if self._failed_in_a_row >= MAX_CONSECUTIVE_FAILURES:
                 raise RuntimeError(
-                    f"the model failed on {HOPELESS} images in a row, the last time with "
+                    f"the model failed on {MAX_CONSECUTIVE_FAILURES} images in a row, the last time with "
                     f"{type(error).__name__}: {error}"
                 ) from error
             return [{"failures": [self._failure(images[0], error)]}]
@@ -144,7 +144,7 @@ def failure_of(image: Mapping[str, Any], stage: str, error: BaseException, run: 
     )
 
 
-def booked(table: pa.Table, columns: pa.Schema = BOOKKEEPING) -> list[dict[str, Any]]:
+def with_bookkeeping(table: pa.Table, columns: pa.Schema = BOOKKEEPING) -> list[dict[str, Any]]:
     """The bookkeeping of some images, with what a table lacks filled in: no shard, no attempt before."""
     without: dict[str, Any] = {"shard": -1, "attempts": 0, "again": False, "etag": ""}
     held = table.select([name for name in columns.names if name in table.column_names]).to_pylist()
@@ -185,7 +185,7 @@ def write_tables(batch: pa.Table, *, uris: Mapping[str, str], schemas: Mapping[s
     for name, schema in schemas.items():
         rows = pa.Table.from_struct_array(batch[name].combine_chunks().flatten()).cast(schema)
         if rows.num_rows:
-            files.append({"table": name, **asdict(write_part(uris[name], rows))})
+            files.append({"table": name, **asdict(write_data_file(uris[name], rows))})
     failed = int(pc.sum(pc.greater(pc.list_value_length(batch["failures"]), 0)).as_py() or 0)
     told = {
         "started": pc.min(batch["started"]).as_py(),

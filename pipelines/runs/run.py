@@ -2,7 +2,7 @@
 
 Shared by `label`, `segment` and `name`, whose graphs differ. An image that cannot be processed becomes a row of
 `failures` and the rest goes on. A run that is started again does what is not in its tables yet. A long run is a row of
-waves, each a graph of its own, so that the driver holds one wave at a time.
+chunks, each a graph of its own, so that the driver holds one chunk at a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import pyarrow as pa
 from pipelines.tables.delta_writer import open_table
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
-from pipelines.runs.committer import Ledger
-from pipelines.runs.crash_journal import remove_notes
+from pipelines.runs.committer import Committer
+from pipelines.runs.crash_journal import remove_journals
 from pipelines.runs.resume import Remaining, Target
-from pipelines.runs.stall_timeout import stages, stop_graphs, watched
+from pipelines.runs.stall_timeout import stages, stop_graphs, iterate_with_timeout
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -78,7 +78,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wave:
+class Chunk:
     """The images of one graph."""
 
     images: pa.Table
@@ -98,13 +98,13 @@ class Wave:
 def run_graph(
     target: Target,
     left: Remaining,
-    graph: Callable[[Wave], Dataset],
+    graph: Callable[[Chunk], Dataset],
     execution: Execution,
     *,
     called: float,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
-    """Execute a graph that writes files, wave by wave, and commit the files as it goes.
+    """Execute a graph that writes files, chunk by chunk, and commit the files as it goes.
 
     Args:
         target: the tables.
@@ -120,7 +120,7 @@ def run_graph(
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
     too_many = failure_limit(execution.max_failures)
-    ledger = Ledger(
+    ledger = Committer(
         target,
         left,
         {
@@ -135,9 +135,9 @@ def run_graph(
         first = float("inf")
         notes = uuid.uuid4().hex
         try:
-            for images in left.todo.waves(execution.images_per_wave):
-                wave = Wave(images=images, total=len(left.todo), notes=notes, asked=execution.images_per_file)
-                for written in committed(ledger, _written(graph(wave)), execution):
+            for images in left.todo.chunks(execution.images_per_wave):
+                chunk = Chunk(images=images, total=len(left.todo), notes=notes, asked=execution.images_per_file)
+                for written in committed(ledger, _written(graph(chunk)), execution):
                     first = min(first, written["started"])
                     if on_progress:
                         seconds = max(0.0, time.time() - first)
@@ -158,7 +158,7 @@ def run_graph(
             stop_graphs()  # before the notes go that its actors take
             raise
         finally:
-            remove_notes(notes)
+            remove_journals(notes)
     ledger.commit()
     ended = time.time()
     first = min(max(first, called), ended)  # the actors' clocks may differ from ours
@@ -175,7 +175,7 @@ def run_graph(
 
 
 def committed(
-    ledger: Ledger, written: Iterator[dict[str, Any]], execution: Execution
+    ledger: Committer, written: Iterator[dict[str, Any]], execution: Execution
 ) -> Iterator[dict[str, Any]]:
     """The same rows, entered into the books, which are committed now and then.
 
@@ -184,7 +184,7 @@ def committed(
         ValueError: the tables cannot be written to.
     """
     last = time.time()
-    for row in watched(written, execution.stall_timeout_s, stages):
+    for row in iterate_with_timeout(written, execution.stall_timeout_s, stages):
         ledger.add(row)
         if time.time() - last >= execution.commit_interval_s:
             ledger.commit()

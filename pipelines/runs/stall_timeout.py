@@ -17,7 +17,7 @@ class StalledError(RuntimeError):
     """Nothing has come for too long."""
 
 
-def watched(stream: Iterator[T], silence_s: float, state: Callable[[], str]) -> Iterator[T]:
+def iterate_with_timeout(stream: Iterator[T], silence_s: float, state: Callable[[], str]) -> Iterator[T]:
     """The values of a stream, which is read in a thread of its own, so that waiting for it can end.
 
     Args:

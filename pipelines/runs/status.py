@@ -35,7 +35,7 @@ SHOWN = 5
 PATIENCE = 3.0
 """A run is taken to be stopped after this many times its longest recent pause between commits."""
 
-LEAST_PATIENCE_S = 60.0
+MIN_PATIENCE_S = 60.0
 
 CHANGING = ("DELETE", "UPDATE", "MERGE", "RESTORE", "WRITE")
 """Operations after which a table holds other rows; `OPTIMIZE` and `VACUUM` leave them as they are."""
@@ -270,7 +270,7 @@ def _state(progress: Mapping[str, Any], recent: Sequence[Mapping[str, Any]], sin
     times = [seen["time"] for seen in recent]
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     longest = max([*pauses, recent[0].get("seconds", 0.0)])
-    return "running" if since_s < max(LEAST_PATIENCE_S, PATIENCE * longest) else "stopped"
+    return "running" if since_s < max(MIN_PATIENCE_S, PATIENCE * longest) else "stopped"
 
 
 def _commits(rounds: Sequence[Sequence[dict[str, Any]]]) -> tuple[Commit, ...]:

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.storage.spill import Spool
+from pipelines.storage.spill import SpillFile
 
 ROWS_IN_RANGE = 4096
 """Rows that are sorted at once; of `scores` some 10 MB."""
 
-MOST_RANGES = 256
+MAX_RANGES = 256
 """Files that are open at once; beyond a million rows, ranges grow instead."""
 
 ROWS_AT_ONCE = 2048
@@ -36,7 +36,7 @@ def sorted_rows(
     count: int,
     rows_in_range: int = ROWS_IN_RANGE,
     rows_at_once: int,
-) -> Spool:
+) -> SpillFile:
     """The rows by `image_id`.
 
     Args:
@@ -46,17 +46,17 @@ def sorted_rows(
         schema: of the rows.
         name: of the sorted rows.
         count: how many there are.
-        rows_in_range: rows that are sorted at once, or more where there would be more than `MOST_RANGES` ranges.
+        rows_in_range: rows that are sorted at once, or more where there would be more than `MAX_RANGES` ranges.
         rows_at_once: in each table of the outcome but the last of a range.
     """
-    rows_in_range = max(rows_in_range, -(-count // MOST_RANGES))
+    rows_in_range = max(rows_in_range, -(-count // MAX_RANGES))
     ends = [image_id for place, image_id in enumerate(ids, 1) if place % rows_in_range == 0]
-    ranges = [Spool(folder, schema, f"{name}-{number}") for number in range(len(ends) + 1)]
+    ranges = [SpillFile(folder, schema, f"{name}-{number}") for number in range(len(ends) + 1)]
     for table in _larger(tables):
         places = np.array([bisect.bisect_left(ends, one) for one in table["image_id"].to_pylist()])
         for number in np.unique(places).tolist():
             ranges[number].write(table.filter(pa.array(places == number)).cast(schema))
-    ordered = Spool(folder, schema, name)
+    ordered = SpillFile(folder, schema, name)
     for held in ranges:
         rows = pa.concat_tables([schema.empty_table(), *held.tables()]).combine_chunks()
         held.remove()

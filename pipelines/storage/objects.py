@@ -43,7 +43,7 @@ OPTIONS = {
 _PREFIXES = ("AWS_", "GOOGLE_", "AZURE_")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS|CREDENTIALS|CONNECTION_STRING")
 
-Trouble = Literal["missing", "forbidden", "credentials", "passing", "other"]
+ErrorKind = Literal["missing", "forbidden", "credentials", "passing", "other"]
 
 _CREDENTIALS = re.compile(
     r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|"
@@ -141,10 +141,10 @@ def read_bytes(uri: str, most: int | None = None) -> bytes:
         FileTooLargeError: it has more bytes than may be read.
         CredentialsError: the store refuses the credentials themselves.
     """
-    return patiently(lambda: _read(uri, most), uri)
+    return with_retries(lambda: _read(uri, most), uri)
 
 
-def patiently(action: Callable[[], T], uri: str, *, pause: Callable[[float], None] = time.sleep) -> T:
+def with_retries(action: Callable[[], T], uri: str, *, pause: Callable[[float], None] = time.sleep) -> T:
     """What `action` returns; repeated while the store answers with a passing error.
 
     Args:
@@ -160,13 +160,13 @@ def patiently(action: Callable[[], T], uri: str, *, pause: Callable[[float], Non
         try:
             return action()
         except Exception as error:  # each storage library raises its own
-            kind = trouble(error, uri)
+            kind = classify_error(error, uri)
             if kind == "forbidden" and _refused_as_such(uri):
                 kind = "credentials"
             if kind == "credentials":
                 raise CredentialsError(
-                    f"the store refuses the credentials for {uri}: {told(error)}; check the keys, their profile, "
-                    "and whether a token has expired"
+                    f"the store refuses the credentials for {uri}: {describe_error(error)}; check the keys, "
+                    "their profile, and whether a token has expired"
                 ) from error
             if kind != "passing" or attempt == ATTEMPTS - 1:
                 raise
@@ -174,7 +174,7 @@ def patiently(action: Callable[[], T], uri: str, *, pause: Callable[[float], Non
     raise AssertionError("the last attempt returns or raises")
 
 
-def trouble(error: BaseException, uri: str) -> Trouble:
+def classify_error(error: BaseException, uri: str) -> ErrorKind:
     """What an error of a storage library means for the file.
 
     Args:
@@ -199,7 +199,7 @@ def trouble(error: BaseException, uri: str) -> Trouble:
     return "other" if isinstance(error, (IsADirectoryError, NotADirectoryError)) else "passing"
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What an error says, in one line: of an S3 server's answer its code and message, without colours."""
     text = _COLOUR.sub("", str(error))
     said = _SAID.search(text)
@@ -245,7 +245,7 @@ def _bucket_refuses(scheme: str, bucket: str, minute: int) -> bool:
             pyarrow.fs.FileSelector(f"{bucket}/zs3-none/", allow_not_found=True)
         )
     except Exception as error:
-        return trouble(error, f"{scheme}://{bucket}") == "credentials"
+        return classify_error(error, f"{scheme}://{bucket}") == "credentials"
     return False
 
 

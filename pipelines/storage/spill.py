@@ -19,7 +19,7 @@ IDS_AT_ONCE = 16384
 """Rows of few and small columns that are held together."""
 
 
-class Spool:
+class SpillFile:
     """Rows of one schema, appended as they come, and asked about when all are there.
 
     Args:
@@ -35,7 +35,7 @@ class Spool:
         self._file = pa.OSFile(str(self._path), "wb")
         self._stream = pa.ipc.new_stream(self._file, schema)
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> SpillFile:
         return self
 
     def __exit__(
@@ -82,7 +82,7 @@ class Spool:
         question: str,
         *values: Any,
         rows_at_once: int = 512,
-        beside: Sequence[Spool] = (),
+        beside: Sequence[SpillFile] = (),
         **named: Any,
     ) -> Iterator[pa.Table]:
         """The answer to a question, some rows at a time.

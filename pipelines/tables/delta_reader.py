@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from pipelines.storage.objects import patiently, storage_options, told
+from pipelines.storage.objects import describe_error, storage_options, with_retries
 
 KEYS = ("image_id", "uri")
 """Columns whose least and greatest values in a file tell whether it can hold an image."""
@@ -77,10 +77,10 @@ def existing_table(uri: str) -> DeltaTable | None:
             return None
 
     try:
-        return patiently(opened, uri)
+        return with_retries(opened, uri)
     except (DeltaError, OSError) as error:
         raise ValueError(
-            f"cannot read the table {uri}: {told(error)}; check access, or choose another --out"
+            f"cannot read the table {uri}: {describe_error(error)}; check access, or choose another --out"
         ) from error
 
 
@@ -100,7 +100,7 @@ def image_uris(table: DeltaTable) -> dict[str, str]:
     return dict(zip(unique["image_id"].to_pylist(), unique["uri"].to_pylist(), strict=True))
 
 
-def read_part(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_data_file(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one file of a table."""
     with fsspec.open(uri, "rb") as file:
         return pq.read_table(file, columns=list(columns) if columns else None, partitioning=None)

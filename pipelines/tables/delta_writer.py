@@ -24,20 +24,20 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipelines.storage.objects import patiently, read_bytes, storage_options, told
+from pipelines.storage.objects import describe_error, read_bytes, storage_options, with_retries
 from pipelines.tables.delta_reader import (
     KEYS,
     data_files,
     difference,
     existing_table,
     files_of,
-    read_part,
+    read_data_file,
     schema_name,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class DataFile:
     """One Parquet file that a task wrote and the driver has yet to commit."""
 
     path: str
@@ -49,7 +49,7 @@ class Part:
     """Delta statistics as JSON: rows, and least and greatest value of the plain columns."""
 
 
-def write_part(folder: str, rows: pa.Table) -> Part:
+def write_data_file(folder: str, rows: pa.Table) -> DataFile:
     """Write rows as one new Parquet file of a table; it appears whole or not at all, and under a name of its
     own.
 
@@ -62,12 +62,12 @@ def write_part(folder: str, rows: pa.Table) -> Part:
     pq.write_table(rows, buffer, compression="zstd")
     content = buffer.getvalue()
     if "://" in folder:
-        patiently(lambda: _put(f"{folder}/{name}", content), folder)
+        with_retries(lambda: _put(f"{folder}/{name}", content), folder)
     else:
         hidden = Path(folder) / f".{name}"
         hidden.write_bytes(memoryview(content))
         hidden.replace(Path(folder) / name)
-    return Part(path=name, size=content.size, rows=rows.num_rows, stats=_stats(rows))
+    return DataFile(path=name, size=content.size, rows=rows.num_rows, stats=_stats(rows))
 
 
 def _put(uri: str, content: pa.Buffer) -> None:
@@ -84,7 +84,7 @@ def open_table(
     Args:
         uri: local path or uri.
         schema: one of `zs3.tables`; its name is the table's.
-        provenance: JSON values; those under `run` must equal what the table says, all else is for
+        provenance: JSON values; those under `run` must equal what the table commit_metadata, all else is for
             information.
         replace: start a new, empty version of a table that is of another run, in one transaction; the old one stays
             readable by its version.
@@ -118,47 +118,49 @@ def open_table(
             return there
 
     try:
-        return patiently(created, uri)
+        return with_retries(created, uri)
     except (DeltaError, OSError) as error:
-        raise ValueError(f"cannot create the table {uri}: {told(error)}; is the folder writable?") from error
+        raise ValueError(
+            f"cannot create the table {uri}: {describe_error(error)}; is the folder writable?"
+        ) from error
 
 
 def publish(
     table: DeltaTable,
     schema: pa.Schema,
-    parts: Sequence[Part],
+    parts: Sequence[DataFile],
     *,
     run: str,
     written_ms: int,
     replaced: Collection[str] = (),
-    says: Mapping[str, Any] | None = None,
+    commit_metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Make files part of the table, all in one transaction; does nothing without files and without rows to take out.
 
     Args:
         table: as of the last commit that this process made or saw.
         schema: the table's.
-        parts: files that `write_part` wrote below it.
+        parts: files that `write_data_file` wrote below it.
         run: digest of the run; it numbers its commits.
         written_ms: the time to record, in milliseconds since 1970.
         replaced: ids of images whose earlier rows leave in the same transaction.
-        says: JSON values that the log keeps with this commit.
+        commit_metadata: JSON values that the log keeps with this commit.
 
     Raises:
         ValueError: another driver has committed to this run meanwhile, or storage refuses.
     """
     removed, kept = _without(table, schema, frozenset(replaced)) if replaced else ([], [])
     if parts or removed:
-        _commit(table, schema, [*kept, *parts], removed, run, written_ms, says or {})
+        _commit(table, schema, [*kept, *parts], removed, run, written_ms, commit_metadata or {})
 
 
-def announce(table: DeltaTable, schema: pa.Schema, run: str, says: Mapping[str, Any]) -> None:
+def commit_start(table: DeltaTable, schema: pa.Schema, run: str, commit_metadata: Mapping[str, Any]) -> None:
     """Put a word into the log, without a file: a run has begun.
 
     Raises:
         ValueError: as of `publish`.
     """
-    _commit(table, schema, [], [], run, 0, says)
+    _commit(table, schema, [], [], run, 0, commit_metadata)
 
 
 def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, written_ms: int) -> None:
@@ -167,7 +169,7 @@ def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, w
     Raises:
         ValueError: as of `publish`.
     """
-    parts = [write_part(table.table_uri.removeprefix("file://"), rows)] if rows.num_rows else []
+    parts = [write_data_file(table.table_uri.removeprefix("file://"), rows)] if rows.num_rows else []
     removed = data_files(table)
     if parts or removed:
         _commit(table, schema, parts, removed, run, written_ms, {})
@@ -176,11 +178,11 @@ def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, w
 def _commit(
     table: DeltaTable,
     schema: pa.Schema,
-    parts: Sequence[Part],
+    parts: Sequence[DataFile],
     removed: Sequence[tuple[str, int]],
     run: str,
     written_ms: int,
-    says: Mapping[str, Any],
+    commit_metadata: Mapping[str, Any],
 ) -> None:
     """One transaction that adds and removes files."""
     changes: list[AddAction | RemoveAction] = [
@@ -207,7 +209,7 @@ def _commit(
                 "append",
                 _delta_schema(schema),
                 commit_properties=CommitProperties(
-                    custom_metadata={"run": run, "mark": mark, **says}, app_transactions=[turn]
+                    custom_metadata={"run": run, "mark": mark, **commit_metadata}, app_transactions=[turn]
                 ),
             )
         except (DeltaError, OSError):
@@ -217,15 +219,15 @@ def _commit(
         table.update_incremental()
 
     try:
-        patiently(committed, table.table_uri.removeprefix("file://"))
+        with_retries(committed, table.table_uri.removeprefix("file://"))
     except CommitFailedError as error:
         raise ValueError(
-            f"another process is writing the same run to {table.table_uri} ({told(error)}); "
+            f"another process is writing the same run to {table.table_uri} ({describe_error(error)}); "
             f"let one of them finish, then run this again: it continues where they stopped"
         ) from error
     except (DeltaError, OSError) as error:
         raise ValueError(
-            f"cannot write to {table.table_uri}: {told(error)}; run again once it is writable"
+            f"cannot write to {table.table_uri}: {describe_error(error)}; run again once it is writable"
         ) from error
 
 
@@ -248,20 +250,20 @@ def _landed(table: DeltaTable, mark: str, after: int) -> bool:
 
 def _without(
     table: DeltaTable, schema: pa.Schema, ids: frozenset[str]
-) -> tuple[list[tuple[str, int]], list[Part]]:
+) -> tuple[list[tuple[str, int]], list[DataFile]]:
     """Files that hold rows of these images, and new files with their other rows."""
     removed, kept = [], []
     folder = table.table_uri.removeprefix("file://").rstrip("/")
     sizes = dict(data_files(table))
     for path in files_of(table, [(image_id, image_id) for image_id in sorted(ids)]):
-        rows = read_part(f"{folder}/{path}")
+        rows = read_data_file(f"{folder}/{path}")
         # Value by value: Arrow cannot filter the string views of files that a Delta delete has rewritten.
         stays = [image_id not in ids for image_id in rows["image_id"].to_pylist()]
         if all(stays):
             continue
         removed.append((path, sizes[path]))
         if any(stays):
-            kept.append(write_part(folder, rows.cast(schema).filter(pa.array(stays))))
+            kept.append(write_data_file(folder, rows.cast(schema).filter(pa.array(stays))))
     return removed, kept
 
 

@@ -20,7 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from pipelines.ray_session import KEEP_BUFFERS
-from pipelines.training.worker import Progress, train_worker
+from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
@@ -110,7 +110,10 @@ def backbone_file(recipe: Recipe) -> str:
 
 
 def train(
-    request: TrainRequest, workers: Workers, *, on_progress: Callable[[Progress], None] = lambda _: None
+    request: TrainRequest,
+    workers: Workers,
+    *,
+    on_progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> TrainResult:
     """Train to the end, going on from the run's last checkpoint when there is one; Ray must be running.
 
@@ -204,7 +207,7 @@ def _placement(workers: Workers) -> tuple[bool, int]:
 class _forwarded:  # noqa: N801
     """While open, hands the queue's progress reports to a callback in this process."""
 
-    def __init__(self, queue: Queue, callback: Callable[[Progress], None], first: list[int]) -> None:
+    def __init__(self, queue: Queue, callback: Callable[[TrainingProgress], None], first: list[int]) -> None:
         self.queue, self.callback, self.first = queue, callback, first
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._drain, daemon=True)

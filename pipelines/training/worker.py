@@ -37,7 +37,7 @@ STATE = "trainer.pt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """One progress report of rank 0."""
 
     step: int
@@ -229,7 +229,7 @@ class _Watch:
             return
         rate = (report.step - self.last_step) / max(now - self.last_time, 1e-9)
         terms = {k: float(np.mean([r.terms[k] for r in self.recent])) for k in report.terms}
-        progress = Progress(
+        progress = TrainingProgress(
             step=report.step,
             steps=steps,
             loss=float(np.mean([r.loss for r in self.recent])),

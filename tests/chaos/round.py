@@ -20,7 +20,7 @@ from tests.support.processes import kill
 ENDED = (0, 3)
 """Exit codes of a command that did all it could."""
 
-GIVEN_AT_MOST = 12
+MAX_GIVEN = 12
 """Commands in a round; one that still does not end then is stuck."""
 
 ROUND_TIMEOUT_S = 600.0
@@ -96,7 +96,7 @@ class Command:
         if self.elapsed_s > ROUND_TIMEOUT_S:
             raise RuntimeError(f"still not done after {ROUND_TIMEOUT_S:.0f} s")
         if code is not None:
-            if self.given >= GIVEN_AT_MOST:
+            if self.given >= MAX_GIVEN:
                 raise RuntimeError(f"given {self.given} times, the last one ended with exit code {code}")
             self._process = self._give()
         return False

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jobs import compare as compare_door
 from jobs import evaluate as door
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
 from zs3.tables import LABELS, label_rows
 from zs3.vocabulary import Vocabulary
@@ -52,7 +52,7 @@ def labels(
     for image_id in ids:
         given = label_rows(image_id, "u", np.full(shape, 1), names, {}, dict.fromkeys(names, 0.5), "r")
         rows = [{**row, **changes} for row in given]
-        part = write_part(uri, pa.Table.from_pylist(rows, schema=LABELS))
+        part = write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS))
         publish(held, LABELS, [part], run="r", written_ms=0)
     return str(out)
 

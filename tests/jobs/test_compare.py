@@ -13,7 +13,7 @@ from jobs import compare as door
 from jobs.compare import WORSE
 from pipelines.evaluation.evaluate import REPORT_VERSION
 from pipelines.evaluation.outputs import commit_scores
-from zs3.evaluation.image_scores import sketch
+from zs3.evaluation.image_scores import image_score_row
 from zs3.metrics import PROTOCOLS
 from zs3.tables import SCORES, label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
@@ -37,7 +37,7 @@ def run(out: Path, *, right: float, ids: list[str] = IDS, protocol: str = "zs3",
         wrong = np.random.default_rng((int(image_id[1:]), 9)).random(truth.shape) > right
         prediction = np.where(truth == 255, 1, np.where(wrong, 3 - truth, truth)).astype(np.int32)
         given = label_rows(image_id, "u", prediction, NAMES, {}, {1: 0.5, 2: 0.5}, "r")
-        columns, _ = sketch(given, truth, VOCABULARY, {"cat": 1, "cow": 2})
+        columns, _ = image_score_row(given, truth, VOCABULARY, {"cat": 1, "cow": 2})
         rows.append({"image_id": image_id, **columns})
     held = PROTOCOLS[protocol].to_json()
     table = pa.Table.from_pylist(rows, schema=SCORES)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.demo import SPLIT, VOID, demo_data, drawn, main, photograph_path, write_dataset
-from pipelines.labelling.label_plan import Description, Model
+from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
 from zs3.datasets import open_dataset, read_truth
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
@@ -89,7 +89,7 @@ def test_a_photograph_that_is_gone_is_named_with_its_package() -> None:
         photograph_path(photograph)
 
 
-def painter() -> Model:
+def painter() -> LabellerFactory:
     """A model that calls every pixel person; closures, since Ray's workers cannot import the tests."""
 
     class Painter:
@@ -99,10 +99,10 @@ def painter() -> Model:
         def label(self, pictures: Sequence[np.ndarray], /) -> list[tuple[np.ndarray, dict[int, float]]]:
             return [(np.ones(picture.shape[:2], np.int32), {1: 0.5}) for picture in pictures]
 
-    def describe(checkpoint: str, vocabulary: Vocabulary) -> Description:
-        return Description(digest="painter", provenance={"checkpoint": "painter"}, seen={1: True})
+    def describe(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
+        return ModelInfo(digest="painter", provenance={"checkpoint": "painter"}, seen={1: True})
 
-    return Model(describe=describe, load=lambda checkpoint, vocabulary, device: Painter())
+    return LabellerFactory(describe=describe, load=lambda checkpoint, vocabulary, device: Painter())
 
 
 def test_the_demo_labels_evaluates_and_says_where_everything_lies(

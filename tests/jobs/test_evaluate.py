@@ -85,7 +85,7 @@ def test_truth_labelled_as_itself_scores_100_through_the_door(
     import numpy as np
     import pyarrow as pa
 
-    from pipelines.tables.delta_writer import open_table, publish, write_part
+    from pipelines.tables.delta_writer import open_table, publish, write_data_file
     from zs3.datasets import open_dataset, read_truth
     from zs3.tables import LABELS, label_rows
 
@@ -101,7 +101,7 @@ def test_truth_labelled_as_itself_scores_100_through_the_door(
         rows += label_rows(ref.id, ref.image_uri, label_map_HW, names, seen, dict.fromkeys(names, 1.0), "r")
     uri = str(tmp_path / "labels")
     held = open_table(uri, LABELS, {"run": {"weights": "truth"}, "vocabulary": dataset.vocabulary.to_json()})
-    part = write_part(uri, pa.Table.from_pylist(rows, schema=LABELS))
+    part = write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS))
     publish(held, LABELS, [part], run="r", written_ms=0)
     arguments = ["--labels", str(tmp_path), "--dataset", "folder", "--root", str(root), "--split", "val"]
     assert (

@@ -12,8 +12,8 @@ from jobs import label as door
 from jobs.cli.exit_codes import guarded, one_line
 from jobs.main import COMMANDS
 from jobs.main import main as zs3
-from pipelines.labelling.label_plan import Description, Model
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.tables import FAILURES
 
 
@@ -36,9 +36,9 @@ def shades(*, broken=False):
 
     def describe(checkpoint, vocabulary):
         provenance = {"checkpoint": "c" * 64, "vocabulary": vocabulary.digest}
-        return Description(digest="0123456789abcdef", provenance=provenance, seen={1: True, 2: False})
+        return ModelInfo(digest="0123456789abcdef", provenance=provenance, seen={1: True, 2: False})
 
-    return Model(load=load, describe=describe)
+    return LabellerFactory(load=load, describe=describe)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_dry_run_counts_what_failed_before(photos, capsys):
     uri = str(photos.parent / "out" / "failures")
     row = {name: "" for name in FAILURES.names} | {"image_id": "i1", "attempts": 1}
     row["uri"] = str(photos / "i1.png")
-    failed = write_part(uri, _failure(row, uri, provenance))
+    failed = write_data_file(uri, _failure(row, uri, provenance))
     publish(open_table(uri, FAILURES, provenance), FAILURES, [failed], run="r", written_ms=0)
     assert door.main(arguments("--dry-run"), model=model) == 0
     assert "3 to label, 0 done, 1 failed before, for --retry-failures" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from jobs import retry as door
 from jobs import segment as segment_door
 from pipelines.labelling.retry import plan_retry
 from pipelines.runs.status import status
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import GREEN, colours, picture
 from tests.support.stored_segments import grouping, naming
 from zs3.tables import FAILURES, LABELS
@@ -120,7 +120,7 @@ def tables_with(asked, image="i1"):
     open_table("run/labels", LABELS, provenance)
     table = open_table("run/failures", FAILURES, provenance)
     row = {name: image for name in FAILURES.names} | {"attempts": 1}
-    part = write_part("run/failures", pa.Table.from_pylist([row], schema=FAILURES))
+    part = write_data_file("run/failures", pa.Table.from_pylist([row], schema=FAILURES))
     publish(table, FAILURES, [part], run="w", written_ms=0)
 
 
@@ -169,7 +169,7 @@ def test_a_limit_holds_if_it_held_last(photos):
     assert plan_retry("run").request.limit is None, "no commit says how many images were listed"
     table = open_table("run/failures", FAILURES, {"run": {"weights": "w"}})
     row = {name: "i2" for name in FAILURES.names} | {"attempts": 1}
-    part = write_part("run/failures", pa.Table.from_pylist([row], schema=FAILURES))
+    part = write_data_file("run/failures", pa.Table.from_pylist([row], schema=FAILURES))
     progress = {"listing": "l", "listed": 3, "done": 1, "failed": 2, "this_run": 3, "of": 3, "seconds": 1.0}
     publish(table, FAILURES, [part], run="w", written_ms=0, says={"progress": progress})
     assert plan_retry("run").request.limit == 3

@@ -6,7 +6,7 @@ import pytest
 
 import jobs.train as door
 from pipelines.training.train import TrainResult
-from pipelines.training.worker import Progress
+from pipelines.training.worker import TrainingProgress
 from zs3.recipes import RECIPES
 
 RESULT = TrainResult(checkpoint="runs/x/checkpoint", run="x", steps=7, resumed_at=3, seconds=1.0, digest="d")
@@ -18,7 +18,9 @@ def asked(monkeypatch):
 
     def train(request, workers, *, on_progress):
         calls.append((request, workers))
-        on_progress(Progress(step=7, steps=7, loss=1.5, terms={"loss_ce": 0.5}, images_per_second=2.0))
+        on_progress(
+            TrainingProgress(step=7, steps=7, loss=1.5, terms={"loss_ce": 0.5}, images_per_second=2.0)
+        )
         return RESULT
 
     monkeypatch.setattr(door, "train", train)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.execution import Execution
 from pipelines.labelling.label import LabelRequest
-from pipelines.labelling.label_plan import Description, Model
+from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
 from pipelines.storage.objects import storage_options
 from zs3.tables import label_rows
 
@@ -48,9 +48,9 @@ def colours(*, weights="w", kill_once=None, delay_s=0.0):
         return Colours()
 
     def describe(checkpoint, vocabulary):
-        return Description(digest=weights, provenance={"weights": weights}, seen={1: True, 2: False})
+        return ModelInfo(digest=weights, provenance={"weights": weights}, seen={1: True, 2: False})
 
-    return Model(load=load, describe=describe)
+    return LabellerFactory(load=load, describe=describe)
 
 
 SMALL = Execution(batch_size=2, images_per_block=3, images_per_file=4, commit_interval_s=0.0)

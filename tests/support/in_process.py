@@ -9,10 +9,10 @@ import pytest
 import pipelines.runs.run
 from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.name import NameActor, read_segments
-from pipelines.labelling.name_plan import NameModel, NameRequest, plan_name
+from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory, plan_name
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.labelling.segment import SegmentActor
-from pipelines.labelling.segment_plan import SegmentModel, SegmentRequest, plan_segment
+from pipelines.labelling.segment_plan import SegmentExporterFactory, SegmentRequest, plan_segment
 from pipelines.runs.rows import write_tables
 from pipelines.runs.run import RunResult, run_graph
 
@@ -38,7 +38,7 @@ def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_inte
         return run_graph(
             target,
             left,
-            lambda wave: Here(rows, actor, target, size),
+            lambda chunk: Here(rows, actor, target, size),
             Execution(commit_interval_s=commit_interval_s),
             called=0.0,
             on_progress=on_progress,
@@ -52,7 +52,7 @@ def segment_here(request: SegmentRequest) -> RunResult:
         read_and_decode(plan.left.todo.table(), max_pixels=request.max_pixels, run=plan.target.digest)
     )
     actor = SegmentActor(
-        model=SegmentModel(),
+        model=SegmentExporterFactory(),
         checkpoint=request.checkpoint,
         store=request.store,
         run=plan.target.digest,
@@ -67,6 +67,6 @@ def name_here(request: NameRequest) -> RunResult:
     plan = plan_name(request)
     wanted = {row["image_id"]: row for row in plan.left.todo.table().to_pylist()}
     rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
-    namer = NameModel().load(plan.checkpoint, plan.vocabulary, plan.naming)
+    namer = SegmentClassifierFactory().load(plan.checkpoint, plan.vocabulary, plan.naming)
     actor = NameActor(namer=namer, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)
     return run_here(rows, actor, plan.target, plan.left)

@@ -44,9 +44,9 @@ def around(module, name, before=lambda: None, after=lambda: None):
 def arm(point, flag):
     """Set the trap, and give the model to label with."""
     if point == "driver before a file is written":
-        around(pipelines.runs.run, "watched", before=lambda: die_once(flag))
+        around(pipelines.runs.run, "iterate_with_timeout", before=lambda: die_once(flag))
     elif point == "driver with files that are not committed":
-        around(pipelines.runs.committer.Ledger, "add", after=lambda: die_once(flag))
+        around(pipelines.runs.committer.Committer, "add", after=lambda: die_once(flag))
     elif point == "driver between the tables":
         around(pipelines.runs.committer, "publish", after=lambda: die_once(flag))
     elif point == "driver during a commit":
@@ -56,7 +56,7 @@ def arm(point, flag):
 
         around(pipelines.tables.delta_writer, "_commit", before=soon)
     elif point == "driver after a commit":
-        around(pipelines.runs.committer.Ledger, "commit", after=lambda: die_once(flag))
+        around(pipelines.runs.committer.Committer, "commit", after=lambda: die_once(flag))
     elif point.startswith("worker"):
         write = pipelines.labelling.image_stage.write_tables
 

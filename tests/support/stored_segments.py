@@ -3,9 +3,9 @@
 They are made inside functions, so that they travel to workers by value.
 """
 
-from pipelines.labelling.label_plan import Description
-from pipelines.labelling.name_plan import NameModel
-from pipelines.labelling.segment_plan import SegmentModel
+from pipelines.labelling.label_plan import ModelInfo
+from pipelines.labelling.name_plan import SegmentClassifierFactory
+from pipelines.labelling.segment_plan import SegmentExporterFactory
 
 
 def grouping(weights="w", poison=(0, 250, 0)):
@@ -38,7 +38,7 @@ def grouping(weights="w", poison=(0, 250, 0)):
                     mask_logits_Khw=masks,
                     query_embeddings_KD=torch.eye(2)[colours],
                     image_embeddings_KE=torch.zeros(len(masks), 0),
-                    void_logits_K=torch.zeros(len(masks)),
+                    no_object_logits_K=torch.zeros(len(masks)),
                     padded_hw=size,
                     resized_hw=size,
                     height=size[0],
@@ -52,7 +52,7 @@ def grouping(weights="w", poison=(0, 250, 0)):
                     mask_logits_Khw=(cells[[0, 2]] - 127) / 20,
                     query_embeddings_KD=torch.eye(2),
                     image_embeddings_KE=torch.zeros(2, 0),
-                    void_logits_K=torch.zeros(2),
+                    no_object_logits_K=torch.zeros(2),
                     padded_hw=(cells.shape[1] * 4, cells.shape[2] * 4),
                     resized_hw=tuple(picture.shape[:2]),
                     height=picture.shape[0],
@@ -61,7 +61,7 @@ def grouping(weights="w", poison=(0, 250, 0)):
 
         return Colours()
 
-    return SegmentModel(describe=describe, load=load)
+    return SegmentExporterFactory(describe=describe, load=load)
 
 
 def naming(broken=False):
@@ -75,7 +75,7 @@ def naming(broken=False):
             "naming": str(dict(changes)),
             "vocabulary": vocabulary.digest,
         }
-        return Description(digest=digest_of(parts), provenance=parts, seen={1: True, 2: False})
+        return ModelInfo(digest=digest_of(parts), provenance=parts, seen={1: True, 2: False})
 
     def load(checkpoint, vocabulary, changes):
         import torch
@@ -103,4 +103,4 @@ def naming(broken=False):
 
         return Names()
 
-    return NameModel(describe=describe, load=load)
+    return SegmentClassifierFactory(describe=describe, load=load)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from zs3.checkpoint import Checkpoint
-from zs3.classification.painting import paint, unreached
-from zs3.classification.pruning import ImageRange, Pruned, image_range, prune
+from zs3.classification.painting import paint, uncovered_pixels
 from zs3.classification.scores import class_scores
 from zs3.config import NamingSettings, Recipe
 from zs3.encoders import load_encoder
@@ -21,7 +19,7 @@ from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import Vocabulary, known
 
 
-class Namer:
+class SegmentClassifier:
     """The text banks of one vocabulary and the settings that turn segments into label maps.
 
     Args:
@@ -61,12 +59,11 @@ class Namer:
         self._seen_C = torch.tensor(flags)
         self._ids_C = np.array([entry.id for entry in self.entries], dtype=np.int32)
         self._ignore_id = vocabulary.ignore_id
-        self._reach: ImageRange | None = None
 
-    def with_settings(self, settings: NamingSettings) -> Namer:
+    def with_settings(self, settings: NamingSettings) -> SegmentClassifier:
         """The same text banks under other settings."""
         other = copy.copy(self)
-        other.settings, other._reach = settings, None
+        other.settings = settings
         other.branches = branches(self._recipe, settings)
         other.image_logit_scale = settings.image_logit_scale or self._own_scale
         return other
@@ -98,41 +95,15 @@ class Namer:
         return close_pairs(self.entries, [one for one in (query, image) if one.branch in self.branches])
 
     @torch.inference_mode()
-    def prune(self, segments: Segments, embed: Callable[[torch.Tensor], torch.Tensor]) -> Pruned:
-        """Scores that paint the plain label map, with few segments encoded; see `zs3.classification.pruning.prune`."""
-        image_bank = torch.from_numpy(self.image_bank.embeddings)
-        if self._reach is None:
-            self._reach = image_range(image_bank, self.image_logit_scale)
-        return prune(
-            segments,
-            embed,
-            torch.from_numpy(self.query_bank.embeddings),
-            image_bank,
-            self._seen_C,
-            self.settings,
-            query_logit_scale=self.query_logit_scale,
-            image_logit_scale=self.image_logit_scale,
-            reach=self._reach,
-        )
-
-    @torch.inference_mode()
-    def name_pruned(
-        self, segments: Segments, embed: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[np.ndarray, dict[int, float]]:
-        """As `name`, for segments whose image embeddings `embed` makes on demand; scores are lower bounds."""
-        index, best = paint(segments, self.prune(segments, embed).scores_KC, self._seen_C, self.settings)
-        return mean_score_map(index, best, self._ids_C)
-
-    @torch.inference_mode()
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
         """(H, W) int32 class ids and the mean pixel score of each class that appears.
 
         Pixels that no mask covers, where masks were given, have the vocabulary's ignore id.
         """
         index, best = paint(segments, self.scores(segments), self._seen_C, self.settings)
-        if not segments.hard:
+        if not segments.binary:
             return mean_score_map(index, best, self._ids_C)
-        index[unreached(segments)] = len(self._ids_C)
+        index[uncovered_pixels(segments)] = len(self._ids_C)
         labels_HW, scores = mean_score_map(index, best, np.append(self._ids_C, np.int32(self._ignore_id)))
         scores.pop(self._ignore_id, None)
         return labels_HW, scores

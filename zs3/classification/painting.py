@@ -15,7 +15,7 @@ from zs3.segmentation.segments import Segments
 MARGIN = 1 - 1e-5
 """How far below another class a class must be to be left out: more than any rounding on the way to a pixel."""
 
-MOST_IN_STRIP = 1 << 24
+MAX_VALUES_IN_STRIP = 1 << 24
 """Segments times pixels that are painted at once; where there are more, strips have fewer rows."""
 
 
@@ -25,16 +25,16 @@ def paint(
     """The best class of every pixel and its score.
 
     A pixel's score for a class is the sum over segments of class score times mask probability, computed on the padded
-    grid, resized bilinearly to the picture, less γ for seen classes (`handicaps`); ties go to the first class. Rows are
-    painted in strips, so memory grows with classes × strip and not with classes × pixels; the strip height changes no
-    result.
+    grid, resized bilinearly to the picture, less γ for seen classes (`calibration_offsets`); ties go to the first
+    class. Rows are painted in strips, so memory grows with classes × strip and not with classes × pixels; the strip
+    height changes no result.
 
     Returns:
         (H, W) int64 class index and (H, W) float32 score.
     """
-    strip_rows = max(1, min(strip_rows, MOST_IN_STRIP // max(1, len(scores_KC) * segments.width)))
-    handicap_C = handicaps(seen_C, settings.calibration)
-    classes_N = contenders(scores_KC, handicap_C > 0)
+    strip_rows = max(1, min(strip_rows, MAX_VALUES_IN_STRIP // max(1, len(scores_KC) * segments.width)))
+    handicap_C = calibration_offsets(seen_C, settings.calibration)
+    classes_N = candidate_classes(scores_KC, handicap_C > 0)
     scores_KC, handicap_N11 = scores_KC[:, classes_N], handicap_C[classes_N][:, None, None]
     labels, best = [], []
     for start in range(0, segments.height, strip_rows):
@@ -48,7 +48,7 @@ def paint(
     return classes_N[torch.cat(labels)], torch.cat(best)
 
 
-def handicaps(seen_C: Tensor, calibration: float) -> Tensor:
+def calibration_offsets(seen_C: Tensor, calibration: float) -> Tensor:
     """(C,) float32, not negative, what is subtracted from pixel scores: γ for seen classes; −γ for unseen ones instead,
     where γ is negative.
 
@@ -58,7 +58,7 @@ def handicaps(seen_C: Tensor, calibration: float) -> Tensor:
     return handicapped_C.float() * abs(calibration)
 
 
-def contenders(scores_KC: Tensor, handicapped_C: Tensor) -> Tensor:
+def candidate_classes(scores_KC: Tensor, handicapped_C: Tensor) -> Tensor:
     """(N,) index of each class that can be the best one of a pixel, ascending.
 
     Mask probabilities are not negative, so a class that scores less than another one in every segment is less at every
@@ -81,7 +81,7 @@ def pixel_scores(segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings
     """(C, H, W) scores of every class at every pixel after calibration: the plain procedure, for tests."""
     rows = torch.arange(segments.height)
     scores = pixel_scores_of_rows(segments, scores_KC, rows, resize_first=settings.resize_first)
-    return scores - handicaps(seen_C, settings.calibration)[:, None, None]
+    return scores - calibration_offsets(seen_C, settings.calibration)[:, None, None]
 
 
 def pixel_scores_of_rows(
@@ -108,7 +108,7 @@ class MaskRows:
 
 def masks_of_rows(segments: Segments, rows: Tensor, *, resize_first: bool) -> MaskRows:
     """The masks over the given picture rows; `pixel_scores_of_masks` makes scores of them."""
-    if segments.hard:  # what the rest would give, without interpolating and exponentials
+    if segments.binary:  # what the rest would give, without interpolating and exponentials
         inside_Kmw = (segments.mask_logits_Khw[:, rows] > 0).float()
         return MaskRows(probabilities_Kmw=inside_Kmw, between=None, width=segments.width)
     (padded_h, padded_w), (resized_h, resized_w) = segments.padded_hw, segments.resized_hw
@@ -141,7 +141,7 @@ def pixel_scores_of_masks(masks: MaskRows, scores_KC: Tensor) -> Tensor:
     return _resize_columns(scores, masks.width)
 
 
-def unreached(segments: Segments) -> Tensor:
+def uncovered_pixels(segments: Segments) -> Tensor:
     """(H, W) bool: the pixels that no given mask covers. Painting gives them a class all the same, with score 0."""
     covered_HW = torch.zeros(segments.height, segments.width, dtype=torch.bool)
     for mask_HW in segments.mask_logits_Khw:

@@ -34,10 +34,10 @@ def class_scores(
     by_query = query_probabilities(segments, query_bank_CD, settings, query_logit_scale=query_logit_scale)
     if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
         return by_query
-    void_K1 = segments.void_logits_K[:, None]
+    no_object_K1 = segments.no_object_logits_K[:, None]
     by_image = image_logit_scale * _cosines(segments.image_embeddings_KE, image_bank_CE)
     if settings.void_in_image_softmax:
-        by_image = torch.cat((by_image, void_K1), dim=1).softmax(dim=1)[:, :-1]
+        by_image = torch.cat((by_image, no_object_K1), dim=1).softmax(dim=1)[:, :-1]
     else:
         by_image = by_image.softmax(dim=1)
     return with_image(by_query, by_image, seen_C, settings)
@@ -48,7 +48,7 @@ def query_probabilities(
 ) -> Tensor:
     """(K, C) the query branch's share of each class, `no object` having taken its own."""
     logits = query_logit_scale * _cosines(segments.query_embeddings_KD, query_bank_CD)
-    logits = torch.cat((logits, segments.void_logits_K[:, None]), dim=1) / settings.query_temperature
+    logits = torch.cat((logits, segments.no_object_logits_K[:, None]), dim=1) / settings.query_temperature
     return logits.softmax(dim=1)[:, :-1]
 
 

@@ -81,13 +81,13 @@ def read_tensors(uri: str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content:
         held = "an empty one" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(f"{uri} holds no dictionary of tensors but {held}; save a model's state_dict()")
-    strangers = [
+    others = [
         key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
-    if strangers:
+    if others:
         raise ValueError(
-            f"{uri} holds no dictionary of tensors: {len(strangers)} of {len(content)} entries are none, the first is "
-            f"{strangers[0]!r}; save a model's state_dict()"
+            f"{uri} holds no dictionary of tensors: {len(others)} of {len(content)} entries are none, the first is "
+            f"{others[0]!r}; save a model's state_dict()"
         )
     return dict(content)
 

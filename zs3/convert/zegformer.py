@@ -14,7 +14,7 @@ from torch import Tensor
 from zs3.checkpoint import save_checkpoint
 from zs3.config import Recipe, recipe_from_json
 from zs3.convert.tensor_files import read_tensors, refuse_misfits
-from zs3.convert.zegformer_names import NOT_OURS, PREDICTOR, from_official, official_name
+from zs3.convert.zegformer_names import NOT_OURS, PREDICTOR, from_released, released_name
 from zs3.nets.networks import build_network
 from zs3.nets.zegformer import ZegFormer
 from zs3.recipes import RECIPES, recipe
@@ -166,7 +166,7 @@ def network_state(
         raise ValueError(
             f"recipe {used.name!r} is no ZegFormer but {used.model.architecture}; choose another --recipe"
         )
-    wanted = {official_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
+    wanted = {released_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
     wanted[PREDICTOR + "bg_feature"] = (1, used.model.text_dim)
     wanted[LOGIT_SCALE] = (1,)
     given = {name: value for name, value in state.items() if name == LOGIT_SCALE or not NOT_OURS.match(name)}
@@ -177,4 +177,4 @@ def network_state(
             f"{source} has logit_scale {scale:.4f}, but recipe {used.name!r} has model.temperature {temperature:g}, "
             f"whose scale is {-math.log(temperature):.4f}; they must agree"
         )
-    return {name: value.float() for name, value in from_official(given).items()}
+    return {name: value.float() for name, value in from_released(given).items()}

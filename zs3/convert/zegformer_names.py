@@ -59,7 +59,7 @@ def our_name(official: str) -> str | None:
     )
 
 
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The network's state dict from the published layout, values untouched."""
     named = {our_name(key): value for key, value in state.items()}
     return {
@@ -90,7 +90,7 @@ BACK: tuple[tuple[str, str], ...] = (
 )
 
 
-def official_name(ours: str) -> str:
+def released_name(ours: str) -> str:
     """The published name of a tensor of our network; `our_name` of it is the tensor's name again.
 
     Raises:

@@ -13,7 +13,7 @@ from zs3.vocabulary import Vocabulary
 # H W pixels
 
 
-def sketch(
+def image_score_row(
     rows: Sequence[Mapping[str, Any]],
     truth_HW: np.ndarray,
     vocabulary: Vocabulary,

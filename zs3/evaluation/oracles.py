@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zs3.classification.painting import MOST_IN_STRIP, handicaps, paint, pixel_scores_of_rows
+from zs3.classification.painting import MAX_VALUES_IN_STRIP, calibration_offsets, paint, pixel_scores_of_rows
 from zs3.config import NamingSettings
 from zs3.metrics import UNKNOWN, UNLABELLED, Confusion, Protocol, confusion, counted, with_true_names
 from zs3.metrics.confusions import joined
@@ -51,7 +51,7 @@ class Candidates:
     unseen_C: NDArray[np.bool_]
     """Group: as the data set has it; a class that it lacks is unseen if the checkpoint had no masks of it."""
     trained_C: Tensor
-    """Bool, True where the checkpoint had masks: what calibration handicaps."""
+    """Bool, True where the checkpoint had masks: what calibration calibration_offsets."""
 
 
 def candidates(
@@ -153,7 +153,7 @@ def named_regions(
             inside_RnW = torch.from_numpy(truth_HW[rows] == regions_R[:, None, None])
             masses_RK += inside_RnW.flatten(1).double() @ probabilities_KnW.flatten(1).double().T
     means_RK = masses_RK / torch.from_numpy(pixels_R)[:, None]
-    volume_RC = means_RK @ scores_KC.double() - handicaps(named.trained_C, settings.calibration)
+    volume_RC = means_RK @ scores_KC.double() - calibration_offsets(named.trained_C, settings.calibration)
     names_R = named.ids_C[volume_RC.numpy().argmax(axis=1)]
     reached_R = masses_RK.sum(dim=1).numpy() > 0
     return joined(regions_R, np.where(reached_R, names_R, UNLABELLED), pixels_R)
@@ -191,7 +191,7 @@ def named_in_group(
 def _strips(segments: Segments, *, resize_first: bool) -> Iterator[tuple[slice, Tensor]]:
     """Rows of the picture and the (K, n, W) mask probabilities of every segment there, as painting has them."""
     alone_KK = torch.eye(len(segments.mask_logits_Khw))
-    step = max(1, min(STRIP_ROWS, MOST_IN_STRIP // (len(alone_KK) * segments.width)))
+    step = max(1, min(STRIP_ROWS, MAX_VALUES_IN_STRIP // (len(alone_KK) * segments.width)))
     for start in range(0, segments.height, step):
         rows = slice(start, min(start + step, segments.height))
         index = torch.arange(rows.start, rows.stop)

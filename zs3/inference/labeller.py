@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from zs3.checkpoint import Checkpoint, load_checkpoint
-from zs3.classification.classifier import Namer, mean_score_map
+from zs3.classification.classifier import SegmentClassifier, mean_score_map
 from zs3.classification.pixel_level import CellLogits, paint_pixels
 from zs3.classification.provenance import provenance
 from zs3.config import NamingSettings, SegmentSettings, digest_of
@@ -45,22 +44,20 @@ class Labeller:
         segmenting: SegmentSettings | None = None,
         naming: NamingSettings | None = None,
         cache_dir: Path | None = None,
-        namer: Namer | None = None,
+        namer: SegmentClassifier | None = None,
     ) -> None:
         segmenting = segmenting or checkpoint.recipe.segmenting
         self.segmenter = segmenter_of(checkpoint, segmenting, device=device)
-        self.namer = namer or Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
+        self.namer = namer or SegmentClassifier(
+            checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir
+        )
         self.seen, self.names = self.namer.seen, self.namer.names
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
         """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
-        segmenter, namer = self.segmenter, self.namer
-        if segmenter.settings.prune == "none" or segmenter.encoder is None:
-            return [namer.name(segments) for segments in segmenter.segment(pictures)]
-        grouped = [segmenter.group(picture) for picture in pictures]
-        return [namer.name_pruned(one.segments, partial(segmenter.embed, one)) for one in grouped]
+        return [self.namer.name(segments) for segments in self.segmenter.segment(pictures)]
 
 
 class PixelLabeller:
@@ -87,7 +84,7 @@ class PixelLabeller:
         segmenting: SegmentSettings | None = None,
         naming: NamingSettings | None = None,
         cache_dir: Path | None = None,
-        namer: Namer | None = None,
+        namer: SegmentClassifier | None = None,
     ) -> None:
         recipe, network = checkpoint.recipe, checkpoint.network()
         if not isinstance(network, PixelLevel):
@@ -97,7 +94,7 @@ class PixelLabeller:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.segmenting, self.naming = segmenting or recipe.segmenting, naming or recipe.naming
-        namer = namer or Namer(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
+        namer = namer or SegmentClassifier(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
         self.seen, self.names = namer.seen, namer.names
         self._bank_CD = torch.from_numpy(namer.query_bank.embeddings).to(device)
         self._seen_C = torch.tensor(list(self.seen.values()))
@@ -159,7 +156,7 @@ def seen_bank(checkpoint: Checkpoint, device: torch.device) -> torch.Tensor:
 
 
 def load_labeller(
-    checkpoint: str, vocabulary: Vocabulary, device: str = "cpu", names: Namer | None = None
+    checkpoint: str, vocabulary: Vocabulary, device: str = "cpu", names: SegmentClassifier | None = None
 ) -> Labeller | PixelLabeller:
     """The labeller of a shipped name, folder or uri, on the device called `device`.
 

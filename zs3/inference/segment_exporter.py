@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from zs3.checkpoint import Checkpoint, load_checkpoint
-from zs3.classification.classifier import Namer
+from zs3.classification.classifier import SegmentClassifier
 from zs3.classification.provenance import provenance
 from zs3.classification.scores import class_scores
 from zs3.config import digest_of
 from zs3.inference.labeller import segmenter_of
-from zs3.segmentation.external_masks import given_segments
+from zs3.segmentation.external_masks import external_segments
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 MANY_CLASSES_IGNORE_ID = 65535
 
 
-class Grouper:
+class SegmentExporter:
     """A checkpoint, ready to turn pictures into segments: what `Labeller` does before names come in.
 
     Attributes:
@@ -37,7 +37,7 @@ class Grouper:
         self.provenance = segments_provenance(checkpoint, store)
         self.digest = digest_of(self.provenance)
         self._seen = (
-            Namer(checkpoint, seen_vocabulary(checkpoint), device=device)
+            SegmentClassifier(checkpoint, seen_vocabulary(checkpoint), device=device)
             if checkpoint.recipe.segmenting.image_branch
             else None
         )
@@ -49,7 +49,7 @@ class Grouper:
     def take(self, picture: np.ndarray, given: np.ndarray) -> tuple[Segments, float]:
         """As `group` for one picture, with (G, H, W) int8 logits of given masks instead of its own
         (`zs3.segmentation.external_masks`)."""
-        segments = given_segments(self.segmenter, picture, given)
+        segments = external_segments(self.segmenter, picture, given)
         return segments, self._disagreement(segments)
 
     def _disagreement(self, segments: Segments) -> float:
@@ -112,6 +112,6 @@ def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
     }
 
 
-def load_grouper(checkpoint: str, store: str, device: str = "cpu") -> Grouper:
+def load_segment_exporter(checkpoint: str, store: str, device: str = "cpu") -> SegmentExporter:
     """The grouper of a shipped name, folder or uri, on the device called `device`."""
-    return Grouper(load_checkpoint(checkpoint), store, device=torch.device(device))
+    return SegmentExporter(load_checkpoint(checkpoint), store, device=torch.device(device))

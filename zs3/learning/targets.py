@@ -73,9 +73,9 @@ def targets_from_labels(
     train[used] = table[label_map[used]]
     outside |= train == _UNKNOWN
     if outside.any():
-        strangers = np.unique(label_map[outside])[:10].tolist()
+        unknown = np.unique(label_map[outside])[:10].tolist()
         raise ValueError(
-            f"labels hold ids {strangers}, which are neither in the class index ({len(table)} ids) nor the "
+            f"labels hold ids {unknown}, which are neither in the class index ({len(table)} ids) nor the "
             f"ignore id {ignore_id}; give them an index, or {EXCLUDED} to exclude them"
         )
     classes = np.unique(train[train >= 0])

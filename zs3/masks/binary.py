@@ -18,10 +18,10 @@ from pycocotools import mask as coco_mask
 INSIDE = np.int8(127)
 """The logit of a pixel inside; outside it is the negative."""
 
-MOST_CELLS = 1 << 30
+MAX_CELLS = 1 << 30
 """Masks times pixels that one picture may have: a gigabyte of logits, 341 masks of 2048x1536."""
 
-LONGEST_NUMBER = 7
+MAX_NUMBER_LENGTH = 7
 """Characters of one number in compressed run lengths, of 5 bits each: enough for any picture."""
 
 Masks = NDArray[np.int8]
@@ -53,12 +53,12 @@ def unpack_masks(data: bytes, height: int, width: int) -> Masks:
     return masks_KHW
 
 
-def encode_hard(masks_KHW: Masks) -> bytes:
+def encode_binary(masks_KHW: Masks) -> bytes:
     """Int8 logits as bytes, for the mask store of that name."""
     return pack_masks(mask_HW > 0 for mask_HW in masks_KHW)
 
 
-def decode_hard(data: bytes, shape_KHW: tuple[int, int, int]) -> Masks:
+def decode_binary(data: bytes, shape_KHW: tuple[int, int, int]) -> Masks:
     """Those bytes and (K, H, W) → int8 logits.
 
     Raises:
@@ -83,7 +83,7 @@ def run_lengths(code: bytes) -> NDArray[np.int64]:
     ends = np.flatnonzero(~goes_on)
     starts = np.concatenate(([0], ends[:-1] + 1))
     places = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
-    if places.max() >= LONGEST_NUMBER:
+    if places.max() >= MAX_NUMBER_LENGTH:
         raise ValueError(f"compressed run lengths hold a number of {places.max() + 1} characters")
     numbers = np.add.reduceat((digits & 31) << (5 * places), starts)
     numbers -= np.where(digits[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)

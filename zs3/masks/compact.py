@@ -30,7 +30,7 @@ _HEAD = struct.Struct("<Hf")
 _PLANE = struct.Struct("<iI")
 
 
-def encode_planes(mask_logits_Khw: NDArray[np.float32], step: float = STEP) -> bytes:
+def encode_low_rank(mask_logits_Khw: NDArray[np.float32], step: float = STEP) -> bytes:
     """The masks as bytes; see the module.
 
     Args:
@@ -55,8 +55,8 @@ def encode_planes(mask_logits_Khw: NDArray[np.float32], step: float = STEP) -> b
     return b"".join(parts)
 
 
-def decode_planes(data: bytes, shape_Khw: tuple[int, int, int]) -> NDArray[np.float32]:
-    """(K, h, w) logits from `encode_planes`.
+def decode_low_rank(data: bytes, shape_Khw: tuple[int, int, int]) -> NDArray[np.float32]:
+    """(K, h, w) logits from `encode_low_rank`.
 
     Raises:
         ValueError, OSError, struct.error: the bytes are not masks of this shape.

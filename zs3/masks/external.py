@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from zs3.images.codec import ImageError, decode_label_png
-from zs3.masks.binary import MOST_CELLS, mask_of_runs, run_lengths
+from zs3.masks.binary import MAX_CELLS, mask_of_runs, run_lengths
 
 Kind = Literal["missing", "wrong_size", "damaged", "too_many"]
 Size = tuple[int, int]
@@ -139,7 +139,7 @@ def _check_size(found: tuple[Any, ...], picture_hw: Size, name: str) -> None:
 
 
 def _check_number(count: int, picture_hw: Size, name: str) -> None:
-    most = MOST_CELLS // (picture_hw[0] * picture_hw[1])
+    most = MAX_CELLS // (picture_hw[0] * picture_hw[1])
     if count > most:
         raise ProposalError(
             "too_many",

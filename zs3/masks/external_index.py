@@ -113,7 +113,7 @@ def _of_results(
         if image_id.isascii() and image_id.isdecimal():
             numbers.setdefault(image_id.lstrip("0"), []).append(image_id)
     found: dict[str, tuple[list[Any], list[Any] | None]] = {image_id: ([], None) for image_id in ids}
-    strangers = []
+    unmatched = []
     for result in results:
         told = str(_field(source, "result", result, "image_id"))
         segmentation = _field(source, "result", result, "segmentation")
@@ -125,9 +125,9 @@ def _of_results(
         if same:
             found[same[0]][0].append(segmentation)
         else:
-            strangers.append(told)
-    if len(strangers) == len(results):
-        raise no_image(source, strangers, ids)
+            unmatched.append(told)
+    if len(unmatched) == len(results):
+        raise no_image(source, unmatched, ids)
     return found
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zs3.masks.binary import decode_hard, encode_hard
-from zs3.masks.compact import decode_planes, encode_planes
+from zs3.masks.binary import decode_binary, encode_binary
+from zs3.masks.compact import decode_low_rank, encode_low_rank
 
 LOSSLESS, COMPACT, HARD = "lossless", "compact", "hard"
 
@@ -101,7 +101,7 @@ def mask_store(name: str) -> MaskStore:
 
 
 def _any_store(name: str) -> MaskStore:
-    return _HARD if name == HARD else mask_store(name)
+    return _BINARY if name == HARD else mask_store(name)
 
 
 def pack(numbers: NDArray[np.generic]) -> bytes:
@@ -138,7 +138,7 @@ def _decode_lossless(data: bytes, shape_Khw: tuple[int, int, int]) -> Masks:
 
 
 STORES = {
-    COMPACT: MaskStore(encode=encode_planes, decode=decode_planes),
+    COMPACT: MaskStore(encode=encode_low_rank, decode=decode_low_rank),
     LOSSLESS: MaskStore(encode=pack, decode=_decode_lossless),
 }
-_HARD = MaskStore(encode=encode_hard, decode=decode_hard)
+_BINARY = MaskStore(encode=encode_binary, decode=decode_binary)

@@ -65,7 +65,7 @@ def paired(
     """
     sums = (Sums(classes, protocol), Sums(classes, protocol))
     drawn = [
-        resampled(one.watched(rows()), images, replicates=replicates, seed=seed)
+        resampled(one.iterate_with_timeout(rows()), images, replicates=replicates, seed=seed)
         for one, rows in zip(sums, (first, second), strict=True)
     ]
     again = [map(one.columns, rows()) for one, rows in zip(sums, (first, second), strict=True)]

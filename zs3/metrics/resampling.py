@@ -80,7 +80,7 @@ def ranges(
         seed: chooses them.
     """
     sums = Sums(classes, protocol)
-    drawn = resampled(sums.watched(blocks), images, replicates=replicates, seed=seed)
+    drawn = resampled(sums.iterate_with_timeout(blocks), images, replicates=replicates, seed=seed)
     whole, replicated = sums.scores(sums.total[None]), sums.scores(drawn)
     enough_K = sums.images_with_class >= FEWEST
     means = {}
@@ -126,7 +126,7 @@ class Sums:
         self.total = np.zeros(6 * len(self._scored))
         self.images_with_class = np.zeros(len(self._scored), np.int64)
 
-    def watched(self, blocks: Iterable[pa.Table]) -> Iterator[np.ndarray]:
+    def iterate_with_timeout(self, blocks: Iterable[pa.Table]) -> Iterator[np.ndarray]:
         """(n, C) counts of each block, added to the totals as they pass."""
         for block in blocks:
             counts = self.columns(block)

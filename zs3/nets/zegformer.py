@@ -70,7 +70,7 @@ class LayerOutput(NamedTuple):
 
     embeddings_BQD: Tensor
     """Unit-length segment embeddings."""
-    void_logits_BQ: Tensor
+    no_object_logits_BQ: Tensor
     """Logit of `no object`, already divided by the temperature."""
     mask_logits_BQhw: Tensor
     """Mask logits at stride 4."""
@@ -168,4 +168,4 @@ def class_logits(output: LayerOutput, bank_CD: Tensor, temperature: float) -> Te
         temperature: τ, the one the void logits were made with.
     """
     classes = output.embeddings_BQD @ bank_CD.T / temperature
-    return torch.cat((classes, output.void_logits_BQ[..., None]), dim=-1)
+    return torch.cat((classes, output.no_object_logits_BQ[..., None]), dim=-1)

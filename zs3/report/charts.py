@@ -7,7 +7,7 @@ from typing import Any
 SIDE = 300
 """Of a chart's square, in its own units."""
 _SMALLEST_DOT, _LARGEST_DOT = 3.0, 11.0
-_STEPS, _MOST_STEPS = (1, 2, 5, 10, 20), 6
+_STEPS, _MAX_STEPS = (1, 2, 5, 10, 20), 6
 _ROOM = 1.15
 
 
@@ -61,7 +61,7 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     top = min(100.0, _ROOM * max(1.0, *(max(point["seen"], point["unseen"]) for point in points)))
 
-    step = next(step for step in _STEPS if top / step <= _MOST_STEPS)
+    step = next(step for step in _STEPS if top / step <= _MAX_STEPS)
 
     def place(seen: float, unseen: float) -> tuple[float, float]:
         return _rounded(seen / top * SIDE), _rounded((1 - unseen / top) * SIDE)

@@ -13,13 +13,13 @@ from zs3.vocabulary import Vocabulary
 
 # H W pixels
 
-LARGEST_SIDE_PX, SMALLEST_SIDE_PX = 640, 160
+MAX_SIDE_PX, MIN_SIDE_PX = 640, 160
 GALLERY_BYTES = 16_000_000
 """What all pictures together may take in a page of 20 MB."""
 _BYTES_PER_PIXEL = 0.8
 """Of a photograph as JPEG with its layers, in base64: 0.2 to 0.6 on photographs, and something to spare."""
 KINDS = ("worst", "best", "random")
-MOST_IMAGES = int(GALLERY_BYTES / _BYTES_PER_PIXEL / SMALLEST_SIDE_PX**2)
+MAX_IMAGES = int(GALLERY_BYTES / _BYTES_PER_PIXEL / MIN_SIDE_PX**2)
 """More are not drawn, however many are asked for: they would be too small to tell anything."""
 
 
@@ -66,7 +66,7 @@ class GalleryItem:
 def picture_side(count: int) -> int:
     """How long the longer side of a picture may be, in pixels, where `count` of them share the room."""
     room = GALLERY_BYTES / max(1, count) / _BYTES_PER_PIXEL
-    return int(min(LARGEST_SIDE_PX, max(SMALLEST_SIDE_PX, math.sqrt(room))))
+    return int(min(MAX_SIDE_PX, max(MIN_SIDE_PX, math.sqrt(room))))
 
 
 def fitting(items: Sequence[GalleryItem], room: int) -> list[GalleryItem]:
@@ -93,7 +93,7 @@ def gallery_item(
     image_id: str,
     kind: str,
     protocol: Protocol = PROTOCOLS["zs3"],
-    side_px: int = LARGEST_SIDE_PX,
+    side_px: int = MAX_SIDE_PX,
 ) -> GalleryItem:
     """Photograph, truth, prediction and errors of one image, with a legend.
 

@@ -20,7 +20,7 @@ from zs3.report.left_out import left_out
 from zs3.report.measures import measured
 from zs3.report.mistakes import largest, matrix
 
-LARGEST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 """Of the page; images that would exceed it are left out, and the page says so."""
 _ALLOWED = "; ".join(
     (
@@ -54,9 +54,7 @@ _WORDS = {
 """What people call parts of the provenance."""
 
 
-def render(
-    report: Mapping[str, Any], gallery: Sequence[GalleryItem], *, limit_bytes: int = LARGEST_BYTES
-) -> str:
+def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem], *, limit_bytes: int = MAX_BYTES) -> str:
     """The page: scores, classes, mistakes, charts, images, failures, protocol and provenance; every value is escaped.
 
     Args:
@@ -200,7 +198,7 @@ def _shortage(report: Mapping[str, Any], count: int) -> str:
         return ""
     return (
         f"{asked:,} were asked for, and {count:,} are shown: the others have no room in a page of "
-        f"{LARGEST_BYTES // 1_000_000} MB, or no score or photograph to show."
+        f"{MAX_BYTES // 1_000_000} MB, or no score or photograph to show."
     )
 
 

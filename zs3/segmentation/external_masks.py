@@ -24,7 +24,7 @@ SURELY_AN_OBJECT = -1e4
 
 
 @torch.inference_mode()
-def given_segments(
+def external_segments(
     segmenter: Segmenter, pixels_HW3: NDArray[np.uint8], masks_GHW: NDArray[np.int8]
 ) -> Segments:
     """The segments of a picture whose masks are given, in their order, on the CPU.
@@ -51,7 +51,7 @@ def given_segments(
         mask_logits_Khw=torch.from_numpy(masks_GHW),
         query_embeddings_KD=found.query_embeddings_KD[nearest_G],
         image_embeddings_KE=embeddings_GE,
-        void_logits_K=torch.full((len(masks_GHW),), SURELY_AN_OBJECT),
+        no_object_logits_K=torch.full((len(masks_GHW),), SURELY_AN_OBJECT),
         padded_hw=(height, width),
         resized_hw=(height, width),
         height=height,

@@ -143,7 +143,7 @@ class Segmenter:
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
         output = self.network(x[None].contiguous(memory_format=torch.channels_last))[-1]
         masks, padded_hw = output.mask_logits_BQhw[0].float(), (x.shape[1], x.shape[2])
-        embeddings, void = output.embeddings_BQD[0], output.void_logits_BQ[0]
+        embeddings, void = output.embeddings_BQD[0], output.no_object_logits_BQ[0]
         if self.settings.min_share > 0:
             assert self.seen_bank_CD is not None
             logits = class_logits(output, self.seen_bank_CD, config.temperature)[0]
@@ -154,7 +154,7 @@ class Segmenter:
             mask_logits_Khw=masks.cpu(),
             query_embeddings_KD=embeddings.cpu(),
             image_embeddings_KE=torch.zeros(len(masks), 0),
-            void_logits_K=void.cpu(),
+            no_object_logits_K=void.cpu(),
             padded_hw=padded_hw,
             resized_hw=(resized.shape[1], resized.shape[2]),
             height=pixels_HW3.shape[0],

@@ -21,7 +21,7 @@ class Segments:
     """(K, D) float32 unit rows from the query branch."""
     image_embeddings_KE: Tensor
     """(K, E) float32 unit rows from the image encoder; (K, 0) without an image branch, zeros where no crop was made."""
-    void_logits_K: Tensor
+    no_object_logits_K: Tensor
     """(K,) float32 logits of `no object`, on the scale of the query branch's class logits."""
     padded_hw: tuple[int, int]
     """Size of the padded network input, in pixels."""
@@ -32,6 +32,6 @@ class Segments:
     width: int
 
     @property
-    def hard(self) -> bool:
+    def binary(self) -> bool:
         """Whether the masks were given: they may then leave pixels to no segment, where predicted ones never do."""
         return self.mask_logits_Khw.dtype == torch.int8

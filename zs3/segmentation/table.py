@@ -66,7 +66,7 @@ def segments_row(
         _stored(rows, store) for rows in (segments.query_embeddings_KD, segments.image_embeddings_KE)
     )
     masks = segments.mask_logits_Khw.numpy()
-    masks_in = HARD if segments.hard else store
+    masks_in = HARD if segments.binary else store
     return {
         "image_id": image_id,
         "uri": uri,
@@ -84,7 +84,7 @@ def segments_row(
         "mask_store": masks_in,
         "query_embeddings": query,
         "image_embeddings": image,
-        "void_logits": segments.void_logits_K.numpy(),
+        "void_logits": segments.no_object_logits_K.numpy(),
         "disagreement": disagreement,
         "run": run,
     }
@@ -110,7 +110,7 @@ def segments_at(rows: pa.Table, index: int) -> Segments:
         mask_logits_Khw=torch.from_numpy(masks),
         query_embeddings_KD=_rows(value["query_embeddings"], count),
         image_embeddings_KE=_rows(value["image_embeddings"], count),
-        void_logits_K=torch.from_numpy(void),
+        no_object_logits_K=torch.from_numpy(void),
         padded_hw=padded,
         resized_hw=resized,
         height=value["height"].as_py(),

@@ -31,7 +31,7 @@ the class whose embedding the segment has. With `zs3-mini` this is a cosine of 0
 the 20 VOC classes, 4 pairs of the 171 of COCO-Stuff (train and railroad lead), 87 of the 847 of ADE20K-Full (grille and
 grill, soap and soaps)."""
 
-LEAST_COSINE = 0.8
+MIN_COSINE = 0.8
 """Two classes less parallel than this are not close, however soft the comparison."""
 
 TOLD = 5
@@ -53,7 +53,7 @@ class Compared:
     @property
     def close(self) -> float:
         """Cosine from which two classes are close."""
-        return min(IDENTICAL, max(LEAST_COSINE, 1 - CLOSE_LOGITS / self.logit_scale))
+        return min(IDENTICAL, max(MIN_COSINE, 1 - CLOSE_LOGITS / self.logit_scale))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def close_pairs(entries: Sequence[ClassEntry], compared: Sequence[Compared]) -> 
     return sorted(found, key=lambda pair: -max(pair.cosines.values()))
 
 
-def told(pairs: Sequence[ClosePair]) -> list[str]:
+def confusable_warnings(pairs: Sequence[ClosePair]) -> list[str]:
     """The nearest pairs in a line each, and one line that counts the rest."""
     lines = [str(pair) for pair in pairs[:TOLD]]
     if len(pairs) > TOLD:

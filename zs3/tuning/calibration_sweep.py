@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zs3.classification.painting import contenders, handicaps, masks_of_rows, pixel_scores_of_masks, unreached
+from zs3.classification.painting import (
+    calibration_offsets,
+    candidate_classes,
+    masks_of_rows,
+    pixel_scores_of_masks,
+    uncovered_pixels,
+)
 from zs3.metrics import UNLABELLED, Confusion, confusion, total
 from zs3.metrics.confusions import joined, where
 from zs3.segmentation.segments import Segments
@@ -98,7 +104,7 @@ def swept(
         such confusions over pictures are what `confusion_at` reads.
     """
     parts: dict[Key, list[Confusion]] = {}
-    bare_HW = unreached(segments).numpy() if segments.hard else None
+    bare_HW = uncovered_pixels(segments).numpy() if segments.binary else None
     held = [(sign, gammas.of(sign)) for sign in SIGNS]
     ids_C = ids_C.astype(np.int32)  # half the memory to move, and codes stay far below 2^31
     for rows in _strips(segments, len(seen_C)):
@@ -112,7 +118,7 @@ def swept(
             for place, (sign, values) in enumerate(held):
                 if sign == 0 and not values:
                     continue
-                classes_N = contenders(scores_KC, handicaps(seen_C, sign) > 0)
+                classes_N = candidate_classes(scores_KC, calibration_offsets(seen_C, sign) > 0)
                 weighed = tuple(classes_N.tolist())
                 if weighed not in bests:
                     volume_NX = pixel_scores_of_masks(masks, scores_KC[:, classes_N]).flatten(1)

@@ -15,10 +15,10 @@ from zs3.tuning.calibration_sweep import Gammas
 OWN = "own"
 """Among prompt sets: the one that each branch of the checkpoint has."""
 
-MOST_NAMINGS = 1000
+MAX_NAMINGS = 1000
 """Each is painted three times for every picture."""
 
-MOST_GAMMAS = 1000
+MAX_GAMMAS = 1000
 
 Branches = Literal["both", "both_own", "both_for_every_class", "query", "image"]
 
@@ -71,9 +71,9 @@ def gammas_of(grid: NamingGrid, own: NamingSettings) -> Gammas:
         ValueError: one cannot be tried.
     """
     values = _given("calibration", grid.calibration, (own.calibration,), math.isfinite, "a finite number")
-    if len(values) > MOST_GAMMAS:
+    if len(values) > MAX_GAMMAS:
         raise ValueError(
-            f"calibration is to be tried at {len(values)} values; at most {MOST_GAMMAS} are of use"
+            f"calibration is to be tried at {len(values)} values; at most {MAX_GAMMAS} are of use"
         )
     return Gammas(values=tuple(sorted({*map(float, values), own.calibration})))
 
@@ -114,9 +114,9 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
     held = set(own_templates)
     names = dict.fromkeys(None if one == OWN or not held or {one} == held else one for one in prompts)
     count = math.prod(map(len, axes.values())) * len(names)
-    if count > MOST_NAMINGS:
+    if count > MAX_NAMINGS:
         raise ValueError(
-            f"the grid crosses to {count} ways of naming beside γ, at most {MOST_NAMINGS} are tried; "
+            f"the grid crosses to {count} ways of naming beside γ, at most {MAX_NAMINGS} are tried; "
             "give fewer values, and go on from the best ones"
         )
     tried = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zs3.checkpoint import Checkpoint
-from zs3.classification.classifier import Namer
+from zs3.classification.classifier import SegmentClassifier
 from zs3.classification.settings import with_prompt_set
 from zs3.metrics import Confusion
 from zs3.segmentation.segments import Segments
@@ -24,7 +24,7 @@ from zs3.vocabulary import Vocabulary
 class Trials:
     """Namers of one checkpoint and class list, which differ in their settings. They travel to other processes."""
 
-    namers: tuple[Namer, ...]
+    namers: tuple[SegmentClassifier, ...]
 
     def sweep(
         self,
@@ -74,11 +74,11 @@ def load_trials(
     checkpoint: Checkpoint, vocabulary: Vocabulary, namings: Sequence[Naming], *, device: torch.device
 ) -> Trials:
     """The namers of all namings; each prompt set is encoded once."""
-    encoded: dict[str | None, Namer] = {}
+    encoded: dict[str | None, SegmentClassifier] = {}
     for naming in namings:
         if naming.templates not in encoded:
             held = with_prompt_set(checkpoint, naming.templates)
-            encoded[naming.templates] = Namer(held, vocabulary, naming.settings, device=device)
+            encoded[naming.templates] = SegmentClassifier(held, vocabulary, naming.settings, device=device)
     return Trials(
         namers=tuple(encoded[naming.templates].with_settings(naming.settings) for naming in namings)
     )

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from pipelines.comparison.label_changes import churn
 from pipelines.execution import Execution
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tables.label_table import open_labels_at
 from zs3.tables import LABELS, label_rows
 
@@ -28,7 +28,7 @@ def table(uri: Path, maps: dict[str, np.ndarray], names: dict[int, str], per_fil
         publish(
             held,
             LABELS,
-            [write_part(str(uri), pa.Table.from_pylist(rows, schema=LABELS))],
+            [write_data_file(str(uri), pa.Table.from_pylist(rows, schema=LABELS))],
             run="r",
             written_ms=0,
         )

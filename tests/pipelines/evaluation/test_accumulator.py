@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.accumulator import Tally
+from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth, open_truth
-from pipelines.evaluation.image_scores import SKETCHES
+from pipelines.evaluation.image_scores import IMAGE_SCORES
 from zs3.evaluation.matching import chosen
 from zs3.images.codec import encode_label_png
 from zs3.metrics import PROTOCOLS
@@ -31,11 +31,11 @@ def sketch(image_id: str, **changes: Any) -> dict[str, Any]:
     row = {"image_id": image_id, **lists, "truth": [1, 1], "prediction": [1, 2], "pixels": [7, 3]}
     row |= {"file": f"file of {image_id}", "miou": 70.0, "truth_digest": f"digest of {image_id}"}
     row |= {"has_truth": True, "names": ["cat"], "failure": None, "error": None, "oracles": None}
-    return pa.Table.from_pylist([row | changes], schema=SKETCHES).to_pylist()[0]
+    return pa.Table.from_pylist([row | changes], schema=IMAGE_SCORES).to_pylist()[0]
 
 
 def test_every_image_is_of_one_kind_and_only_scored_ones_count(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
+    tally = EvaluationAccumulator(tmp_path)
     tally.leave_out(["left"])
     rows = [
         sketch("b"),
@@ -58,7 +58,7 @@ def test_every_image_is_of_one_kind_and_only_scored_ones_count(tmp_path: Path) -
 
 
 def test_an_image_in_two_places_is_an_error(tmp_path: Path) -> None:
-    tally = Tally(tmp_path)
+    tally = EvaluationAccumulator(tmp_path)
     tally.add([sketch("b"), sketch("a"), sketch("b")], TRUTH, PROTOCOLS["zs3"])
     tally.finish()
     count, (told,) = tally.errors(5)
@@ -77,7 +77,7 @@ def test_a_gallery_is_chosen_as_from_a_list_of_all_images(
     by_id = dict(zip(ids, mious, strict=True))
     found = {}
     for order in (ids, random.Random(seed).sample(ids, len(ids))):
-        tally = Tally(tmp_path_factory.mktemp("tally"))
+        tally = EvaluationAccumulator(tmp_path_factory.mktemp("tally"))
         tally.add([sketch(one, miou=by_id[one]) for one in order], TRUTH, PROTOCOLS["zs3"])
         tally.finish()
         found[tuple(order)] = chosen(tally.mious(count, seed), count, seed)
@@ -109,7 +109,7 @@ def test_tasks_find_their_images_and_what_was_not_scored_is_counted_without_a_li
     assert ref.id == "b" and str(ref.truth_uri).endswith("masks/b.png")
     assert [one.id for one in truth.dataset(["c"]).refs] == ["c"]
     assert "a" in truth and "z" not in truth and 3 not in truth
-    assert truth.strangers(iter([pa.table({"image_id": ["a", "z"]}), pa.table({"image_id": ["y"]})])) == [
+    assert truth.not_in_split(iter([pa.table({"image_id": ["a", "z"]}), pa.table({"image_id": ["y"]})])) == [
         "y",
         "z",
     ]

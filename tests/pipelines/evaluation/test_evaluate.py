@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
 from zs3.metrics import PROTOCOLS, UNLABELLED, confusion, scores, total
 from zs3.tables import FAILURES, LABELS, SCORES, failure_row, label_rows
@@ -100,7 +100,7 @@ def table(
     if vocabulary is not None:
         provenance["vocabulary"] = vocabulary.to_json()
     held = open_table(uri, LABELS, provenance)
-    parts = [write_part(uri, pa.Table.from_pylist(rows, schema=LABELS)) for rows in files]
+    parts = [write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS)) for rows in files]
     publish(held, LABELS, parts, run="r", written_ms=0)
     return str(out)
 
@@ -150,11 +150,11 @@ def test_how_rows_lie_in_files_and_old_versions_of_the_table_change_nothing(
     publish(
         DeltaTable(f"{spread}/labels"),
         LABELS,
-        [write_part(f"{spread}/labels", pa.Table.from_pylist(rows_of("c"), schema=LABELS))],
+        [write_data_file(f"{spread}/labels", pa.Table.from_pylist(rows_of("c"), schema=LABELS))],
         run="r",
         written_ms=0,
     )
-    write_part(f"{spread}/labels", pa.Table.from_pylist(rows_of("a"), schema=LABELS))
+    write_data_file(f"{spread}/labels", pa.Table.from_pylist(rows_of("a"), schema=LABELS))
     many = run(spread, farm, tmp_path / "out2")
     for report in (one, many):
         report["provenance"].pop("labels")
@@ -194,7 +194,7 @@ def test_images_without_labels_or_truth_stop_the_run_unless_allowed(
     failed = pa.Table.from_pylist(
         [failure_row("c", "c.png", "decode", ValueError("cut"), "r")], schema=FAILURES
     )
-    publish(failures, FAILURES, [write_part(f"{labels}/failures", failed)], run="r", written_ms=0)
+    publish(failures, FAILURES, [write_data_file(f"{labels}/failures", failed)], run="r", written_ms=0)
     message = refused(labels, farm, tmp_path / "out")
     assert "3 of 5 images" in message and "(c, d, e; 1 of them are in the table of failures)" in message
     assert "1 labelled images are not in it (stranger)" in message and "--allow-missing" in message

@@ -13,14 +13,14 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import Description, LabelRequest, Model
+from pipelines.labelling.label_plan import LabellerFactory, LabelRequest, ModelInfo
 from zs3.images.codec import encode_label_png
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SMALL = Execution(batch_size=2, images_per_block=2, cpus_per_actor=0.5, num_actors=1)
 
 
-def brightness() -> Model:
+def brightness() -> LabellerFactory:
     """A model that names pixels by brightness and fails on a picture whose corner is pure green."""
 
     def load(checkpoint, vocabulary, device):  # travels by value, so without names of this module
@@ -40,9 +40,9 @@ def brightness() -> Model:
         return Brightness()
 
     def describe(checkpoint, vocabulary):
-        return Description(digest="d", provenance={"weights": "d"}, seen={1: True, 2: True, 3: False})
+        return ModelInfo(digest="d", provenance={"weights": "d"}, seen={1: True, 2: True, 3: False})
 
-    return Model(load=load, describe=describe)
+    return LabellerFactory(load=load, describe=describe)
 
 
 @pytest.fixture(scope="module")

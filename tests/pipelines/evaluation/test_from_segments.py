@@ -17,12 +17,12 @@ from pipelines.evaluation.from_segments import described_names
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.labelling.name import name
-from pipelines.labelling.name_plan import NameModel, NameRequest
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.evaluation.oracles import ORACLES
 from zs3.images.codec import encode_label_png
-from zs3.inference.segment_exporter import Grouper
+from zs3.inference.segment_exporter import SegmentExporter
 from zs3.nets.zegformer import ZegFormer
 from zs3.segmentation.table import segments_row
 from zs3.tables import SEGMENTS
@@ -51,7 +51,7 @@ def world(tmp_path_factory, tiny_recipe):
     for part in ("images", "masks"):
         (root / "data" / part).mkdir(parents=True)
     draw = np.random.default_rng(2)
-    grouper = Grouper(load_checkpoint(str(root / "model")), "compact", device=torch.device("cpu"))
+    grouper = SegmentExporter(load_checkpoint(str(root / "model")), "compact", device=torch.device("cpu"))
     rows = []
     for image_id, size in zip(IDS, ((40, 70), (90, 61), (33, 33), (64, 48), (50, 50)), strict=True):
         pixels = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -75,7 +75,7 @@ def stored(root, rows, out, *, provenance):
     publish(
         held,
         SEGMENTS,
-        [write_part(uri, part) for part in (table.slice(0, 2), table.slice(2))],
+        [write_data_file(uri, part) for part in (table.slice(0, 2), table.slice(2))],
         run="r",
         written_ms=0,
     )
@@ -150,12 +150,12 @@ def test_tuned_settings_are_taken_and_say_where_they_were_tuned(world, tmp_path)
     asked = NameRequest(
         segments=str(root / "kept"), classes="voc", out=str(tmp_path), settings=str(tmp_path / "tune.json")
     )
-    held = described_names(asked, load_vocabulary("voc"), NameModel())
+    held = described_names(asked, load_vocabulary("voc"), SegmentClassifierFactory())
     assert held.namer().settings.calibration == 0.3
     assert held.labels.provenance["tuning"] == {"title": "other val"}
     (tmp_path / "tune.json").write_text(json.dumps(replace(tuned, checkpoint="f" * 64).to_json()))
     with pytest.raises(ValueError, match="tuned for the checkpoint ffffffffffff, and the segments are of"):
-        described_names(asked, load_vocabulary("voc"), NameModel())
+        described_names(asked, load_vocabulary("voc"), SegmentClassifierFactory())
 
 
 def refused(root, out, **changes):

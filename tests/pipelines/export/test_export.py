@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipelines.export.export import ExportRequest, ExportResult, export
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tables.label_table import EXPORTED_REGION, image_graph
 from zs3.export.paths import PARTIAL
 from zs3.tables import LABELS, label_map, label_rows
@@ -51,7 +51,7 @@ def table(
         for one in ids[start : start + per_file]:
             scores = dict.fromkeys(names, 0.25)
             rows += label_rows(one, f"s3://b/{one}.jpg", maps[one], names, {}, scores, "r", ignore_id=ignore)
-        parts.append(write_part(uri, pa.Table.from_pylist(rows, schema=LABELS)))
+        parts.append(write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS)))
     publish(held, LABELS, parts, run="r", written_ms=0)
     return str(out)
 
@@ -300,7 +300,9 @@ def test_pictures_of_one_name_are_refused_where_the_format_drops_their_extension
         for one in ("x/a.jpg", "x/a.png")
         for row in label_rows(one, f"/d/{one}", np.ones((2, 2), int), names, {}, {1: 0.5}, "r")
     ]
-    publish(held, LABELS, [write_part(uri, pa.Table.from_pylist(rows, schema=LABELS))], run="r", written_ms=0)
+    publish(
+        held, LABELS, [write_data_file(uri, pa.Table.from_pylist(rows, schema=LABELS))], run="r", written_ms=0
+    )
     with pytest.raises(ValueError, match=r"two images would be called SegmentationClass/x/a\.png"):
         run(str(tmp_path), "cvat", tmp_path / "out")
     run(str(tmp_path), "png", tmp_path / "png")
@@ -322,7 +324,7 @@ def test_tables_and_files_in_an_object_store_are_those_on_a_disk(
     table_there = f"s3://{bucket}/run"
     held = open_table(f"{table_there}/labels", LABELS, {"run": {"weights": "w"}, "vocabulary": VOC.to_json()})
     parts = [
-        write_part(f"{table_there}/labels", pq.read_table(path))
+        write_data_file(f"{table_there}/labels", pq.read_table(path))
         for path in sorted(Path(labels).rglob("*.parquet"))
     ]
     publish(held, LABELS, parts, run="r", written_ms=0)

@@ -14,9 +14,9 @@ from PIL import Image
 from jobs import label as label_door
 from jobs import name as name_door
 from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
-from pipelines.labelling.label_plan import Model, describe_labeller
+from pipelines.labelling.label_plan import LabellerFactory, describe_labeller
 from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.zs3.classification.test_painting import random_segments
 from zs3.checkpoint import save_checkpoint
 from zs3.nets.networks import build_network
@@ -80,9 +80,9 @@ def test_label_refuses_a_list_before_anything_is_written(here, checkpoint, capsy
 def test_a_labeller_takes_the_names_that_were_embedded_and_embeds_none(here, checkpoint, monkeypatch):
     vocabulary = load_vocabulary("near.txt")
     description = describe_labeller(checkpoint, vocabulary)
-    model = Model().with_names(description)
+    model = LabellerFactory().with_names(description)
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    ((expected, scores),) = Model().load(checkpoint, vocabulary, "cpu").label([picture])
+    ((expected, scores),) = LabellerFactory().load(checkpoint, vocabulary, "cpu").label([picture])
     monkeypatch.setattr("zs3.inference.labeller.class_bank", None)
     labeller = model.load(checkpoint, vocabulary, "cpu")
     ((labels, same_scores),) = labeller.label([picture])
@@ -114,7 +114,7 @@ def test_name_warns_and_refuses_as_label_does(here, checkpoint, capsys, caplog):
     row = segments_row(
         "i", str(here / "photos" / "i.png"), segments, 0.0, plan.target.digest, store="lossless"
     )
-    part = write_part(plan.target.uris["segments"], pa.Table.from_pylist([row], schema=SEGMENTS))
+    part = write_data_file(plan.target.uris["segments"], pa.Table.from_pylist([row], schema=SEGMENTS))
     publish(held, SEGMENTS, [part], run=plan.target.digest, written_ms=0)
     name = lambda classes, *more: name_door.main(  # noqa: E731
         ["--segments", "kept", "--classes", classes, "--out", "named", *more]

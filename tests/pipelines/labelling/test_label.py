@@ -19,10 +19,10 @@ from pipelines.labelling.label import label, label_graph, plan_label
 from pipelines.labelling.label_actor import LabelActor
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.runs.catalogue import list_images
-from pipelines.runs.rows import HOPELESS
-from pipelines.runs.run import Wave
+from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
+from pipelines.runs.run import Chunk
 from pipelines.tables.delta_reader import image_uris
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import GREEN, SMALL, colours, expected, picture, request_for, table
 from zs3.tables import LABELS
 from zs3.vocabulary import load_vocabulary
@@ -43,7 +43,7 @@ def labelled_before(request, count, model):
     plan = plan_label(request, model)
     held = open_table(f"{request.out}/labels", LABELS, plan.target.provenance)
     rows = expected(Path(request.images), {image_id for image_id, _ in plan.left.todo[:count]})
-    part = write_part(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
+    part = write_data_file(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
     publish(held, LABELS, [part], run=plan.description.digest, written_ms=0)
 
 
@@ -159,8 +159,8 @@ def test_decoding_stays_apart_from_the_actors(ray_session, photos):
     from ray.data._internal.logical.optimizers import get_execution_plan
 
     plan = plan_label(request_for(photos), colours())
-    wave = Wave(images=plan.left.todo.table(), total=len(plan.left.todo), notes="n")
-    dataset = label_graph(plan, wave, colours(), SMALL)
+    chunk = Chunk(images=plan.left.todo.table(), total=len(plan.left.todo), notes="n")
+    dataset = label_graph(plan, chunk, colours(), SMALL)
     operator, operators = get_execution_plan(dataset._logical_plan)[0].dag, []
     while operator.input_dependencies:
         operators.append(operator.name)
@@ -181,9 +181,11 @@ def test_an_actor_whose_model_fails_on_everything_gives_up(photos):
     for path in photos.iterdir():
         picture(path, corner=GREEN)
     actor, pixels = an_actor(photos, colours()), decoded(photos)
-    for _ in range(HOPELESS // 10):
+    for _ in range(MAX_CONSECUTIVE_FAILURES // 10):
         assert all(row["failures"] for row in actor(pixels).to_pylist())
-    with pytest.raises(RuntimeError, match=f"failed on {HOPELESS} images in a row.*green makes it fail"):
+    with pytest.raises(
+        RuntimeError, match=f"failed on {MAX_CONSECUTIVE_FAILURES} images in a row.*green makes it fail"
+    ):
         actor(pixels)
 
 

@@ -13,15 +13,20 @@ from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import Model, describe_labeller
+from pipelines.labelling.label_plan import LabellerFactory, describe_labeller
 from pipelines.labelling.name import NameActor, name, one_per_core, read_segments
 from pipelines.labelling.name_plan import NameRequest, describe_namer, load_namer, plan_name
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.labelling.segment import SegmentActor, segment
-from pipelines.labelling.segment_plan import SegmentModel, SegmentRequest, describe_grouper, plan_segment
+from pipelines.labelling.segment_plan import (
+    SegmentExporterFactory,
+    SegmentRequest,
+    describe_segment_exporter,
+    plan_segment,
+)
 from pipelines.runs.catalogue import catalogue_of
-from pipelines.runs.rows import HOPELESS
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.stored_segments import grouping, naming
 from zs3.checkpoint import save_checkpoint
 from zs3.config import digest_of
@@ -94,7 +99,9 @@ def segmented_before(photos, model):
     plan = plan_segment(to_segment(photos), model)
     held = open_table(plan.target.uris["segments"], SEGMENTS, plan.target.provenance)
     rows = segments_of(photos, model, plan.target.digest)
-    parts = [write_part(plan.target.uris["segments"], part) for part in (rows.slice(0, 6), rows.slice(6))]
+    parts = [
+        write_data_file(plan.target.uris["segments"], part) for part in (rows.slice(0, 6), rows.slice(6))
+    ]
     publish(held, SEGMENTS, parts, run=plan.target.digest, written_ms=0)
     return rows
 
@@ -149,13 +156,13 @@ def test_labels_are_names_of_stored_segments_bit_for_bit_under_one_digest(tmp_pa
     two = replace(ONE, threads=2)
     described = describe_labeller(checkpoint, vocabulary)
     labelled = LabelActor(
-        model=Model(), checkpoint=checkpoint, vocabulary=vocabulary, run=described.digest,
+        model=LabellerFactory(), checkpoint=checkpoint, vocabulary=vocabulary, run=described.digest,
         actors=two,
     )(decoded(tmp_path / "photos"))  # fmt: skip
 
-    parts = describe_grouper(checkpoint, "lossless")
+    parts = describe_segment_exporter(checkpoint, "lossless")
     stored = segments_of(
-        tmp_path / "photos", SegmentModel(), digest_of(parts), checkpoint=checkpoint, actors=two
+        tmp_path / "photos", SegmentExporterFactory(), digest_of(parts), checkpoint=checkpoint, actors=two
     )
     again = describe_namer(checkpoint, vocabulary, {}, parts)
     namer = pickle.loads(pickle.dumps(load_namer(checkpoint, vocabulary, {})))
@@ -192,12 +199,14 @@ def test_damaged_segments_of_an_image_fail_alone(photos):
 
 
 def test_a_namer_that_fails_on_everything_stops_the_run(photos):
-    for index in range(10, HOPELESS):
+    for index in range(10, MAX_CONSECUTIVE_FAILURES):
         picture(photos / f"i{index}.png", index)
     rows = segments_of(photos, grouping(), digest_of(grouping().describe("", "lossless")))
     vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
     namer = naming(broken=True).load("", vocabulary, {})
-    with pytest.raises(RuntimeError, match=f"failed on {HOPELESS} images in a row.*no name for this"):
+    with pytest.raises(
+        RuntimeError, match=f"failed on {MAX_CONSECUTIVE_FAILURES} images in a row.*no name for this"
+    ):
         NameActor(namer=namer, vocabulary=vocabulary, run="r", threads=1)(rows)
 
 

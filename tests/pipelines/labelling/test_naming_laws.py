@@ -18,7 +18,7 @@ from pipelines.runs.resume import Target, remaining
 from tests.support.in_process import run_here
 from tests.zs3.classification.test_painting import clear, random_segments
 from zs3.checkpoint import Checkpoint
-from zs3.classification.classifier import Namer
+from zs3.classification.classifier import SegmentClassifier
 from zs3.config import NamingSettings, TextConfig
 from zs3.segmentation.table import segments_row
 from zs3.tables import LABELS, SEGMENTS
@@ -53,7 +53,9 @@ def namer_of(tiny_recipe, tmp_path_factory):
     checkpoint = Checkpoint(
         origin="laws", recipe=recipe, state={}, seen_classes=("ape", "cod", "fox"), digest="0"
     )
-    return lambda vocabulary, naming: Namer(checkpoint, vocabulary, naming, device=torch.device("cpu"))
+    return lambda vocabulary, naming: SegmentClassifier(
+        checkpoint, vocabulary, naming, device=torch.device("cpu")
+    )
 
 
 def listed(names):

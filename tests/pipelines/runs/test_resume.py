@@ -9,10 +9,10 @@ from deltalake import DeltaTable
 
 import pipelines.runs.resume
 from pipelines.runs.catalogue import SHARD, Catalogue, catalogue_of
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.labelling.label import label
 from pipelines.labelling.label_plan import plan_label
-from pipelines.runs.committer import SHARD_FILES, Ledger
+from pipelines.runs.committer import SHARD_FILES, Committer
 from pipelines.runs.resume import Target, remaining
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 from zs3.tables import FAILURES, SHARDS
@@ -57,9 +57,9 @@ def test_waves_hold_every_image_once_and_in_order(tmp_path):
         out=str(tmp_path), results="failures", schema=FAILURES, provenance={"run": {"a": "b"}}, digest="r"
     )
     left = remaining(Catalogue(batches(ids)), target)
-    waves = list(left.todo.waves(6_000))
-    assert [wave.num_rows for wave in waves] == [6_000, 6_000, 6_000, 2_001]
-    assert [image_id for wave in waves for image_id in wave["image_id"].to_pylist()] == ids
+    chunks = list(left.todo.chunks(6_000))
+    assert [chunk.num_rows for chunk in chunks] == [6_000, 6_000, 6_000, 2_001]
+    assert [image_id for chunk in chunks for image_id in chunk["image_id"].to_pylist()] == ids
     assert left.todo[3] == ("00003", "s3://b/00003.jpg") and list(left.todo[:1]) == [
         ("00000", "s3://b/00000.jpg")
     ]
@@ -138,7 +138,7 @@ def test_a_finished_listing_opens_no_file_of_its_tables(ray_session, photos, mon
     request = request_for(photos)
     label(request, SMALL, model=colours())
     monkeypatch.setattr(
-        pipelines.runs.resume, "read_part", lambda *given: pytest.fail("opened a file of labels")
+        pipelines.runs.resume, "read_data_file", lambda *given: pytest.fail("opened a file of labels")
     )
     left = plan_label(request, colours()).left
     assert (len(left.todo), left.skipped) == (0, 6)
@@ -154,7 +154,7 @@ def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
         name: row[name] for name in ("image_id", "uri", "etag")
     }
     held = open_table(target.uris["failures"], FAILURES, target.provenance)
-    part = write_part(
+    part = write_data_file(
         target.uris["failures"], pa.Table.from_pylist([failed | {"attempts": 1}], schema=FAILURES)
     )
     publish(held, FAILURES, [part], run="w", written_ms=1)
@@ -177,7 +177,7 @@ def test_many_files_of_shards_become_one(tmp_path):
     }
     catalogue = Catalogue(batches([f"{number:06}" for number in range(50_000)]))
     left = remaining(catalogue, target)
-    ledger = Ledger(target, left, tables)
+    ledger = Committer(target, left, tables)
     for shard in list(left.open.values())[: SHARD_FILES + 3]:
         ledger._record([shard])
     held = DeltaTable(target.uris["shards"])

@@ -11,7 +11,7 @@ from PIL import Image
 
 import pipelines.runs.status
 from jobs import status as door
-from pipelines.tables.delta_writer import announce, open_table, publish, write_part
+from pipelines.tables.delta_writer import commit_start, open_table, publish, write_data_file
 from pipelines.execution import ActorPlan
 from pipelines.labelling.segment import SegmentActor
 from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
@@ -74,7 +74,7 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert (told.digest, told.listing) == (plan.target.digest, plan.left.listing)
     assert told.run == plan.target.provenance["run"]
 
-    announce(DeltaTable("kept/segments"), SEGMENTS, plan.target.digest, {"progress": begun(told)})
+    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.target.digest, {"progress": begun(told)})
     (again,) = status("kept")
     assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
         "a run that has begun is told"
@@ -137,7 +137,7 @@ def test_a_table_whose_log_tells_nothing_is_counted(tmp_path):
     (told,) = status(str(tmp_path))
     assert (told.done, told.failed, told.listed, told.left, told.state) == (0, 0, None, None, "stopped")
     rows = [_row(image_id, class_id) for image_id in "ab" for class_id in (1, 2)]
-    part = write_part(str(tmp_path / "labels"), pa.Table.from_pylist(rows, schema=LABELS))
+    part = write_data_file(str(tmp_path / "labels"), pa.Table.from_pylist(rows, schema=LABELS))
     publish(table, LABELS, [part], run="d", written_ms=0)
     (told,) = status(str(tmp_path))
     assert (told.done, told.listed, told.left_s, told.commits) == (2, None, None, ())

@@ -13,10 +13,10 @@ import pipelines.labelling.read_images
 from pipelines.execution import Execution
 from pipelines.labelling.label import label
 from pipelines.labelling.label_plan import plan_label
-from pipelines.runs.crash_journal import TRIES, Journal, given_up, remove_notes
+from pipelines.runs.crash_journal import TRIES, CrashJournal, given_up, remove_journals
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.runs.run import failure_limit
-from pipelines.runs.stall_timeout import StalledError, watched
+from pipelines.runs.stall_timeout import StalledError, iterate_with_timeout
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 
 YELLOW = (250, 250, 0)
@@ -72,7 +72,7 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
     for name in "abc":
         picture(tmp_path / f"{name}.png")
     refs = pa.table({"image_id": list("abc"), "uri": [str(tmp_path / f"{name}.png") for name in "abc"]})
-    monkeypatch.setattr(pipelines.runs.crash_journal, "notes_folder", lambda: tmp_path / "notes")
+    monkeypatch.setattr(pipelines.runs.crash_journal, "journals_folder", lambda: tmp_path / "notes")
     decode = pipelines.labelling.read_images.decode
 
     def crashes(content, max_pixels):
@@ -97,19 +97,19 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
 
 
 def test_a_journal_tells_the_dead_from_the_living(tmp_path):
-    mine = Journal("run", "label", tmp_path)
+    mine = CrashJournal("run", "label", tmp_path)
     mine.at(["living"])
     for images in (["x"], ["x"], ["y", "z"], []):
         if not (child := os.fork()):
-            Journal("run", "label", tmp_path).at(images)
+            CrashJournal("run", "label", tmp_path).at(images)
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
-    for other in (mine, Journal("run", "label", tmp_path)):
+    for other in (mine, CrashJournal("run", "label", tmp_path)):
         alone, suspects = other.crashes()
         assert (dict(alone), suspects) == ({"x": 2}, {"x", "y", "z"})
-    assert Journal("run", "decode", tmp_path).crashes() == ({}, frozenset())
-    assert Journal("later", "label", tmp_path).crashes() == ({}, frozenset())
-    remove_notes("run", tmp_path)
+    assert CrashJournal("run", "decode", tmp_path).crashes() == ({}, frozenset())
+    assert CrashJournal("later", "label", tmp_path).crashes() == ({}, frozenset())
+    remove_journals("run", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["later"]
     assert given_up(3).kind == "crash"
 
@@ -121,17 +121,17 @@ def test_silence_is_told_with_the_state_of_each_stage():
 
     seen = []
     with pytest.raises(StalledError, match=r"no image was finished for 0 s.*decoding: 3; labelling: 0"):
-        for value in watched(stream(), 0.05, lambda: "decoding: 3; labelling: 0"):
+        for value in iterate_with_timeout(stream(), 0.05, lambda: "decoding: 3; labelling: 0"):
             seen.append(value)
     assert seen == [1]
-    assert list(watched(iter(range(200)), 5, str)) == list(range(200))
+    assert list(iterate_with_timeout(iter(range(200)), 5, str)) == list(range(200))
 
     def breaks():
         yield 1
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        list(watched(breaks(), 5, str))
+        list(iterate_with_timeout(breaks(), 5, str))
 
 
 def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_session, photos):

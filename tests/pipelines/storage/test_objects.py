@@ -20,11 +20,11 @@ from pipelines.storage.objects import (
     CredentialsError,
     StorageDownError,
     environment_for_cluster,
-    patiently,
     storage_options,
     use_storage_options,
+    with_retries,
 )
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.object_store import LIMITED_BUCKET, Identity
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
@@ -206,7 +206,9 @@ def test_passing_errors_of_the_store_are_waited_out(object_store, bucket, tmp_pa
         table_there = open_table(uri, FAILURES, {"run": {"x": "1"}})
         row = {name: "x" for name in FAILURES.names} | {"attempts": 1}
         for index in range(4):
-            part = write_part(uri, pa.Table.from_pylist([{**row, "image_id": str(index)}], schema=FAILURES))
+            part = write_data_file(
+                uri, pa.Table.from_pylist([{**row, "image_id": str(index)}], schema=FAILURES)
+            )
             publish(table_there, FAILURES, [part], run="r", written_ms=1)
     at(object_store.environment())
     held = DeltaTable(uri, storage_options=storage_options(uri)).to_pyarrow_table()
@@ -232,11 +234,11 @@ def test_patience_waits_longer_each_time_and_ends():
         raise OSError("AWS Error SLOW_DOWN")
 
     with pytest.raises(OSError, match="SLOW_DOWN"):
-        patiently(fails, "s3://b/x", pause=pauses.append)
+        with_retries(fails, "s3://b/x", pause=pauses.append)
     assert len(pauses) == ATTEMPTS - 1 and pauses[-1] > pauses[0]
     pauses.clear()
     with pytest.raises(OSError):
-        patiently(fails, "/local/x", pause=pauses.append)
+        with_retries(fails, "/local/x", pause=pauses.append)
     assert pauses == [], "a disk does not get better by waiting"
 
 

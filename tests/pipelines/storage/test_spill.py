@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from pipelines.storage.atomic import whole_file, without_partial, write_whole
 from pipelines.storage.external_sort import sorted_rows
 from pipelines.storage.lookup_table import row_of
-from pipelines.storage.spill import Spool
+from pipelines.storage.spill import SpillFile
 
 SCHEMA = pa.schema({"image_id": pa.string(), "number": pa.int64()})
 
 
-def spool(folder: Path, ids: list[str], name: str = "rows") -> Spool:
-    held = Spool(folder, SCHEMA, name)
+def spool(folder: Path, ids: list[str], name: str = "rows") -> SpillFile:
+    held = SpillFile(folder, SCHEMA, name)
     for number, image_id in enumerate(ids):
         held.write(pa.table({"image_id": [image_id], "number": [number]}, schema=SCHEMA))
     return held

@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.tables.delta_reader import files_of, image_uris, provenance_of, table_uri
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.tables import FAILURES, LABELS
 
 PROVENANCE = {"run": {"weights": "w1", "vocabulary": "v1"}, "note": "anything"}
@@ -28,7 +28,7 @@ def uri(tmp_path):
 
 
 def add(table, uri, *ids):
-    publish(table, FAILURES, [write_part(uri, failures(*ids))], run="r", written_ms=1)
+    publish(table, FAILURES, [write_data_file(uri, failures(*ids))], run="r", written_ms=1)
 
 
 def test_a_new_table_is_empty_and_says_whose_it_is(uri):
@@ -40,7 +40,7 @@ def test_a_new_table_is_empty_and_says_whose_it_is(uri):
 
 def test_written_files_count_only_once_committed(uri):
     table = open_table(uri, FAILURES, PROVENANCE)
-    waiting = write_part(uri, failures("a", "b"))
+    waiting = write_data_file(uri, failures("a", "b"))
     assert image_uris(DeltaTable(uri)) == {}
     publish(table, FAILURES, [waiting], run="r", written_ms=1)
     assert image_uris(DeltaTable(uri)) == {"a": "xa", "b": "xb"}
@@ -50,7 +50,7 @@ def test_written_files_count_only_once_committed(uri):
 def test_duckdb_reads_the_table_past_orphans_and_half_written_files(uri, tmp_path):
     table = open_table(uri, FAILURES, PROVENANCE)
     add(table, uri, "a")
-    write_part(uri, failures("orphan"))
+    write_data_file(uri, failures("orphan"))
     (tmp_path / "out" / "failures" / "part-broken.parquet").write_bytes(b"PAR1")
     t = DeltaTable(uri).to_pyarrow_dataset()
     assert duckdb.sql("SELECT image_id FROM t").fetchall() == [("a",)]
@@ -94,7 +94,7 @@ def test_a_log_that_cannot_be_read_is_named(uri, tmp_path):
 
 def test_storage_that_refuses_a_commit_is_named_and_nothing_changes(uri, tmp_path):
     table = open_table(uri, FAILURES, PROVENANCE)
-    waiting = write_part(uri, failures("a"))
+    waiting = write_data_file(uri, failures("a"))
     log = tmp_path / "out/failures/_delta_log"
     log.rename(log.with_name("away"))
     log.write_text("a file where the log was")
@@ -110,8 +110,16 @@ def test_rows_of_replaced_images_leave_in_the_transaction_that_brings_others(uri
     add(table, uri, "it's", "b")
     add(table, uri, "c")
     before, version = table.file_uris(), table.version()
-    part = write_part(uri, failures("it's", "d"))
-    publish(table, FAILURES, [part], run="r", written_ms=1, replaced=["it's", "nowhere"], says={"told": 1})
+    part = write_data_file(uri, failures("it's", "d"))
+    publish(
+        table,
+        FAILURES,
+        [part],
+        run="r",
+        written_ms=1,
+        replaced=["it's", "nowhere"],
+        commit_metadata={"told": 1},
+    )
     held = DeltaTable(uri)
     assert held.version() == version + 1
     ids = held.to_pyarrow_table()["image_id"].to_pylist()
@@ -162,7 +170,7 @@ def test_a_commit_whose_answer_was_lost_counts_as_made(uri, monkeypatch):
 )
 def test_the_log_tells_which_files_can_hold_an_image(uri, ranges, files):
     table = open_table(uri, FAILURES, PROVENANCE)
-    parts = [write_part(uri, failures("a", "b")), write_part(uri, failures("c", "e"))]
+    parts = [write_data_file(uri, failures("a", "b")), write_data_file(uri, failures("c", "e"))]
     publish(table, FAILURES, parts, run="r", written_ms=1)
     assert set(files_of(table, ranges)) == {parts[index].path for index in files}
 

@@ -18,7 +18,7 @@ from pipelines.labelling.name_plan import NameRequest, load_namer, plan_name
 from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
 from pipelines.runs.catalogue import list_images
 from pipelines.tables.delta_reader import provenance_of
-from pipelines.tables.delta_writer import open_table, publish, write_part
+from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tuning.request import TuneRequest, plan_tune
 from pipelines.tuning.tune import TuneActor, sums_of, tune
 from zs3.checkpoint import save_checkpoint
@@ -88,13 +88,15 @@ def store_segments(here, out):
             mask_logits_Khw=4 * torch.randn(6, 4, 4, generator=draw),
             query_embeddings_KD=mixed / mixed.norm(dim=1, keepdim=True),
             image_embeddings_KE=torch.zeros(6, 0),
-            void_logits_K=4 * torch.randn(6, generator=draw),
+            no_object_logits_K=4 * torch.randn(6, generator=draw),
             padded_hw=(64, 96), resized_hw=(64, 90), height=height, width=width,
         )  # fmt: skip
         rows.append(segments_row(image_id, uri, segments, 0.0, plan.target.digest, store="lossless"))
     uri = plan.target.uris["segments"]
     held = open_table(uri, SEGMENTS, plan.target.provenance)
-    parts = [write_part(uri, pa.Table.from_pylist(part, schema=SEGMENTS)) for part in (rows[:4], rows[4:])]
+    parts = [
+        write_data_file(uri, pa.Table.from_pylist(part, schema=SEGMENTS)) for part in (rows[:4], rows[4:])
+    ]
     publish(held, SEGMENTS, parts, run=plan.target.digest, written_ms=0)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs3.classification.fusion import fuse
-from zs3.classification.painting import contenders, paint, pixel_scores, probabilities
+from zs3.classification.painting import candidate_classes, paint, pixel_scores, probabilities
 from zs3.classification.scores import class_scores
 from zs3.config import NamingSettings
 from zs3.segmentation.segments import Segments
@@ -36,7 +36,7 @@ def random_segments(seed, *, segments=5, classes=7, size=(37, 53)):
         mask_logits_Khw=3 * normal(segments, 8, 16),
         query_embeddings_KD=2 * normal(segments, classes),
         image_embeddings_KE=2 * normal(segments, classes),
-        void_logits_K=normal(segments),
+        no_object_logits_K=normal(segments),
         padded_hw=(32, 64),
         resized_hw=(30, 43),
         height=size[0],
@@ -67,7 +67,7 @@ def recorded(folder, record):
         mask_logits_Khw=torch.from_numpy(take("pred_masks")).float(),
         query_embeddings_KD=logits[:, :-1],
         image_embeddings_KE=torch.from_numpy(take("clip_logits")).float(),
-        void_logits_K=logits[:, -1],
+        no_object_logits_K=logits[:, -1],
         padded_hw=tuple(int(v) for v in take("padded_hw")),
         resized_hw=record["image_resized"].shape[1:],
         height=int(record["height"]),
@@ -114,7 +114,7 @@ def test_handmade_masks_of_every_crop_style_are_fused_and_painted_as_recorded(sh
         mask_logits_Khw=take("pred_masks")[index],
         query_embeddings_KD=logits[:, :-1],
         image_embeddings_KE=clip_logits,
-        void_logits_K=logits[:, -1],
+        no_object_logits_K=logits[:, -1],
         padded_hw=tuple(int(v) for v in numbers["padded_hw"]),
         resized_hw=numbers[f"image_resized{index}"].shape[1:],
         height=numbers[f"image{index}"].shape[0],
@@ -201,7 +201,7 @@ def test_without_seen_classes_the_image_branch_leads_everywhere():
 
 def test_a_segment_that_is_no_object_scores_low_for_every_class():
     segments = random_segments(12)
-    void = replace(segments, void_logits_K=segments.void_logits_K + 100)
+    void = replace(segments, no_object_logits_K=segments.no_object_logits_K + 100)
     assert float(scores_of(void, NamingSettings(), torch.arange(7) < 4).max()) < 1e-6
 
 
@@ -211,7 +211,7 @@ def test_classes_that_cannot_win_are_left_out_and_nothing_changes(seed, calibrat
     settings = NamingSettings(calibration=calibration, resize_first=resize_first)
     scores = scores_of(segments, settings, seen)
     scores[:, 8] = scores[:, 7] / 2  # both seen
-    left = contenders(scores, seen if calibration else torch.zeros_like(seen))
+    left = candidate_classes(scores, seen if calibration else torch.zeros_like(seen))
     assert 8 not in left
     index, best = paint(segments, scores, seen, settings)
     plain = pixel_scores(segments, scores, seen, settings).max(dim=0)

@@ -13,7 +13,7 @@ from tests.zs3.nets.test_parity import TINY, padded, worst
 from zs3.checkpoint import load_checkpoint
 from zs3.config import NamingSettings, SegmentSettings, TextConfig
 from zs3.convert.zegformer import CRITERION, LOGIT_SCALE, convert, inferred_recipe, network_state
-from zs3.convert.zegformer_names import PREDICTOR, official_name, our_name
+from zs3.convert.zegformer_names import PREDICTOR, our_name, released_name
 from zs3.encoders import EncoderConfig
 from zs3.inference.labeller import load_labeller
 from zs3.nets.networks import build_network
@@ -36,7 +36,7 @@ def small(tiny_recipe):
 def official_state(made):
     """Random weights of a recipe's network in the published layout."""
     torch.manual_seed(0)
-    state = {official_name(name): value for name, value in build_network(made.model).state_dict().items()}
+    state = {released_name(name): value for name, value in build_network(made.model).state_dict().items()}
     state[PREDICTOR + "bg_feature"] = state[PREDICTOR + "bg_feature"][None]
     state[LOGIT_SCALE] = torch.tensor([math.log(100)])
     state[CRITERION] = torch.ones(16)
@@ -64,7 +64,7 @@ def test_every_tensor_keeps_its_values_and_the_seen_classes_are_those_of_the_dat
     assert checkpoint.seen_classes[0] == "aeroplane" and checkpoint.seen_classes[-1] == "person"
     assert len(checkpoint.network().state_dict()) == len(state) - 2 == done.tensors
     for name, value in checkpoint.state.items():
-        assert torch.equal(value.flatten(), state[official_name(name)].flatten()), name
+        assert torch.equal(value.flatten(), state[released_name(name)].flatten()), name
 
 
 def test_a_bare_state_dict_converts_like_a_checkpoint(given, tmp_path):
@@ -188,7 +188,7 @@ def test_where_the_recipe_cannot_be_told_it_is_asked_for(length, blocks):
 @pytest.mark.parametrize("name", ["voc_r50", "coco_stuff_r101"])
 def test_names_go_to_the_published_ones_and_back(name, shared):
     ours = list(build_network(recipe(name).model).state_dict())
-    official = [official_name(one) for one in ours]
+    official = [released_name(one) for one in ours]
     assert [our_name(one) for one in official] == ours
     if name == "voc_r50":
         lines = (shared / "reference/fixtures/tiny/state_dict_keys.txt").read_text().splitlines()

@@ -19,7 +19,7 @@ def halves():
         mask_logits_Khw=logits,
         query_embeddings_KD=torch.eye(2),
         image_embeddings_KE=torch.zeros(2, 0),
-        void_logits_K=torch.zeros(2),
+        no_object_logits_K=torch.zeros(2),
         padded_hw=(8, 8),
         resized_hw=(8, 8),
         height=8,

@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.classification.settings import naming_provenance, naming_settings
 from zs3.inference.labeller import Labeller
-from zs3.inference.segment_exporter import Grouper, disagreement, load_grouper, segments_provenance
+from zs3.inference.segment_exporter import (
+    SegmentExporter,
+    disagreement,
+    load_segment_exporter,
+    segments_provenance,
+)
 from zs3.nets.zegformer import ZegFormer
 from zs3.vocabulary import parse_class_list
 
@@ -30,7 +35,7 @@ def checkpoint(tmp_path_factory, tiny_recipe):
 
 def test_a_grouper_gives_the_segments_of_a_labeller(checkpoint):
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    ((ours, apart),) = load_grouper(checkpoint.origin, "lossless").group([picture])
+    ((ours, apart),) = load_segment_exporter(checkpoint.origin, "lossless").group([picture])
     (theirs,) = Labeller(checkpoint, CLASSES, device=CPU).segmenter.segment([picture])
     assert torch.equal(ours.mask_logits_Khw, theirs.mask_logits_Khw)
     assert torch.equal(ours.query_embeddings_KD, theirs.query_embeddings_KD)
@@ -40,7 +45,7 @@ def test_a_grouper_gives_the_segments_of_a_labeller(checkpoint):
 def test_no_class_list_but_weights_settings_and_store_define_segments(checkpoint):
     parts = segments_provenance(checkpoint, "compact")
     assert set(parts) == {"checkpoint", "segmenting", "zs3", "store"}
-    assert Grouper(checkpoint, "compact", device=CPU).provenance == parts
+    assert SegmentExporter(checkpoint, "compact", device=CPU).provenance == parts
     assert parts != segments_provenance(checkpoint, "lossless")
     assert parts != segments_provenance(replace(checkpoint, digest="other"), "compact")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zs3.convert.zegformer import LOGIT_SCALE
-from zs3.convert.zegformer_names import from_official, our_name
+from zs3.convert.zegformer_names import from_released, our_name
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
 from zs3.learning.optimizer import (
     OptimizerSettings,
@@ -122,7 +122,7 @@ def test_schedule_values_by_hand() -> None:
 def tiny_network(folder: Path) -> ZegFormer:
     network = ZegFormer(TINY)
     state = torch.load(folder / "model_train.pth", weights_only=True)
-    network.load_state_dict(from_official(state.get("model", state)), strict=True)
+    network.load_state_dict(from_released(state.get("model", state)), strict=True)
     return network.train()
 
 

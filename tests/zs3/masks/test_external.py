@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from zs3.images.codec import ImageError, encode_label_png
-from zs3.masks.binary import MOST_CELLS
+from zs3.masks.binary import MAX_CELLS
 from zs3.masks.external import ProposalError, masks_of_coco, masks_of_label_png, masks_of_pngs
 
 SIZE = (6, 8)
@@ -110,7 +110,7 @@ def test_pngs_are_checked_before_they_are_decoded():
 
 def test_more_masks_than_fit_into_memory_are_refused():
     size = (1 << 15, 1 << 14)
-    assert 2 * size[0] * size[1] == MOST_CELLS
+    assert 2 * size[0] * size[1] == MAX_CELLS
     with pytest.raises(
         ProposalError, match="x has 3 masks; of a picture of 32768 x 16384, 2 fit into memory"
     ):

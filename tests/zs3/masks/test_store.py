@@ -5,18 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs3.masks.compact import STEP, decode_planes, encode_planes
+from zs3.masks.compact import STEP, decode_low_rank, encode_low_rank
 from zs3.masks.store import STORES, decode_masks, encode_masks, mask_store
 
 PADDED, RESIZED = (64, 96), (50, 90)
 
 
 def masks(seed, *, count=5, size=(16, 24), scale=20.0, noise=0.05):
-    """Smooth logits: a few random waves, mixed."""
+    """Smooth logits: a few random chunks, mixed."""
     draw = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]), indexing="ij")
-    waves = [np.sin(2 * np.pi * (a * y + b * x + c)) for a, b, c in draw.uniform(-2, 2, (4, 3))]
-    mixed = np.einsum("kr,rhw->khw", draw.normal(size=(count, 4)), np.stack(waves))
+    chunks = [np.sin(2 * np.pi * (a * y + b * x + c)) for a, b, c in draw.uniform(-2, 2, (4, 3))]
+    mixed = np.einsum("kr,rhw->khw", draw.normal(size=(count, 4)), np.stack(chunks))
     return (scale * mixed + draw.normal(scale=noise, size=mixed.shape)).astype(np.float32)
 
 
@@ -34,7 +34,7 @@ def test_lossless_masks_come_back_bit_for_bit_where_the_picture_is(seed, count):
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 40), step=st.sampled_from([0.05, STEP, 0.5]))
 def test_compact_masks_are_right_to_a_step(seed, count, step):
     logits = masks(seed, count=count)
-    again = decode_planes(encode_planes(logits, step), logits.shape)
+    again = decode_low_rank(encode_low_rank(logits, step), logits.shape)
     error = np.abs(again - logits)
     # A mask mixes R planes with weights of length 1, each off by half a step at most: sqrt(R) / 2 steps for the few
     # planes that are kept, and the planes left out hold less than step / sqrt(12) each. 3 steps would not pass a plane
@@ -44,13 +44,13 @@ def test_compact_masks_are_right_to_a_step(seed, count, step):
 
 
 def test_the_number_of_masks_hardly_changes_the_size():
-    few, many = (len(encode_planes(masks(0, count=count, noise=0.001))) for count in (8, 32))
+    few, many = (len(encode_low_rank(masks(0, count=count, noise=0.001))) for count in (8, 32))
     assert many < 1.5 * few
 
 
 def test_masks_of_a_huge_range_take_a_larger_step():
     logits = masks(1, scale=1e6)
-    again = decode_planes(encode_planes(logits), logits.shape)
+    again = decode_low_rank(encode_low_rank(logits), logits.shape)
     assert np.abs(again - logits).max() < 1e-4 * np.abs(logits).max()
 
 

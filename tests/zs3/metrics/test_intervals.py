@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from zs3.evaluation.image_scores import sketch
+from zs3.evaluation.image_scores import image_score_row
 from zs3.metrics import PROTOCOLS, confusion, scores, total
 from zs3.metrics.intervals import BLOCK, drawings, interval, p_value, resampled, swapped
 from zs3.metrics.paired import paired
@@ -50,7 +50,7 @@ def images(count: int, *, seed: int, right: float = 0.6) -> Images:
         known = np.isin(truth, [4, 2, 9, 7]) & (chosen.random(truth.shape) < right)
         prediction = np.where(known, truth, wrong).astype(np.int32)
         given = label_rows(f"i{number:03}", "u", prediction, NAMES, {}, dict.fromkeys(NAMES, 0.5), "r")
-        columns, _ = sketch(given, truth, VOCABULARY, MATCHES)
+        columns, _ = image_score_row(given, truth, VOCABULARY, MATCHES)
         maps.append((truth, prediction))
         rows.append({"image_id": f"i{number:03}", **columns})
     return Images(maps=maps, table=pa.Table.from_pylist(rows, schema=SCORES))

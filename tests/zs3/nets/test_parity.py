@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zs3.convert.zegformer_names import from_official, our_name
+from zs3.convert.zegformer_names import from_released, our_name
 from zs3.nets.zegformer import ModelConfig, ZegFormer, class_logits
 
 TINY = ModelConfig(
@@ -18,7 +18,7 @@ def tiny(shared):
     folder = shared / "reference/fixtures/tiny"
     network = ZegFormer(TINY).eval()
     state = torch.load(folder / "model_no_clip.pth", weights_only=True)["model"]
-    network.load_state_dict(from_official(state), strict=True)
+    network.load_state_dict(from_released(state), strict=True)
     return folder, network
 
 

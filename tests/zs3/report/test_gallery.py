@@ -13,9 +13,9 @@ from zs3.report import page
 from zs3.report.gallery import (
     GALLERY_BYTES,
     KINDS,
-    LARGEST_SIDE_PX,
-    MOST_IMAGES,
-    SMALLEST_SIDE_PX,
+    MAX_IMAGES,
+    MAX_SIDE_PX,
+    MIN_SIDE_PX,
     GalleryItem,
     fitting,
     gallery_item,
@@ -41,9 +41,7 @@ def pixels(uri: str) -> np.ndarray:
         return np.asarray(picture.convert("RGBA"))
 
 
-def farm(
-    side: int = 40, kind: str = "best", image_id: str = "a", limit: int = LARGEST_SIDE_PX
-) -> GalleryItem:
+def farm(side: int = 40, kind: str = "best", image_id: str = "a", limit: int = MAX_SIDE_PX) -> GalleryItem:
     """Background above, cat below; of the cat a part was called cow, another nothing."""
     truth_HW = np.full((side, side), 7, np.int32)
     truth_HW[: side // 4] = 0
@@ -151,9 +149,9 @@ def test_an_image_without_a_counted_pixel_is_still_drawn() -> None:
 
 
 def test_the_more_pictures_the_smaller_until_no_more_are_drawn() -> None:
-    sides = [picture_side(count) for count in (0, 1, 12, 100, MOST_IMAGES, 10 * MOST_IMAGES)]
-    assert sides[:3] == [LARGEST_SIDE_PX] * 3 and sides == sorted(sides, reverse=True)
-    assert LARGEST_SIDE_PX > sides[3] > sides[4] == sides[5] == SMALLEST_SIDE_PX
+    sides = [picture_side(count) for count in (0, 1, 12, 100, MAX_IMAGES, 10 * MAX_IMAGES)]
+    assert sides[:3] == [MAX_SIDE_PX] * 3 and sides == sorted(sides, reverse=True)
+    assert MAX_SIDE_PX > sides[3] > sides[4] == sides[5] == MIN_SIDE_PX
 
 
 def small_report(**changes: object) -> dict:
@@ -187,4 +185,4 @@ def test_images_fit_by_their_own_size() -> None:
     items = [replace(farm(), image_id=str(k), kind=KINDS[k % 3]) for k in range(6)]
     assert fitting(items, 6 * items[0].size) == items
     assert fitting(items, 3 * items[0].size) == items[:3]
-    assert fitting(items, 0) == [] and GALLERY_BYTES < page.LARGEST_BYTES
+    assert fitting(items, 0) == [] and GALLERY_BYTES < page.MAX_BYTES

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from zs3.checkpoint import load_checkpoint, save_checkpoint
-from zs3.classification.classifier import Namer
+from zs3.classification.classifier import SegmentClassifier
 from zs3.classification.painting import paint
 from zs3.classification.settings import naming_provenance
 from zs3.config import NamingSettings, digest_of
-from zs3.inference.segment_exporter import Grouper
+from zs3.inference.segment_exporter import SegmentExporter
 from zs3.nets.zegformer import ZegFormer
-from zs3.segmentation.external_masks import SURELY_AN_OBJECT, coverage, given_segments, inside, overlaps
+from zs3.segmentation.external_masks import SURELY_AN_OBJECT, coverage, external_segments, inside, overlaps
 from zs3.segmentation.segmenter import Segmenter
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import parse_class_list
@@ -68,7 +68,7 @@ def given_alone(masks_KHW):
         mask_logits_Khw=torch.from_numpy(masks_KHW),
         query_embeddings_KD=torch.zeros(count, 0),
         image_embeddings_KE=torch.zeros(count, 0),
-        void_logits_K=torch.full((count,), SURELY_AN_OBJECT),
+        no_object_logits_K=torch.full((count,), SURELY_AN_OBJECT),
         padded_hw=(height, width),
         resized_hw=(height, width),
         height=height,
@@ -121,7 +121,7 @@ def test_strips_of_many_large_masks_change_no_label(monkeypatch):
     segments = given_alone(logits(*(truth == region for region in range(3))))
     scores, seen = torch.rand(3, 4, generator=torch.manual_seed(0)), torch.zeros(4, dtype=torch.bool)
     labels, best = paint(segments, scores, seen, NamingSettings())
-    monkeypatch.setattr("zs3.classification.painting.MOST_IN_STRIP", 3 * 20 * 7)
+    monkeypatch.setattr("zs3.classification.painting.MAX_VALUES_IN_STRIP", 3 * 20 * 7)
     again, same = paint(segments, scores, seen, NamingSettings())
     assert torch.equal(labels, again) and torch.equal(best, same)
 
@@ -129,12 +129,12 @@ def test_strips_of_many_large_masks_change_no_label(monkeypatch):
 def test_pixels_that_no_given_mask_covers_are_not_labelled(checkpoint, segmenter, picture):
     mask = np.zeros((48, 80), bool)
     mask[5:20, 10:33] = True
-    namer = Namer(checkpoint, CLASSES, device=CPU)
-    labels, scores = namer.name(given_segments(segmenter, picture, logits(mask)))
+    namer = SegmentClassifier(checkpoint, CLASSES, device=CPU)
+    labels, scores = namer.name(external_segments(segmenter, picture, logits(mask)))
     assert np.array_equal(labels != CLASSES.ignore_id, mask)
     assert set(scores) == set(labels[mask].tolist()) and all(score > 0 for score in scores.values())
     for nothing in (
-        given_segments(segmenter, picture, np.zeros((0, 48, 80), np.int8)),
+        external_segments(segmenter, picture, np.zeros((0, 48, 80), np.int8)),
         given_alone(np.zeros((0, 48, 80), np.int8)),
     ):
         labels, scores = namer.name(nothing)
@@ -152,7 +152,7 @@ def test_masks_of_the_network_given_back_to_it_have_their_own_image_embeddings(s
     )
     filled = masks.flatten(1).any(dim=1)
     assert filled.sum() > 2
-    ours = given_segments(segmenter, picture, logits(*masks[filled].numpy()))
+    ours = external_segments(segmenter, picture, logits(*masks[filled].numpy()))
     assert torch.allclose(ours.image_embeddings_KE, theirs.image_embeddings_KE[filled], atol=1e-6)
     nearest = overlaps(masks[filled].float(), theirs.mask_logits_Khw, (64, 128)).argmax(dim=1)
     assert torch.equal(ours.query_embeddings_KD, theirs.query_embeddings_KD[nearest])
@@ -164,10 +164,10 @@ def test_the_image_branch_sees_each_given_mask(segmenter, picture):
     left[:, :30] = True
     dot = np.zeros((48, 80), bool)
     dot[40, 60] = True
-    found = given_segments(segmenter, picture, logits(left, ~left, dot))
+    found = external_segments(segmenter, picture, logits(left, ~left, dot))
     red, blue, _ = found.image_embeddings_KE
     assert float(red[0] - red[2]) > 1 and float(blue[2] - blue[0]) > 1
-    turned = given_segments(segmenter, picture, logits(dot, ~left, left))
+    turned = external_segments(segmenter, picture, logits(dot, ~left, left))
     assert torch.allclose(turned.image_embeddings_KE.flip(0), found.image_embeddings_KE, atol=1e-6), (
         "passes of two"
     )
@@ -199,11 +199,11 @@ def test_the_best_overlap_is_the_largest_share_of_the_union():
 
 
 def test_labels_of_given_masks_are_another_run(checkpoint):
-    grouper = Grouper(checkpoint, "lossless", device=CPU)
+    grouper = SegmentExporter(checkpoint, "lossless", device=CPU)
     settings = checkpoint.recipe.naming
     own = naming_provenance(checkpoint, CLASSES, settings, grouper.provenance)
     given = naming_provenance(checkpoint, CLASSES, settings, grouper.provenance | {"proposals": "p"})
     assert given == own | {"proposals": "p"} and digest_of(given) != digest_of(own)
     picture = np.zeros((8, 8, 3), np.uint8)
     segments, apart = grouper.take(picture, logits(np.ones((8, 8), bool)))
-    assert segments.hard and segments.image_embeddings_KE.shape == (1, 0) and apart == 0
+    assert segments.binary and segments.image_embeddings_KE.shape == (1, 0) and apart == 0

@@ -10,7 +10,7 @@ from tests.zs3.nets.test_parity import TINY
 from zs3.classification.painting import paint
 from zs3.classification.scores import class_scores
 from zs3.config import NamingSettings, SegmentSettings
-from zs3.convert.zegformer_names import from_official
+from zs3.convert.zegformer_names import from_released
 from zs3.encoders import EncoderConfig, load_encoder
 from zs3.encoders.masked_crops import picture_crop
 from zs3.nets.zegformer import ZegFormer
@@ -24,7 +24,7 @@ def published(shared):
     folder = shared / "reference/fixtures/tiny"
     network = ZegFormer(TINY).eval()
     network.load_state_dict(
-        from_official(torch.load(folder / "model_no_clip.pth", weights_only=True)["model"]), strict=True
+        from_released(torch.load(folder / "model_no_clip.pth", weights_only=True)["model"]), strict=True
     )
     encoder = load_encoder(
         EncoderConfig(kind="open_clip", weights=str(folder / "clip_openai_names.pth")), device=CPU
@@ -145,8 +145,8 @@ def test_dropping_segments_keeps_the_others_as_they_were(published):
     every = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
     some = replace(settings(64), min_share=0.2)
     kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=bank).segment([picture])[0]
-    assert 0 < len(kept.void_logits_K) < len(every.void_logits_K)
-    places = [int((every.void_logits_K == void).nonzero()[0]) for void in kept.void_logits_K]
+    assert 0 < len(kept.no_object_logits_K) < len(every.no_object_logits_K)
+    places = [int((every.no_object_logits_K == void).nonzero()[0]) for void in kept.no_object_logits_K]
     assert torch.equal(every.mask_logits_Khw[places], kept.mask_logits_Khw)
     torch.testing.assert_close(every.image_embeddings_KE[places], kept.image_embeddings_KE)
     with pytest.raises(ValueError, match="no bank of seen classes"):

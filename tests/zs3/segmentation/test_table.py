@@ -8,7 +8,7 @@ from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import ROUNDED_TO, segments_at, segments_row
 from zs3.tables import SEGMENTS
 
-FIELDS = ("mask_logits_Khw", "query_embeddings_KD", "image_embeddings_KE", "void_logits_K")
+FIELDS = ("mask_logits_Khw", "query_embeddings_KD", "image_embeddings_KE", "no_object_logits_K")
 
 
 def some_segments(count=3, *, image_dim=5):
@@ -18,7 +18,7 @@ def some_segments(count=3, *, image_dim=5):
         mask_logits_Khw=normal(count, 8, 16),
         query_embeddings_KD=torch.nn.functional.normalize(normal(count, 7), dim=1),
         image_embeddings_KE=torch.nn.functional.normalize(normal(count, image_dim), dim=1),
-        void_logits_K=normal(count),
+        no_object_logits_K=normal(count),
         padded_hw=(32, 64),
         resized_hw=(32, 64),
         height=37,
@@ -43,13 +43,13 @@ def test_a_picture_without_segments_is_a_row_too():
     empty = some_segments(0)
     again = segments_at(stored(empty, "compact"), 0)
     assert again.mask_logits_Khw.shape == (0, 8, 16)
-    assert again.void_logits_K.shape == (0,)
+    assert again.no_object_logits_K.shape == (0,)
 
 
 def test_compact_segments_are_close():
     segments = some_segments()
     again = segments_at(stored(segments, "compact"), 0)
-    assert torch.equal(again.void_logits_K, segments.void_logits_K)
+    assert torch.equal(again.no_object_logits_K, segments.no_object_logits_K)
     for field in ("query_embeddings_KD", "image_embeddings_KE"):
         error = (getattr(again, field) - getattr(segments, field)).abs().max()
         assert 0 < error <= 0.5 / ROUNDED_TO + 1e-7  # half a step, and the rounding of a float32 near 1

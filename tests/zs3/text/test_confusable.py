@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs3.checkpoint import Checkpoint
-from zs3.classification.classifier import Namer, branches
+from zs3.classification.classifier import SegmentClassifier, branches
 from zs3.config import NamingSettings, TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.text.bank import TextBank
-from zs3.text.confusable import IDENTICAL, TOLD, Compared, close_pairs, told
+from zs3.text.confusable import IDENTICAL, TOLD, Compared, close_pairs, confusable_warnings
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry, load_vocabulary, parse_class_list
 
@@ -54,7 +54,7 @@ def test_a_pair_is_told_with_the_cosine_of_every_branch_and_the_nearest_comes_fi
     nearest, other = close_pairs(classes("cat", "dog", "cow"), [query, image])
     assert (nearest.first, nearest.second, other.first, other.second) == ("cat", "cow", "cat", "dog")
     assert dict(other.cosines) == pytest.approx({"query": 0.95, "image": 0.3}, abs=1e-6)
-    (line, _) = told([nearest, other])
+    (line, _) = confusable_warnings([nearest, other])
     assert line == (
         "classes 'cat' and 'cow' are hard to tell apart: cosine -0.500 in the query bank and 0.970 in the image bank"
     )
@@ -78,10 +78,10 @@ def test_names_that_the_shipped_synonyms_make_one_thing_are_told():
 
 def test_only_the_nearest_few_get_a_line_and_the_rest_are_counted():
     pairs = close_pairs(classes(*"abcd"), [view(turned(0.97, 0.98, 0.99))])
-    lines = told(pairs)
+    lines = confusable_warnings(pairs)
     assert len(pairs) == 6 and len(lines) == TOLD + 1
     assert lines[-1].startswith("1 more pairs of classes")
-    assert told(pairs[:TOLD]) == lines[:TOLD] and told([]) == []
+    assert confusable_warnings(pairs[:TOLD]) == lines[:TOLD] and confusable_warnings([]) == []
 
 
 def test_classes_that_no_branch_can_tell_apart_are_refused_with_the_repair():
@@ -135,13 +135,13 @@ def checkpoint(tiny_recipe):
 def test_a_list_that_says_one_thing_twice_is_refused_by_the_embeddings(checkpoint):
     vocabulary = parse_class_list("cat\nsofa: lounge\nlounge: sofa", "twice")
     with pytest.raises(ValueError, match="'sofa' and 'lounge' have the same embedding"):
-        Namer(checkpoint, vocabulary, device=CPU).confusable()
+        SegmentClassifier(checkpoint, vocabulary, device=CPU).confusable()
 
 
 def test_the_shipped_lists_can_be_told_apart(checkpoint):
     """MiniLM at the sharpness of the tiny recipe, which is 20: closeness begins at a cosine of 0.9."""
-    assert Namer(checkpoint, load_vocabulary("voc"), device=CPU).confusable() == []
-    assert Namer(checkpoint, load_vocabulary("coco_stuff"), device=CPU).confusable() == []
+    assert SegmentClassifier(checkpoint, load_vocabulary("voc"), device=CPU).confusable() == []
+    assert SegmentClassifier(checkpoint, load_vocabulary("coco_stuff"), device=CPU).confusable() == []
 
 
 def test_only_banks_that_name_are_checked(tiny_recipe):

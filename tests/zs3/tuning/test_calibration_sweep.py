@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zs3.classification.painting import contenders, handicaps, paint, pixel_scores, unreached
+from zs3.classification.painting import (
+    calibration_offsets,
+    candidate_classes,
+    paint,
+    pixel_scores,
+    uncovered_pixels,
+)
 from zs3.config import NamingSettings
 from zs3.metrics import UNKNOWN, UNLABELLED, confusion, total
 from zs3.segmentation.segments import Segments
@@ -29,7 +35,7 @@ def random_segments(seed, segments=4, size=(19, 23), flat=False):
         mask_logits_Khw=masks,
         query_embeddings_KD=torch.zeros(segments, 1),
         image_embeddings_KE=torch.zeros(segments, 0),
-        void_logits_K=torch.zeros(segments),
+        no_object_logits_K=torch.zeros(segments),
         padded_hw=(32, 32),
         resized_hw=(28, 30),
         height=size[0],
@@ -57,8 +63,8 @@ def sweep(segments, truth, scores, seen=SEEN, ids=IDS, gammas=GAMMAS, resize_fir
 def painted(segments, truth, scores, gamma, seen=SEEN, ids=IDS, resize_first=False):
     naming = NamingSettings(calibration=gamma, resize_first=resize_first)
     labels = ids[paint(segments, scores, seen, naming)[0].numpy()]
-    if segments.hard:
-        labels = np.where(unreached(segments).numpy(), UNLABELLED, labels)
+    if segments.binary:
+        labels = np.where(uncovered_pixels(segments).numpy(), UNLABELLED, labels)
     return confusion(truth, labels, ignore_id=255)
 
 
@@ -153,7 +159,7 @@ def test_no_class_that_could_win_is_left_out_for_any_sign_of_gamma(seed, gamma):
     labels, top = paint(segments, scores, SEEN, naming)
     assert torch.equal(labels, expected) and float(top.min()) >= 0
     torch.testing.assert_close(top, best, rtol=0, atol=1e-6)
-    kept = contenders(scores, handicaps(SEEN, gamma) > 0)
+    kept = candidate_classes(scores, calibration_offsets(SEEN, gamma) > 0)
     assert set(expected.unique().tolist()) <= set(kept.tolist())
 
 
