@@ -103,10 +103,10 @@ def labellers(arguments: Arguments) -> dict[str, Labeller]:
 @torch.inference_mode()
 def published(labeller: Labeller, picture: np.ndarray) -> np.ndarray:
     """(H, W) class ids as specification 1.7 computes them, K masked pictures and C x H x W scores in memory."""
-    segmenter, namer = labeller.segmenter, labeller.namer
+    segmenter, classifier = labeller.segmenter, labeller.classifier
     encoder = segmenter.encoder
     assert encoder is not None
-    grouped = segmenter.group(picture)
+    grouped = segmenter.predict_masks(picture)
     masks = interpolate(
         grouped.masks_Khw[None], size=grouped.segments.padded_hw, mode="bilinear", align_corners=False
     )
@@ -123,8 +123,8 @@ def published(labeller: Labeller, picture: np.ndarray) -> np.ndarray:
         masked, list(boxes[:, None]), output_size=encoder.image_size_px, sampling_ratio=-1, aligned=True
     )
     segments = replace(grouped.segments, image_embeddings_KE=encoder.encode_images(crops))
-    volume = pixel_scores(segments, namer.scores(segments), namer._seen_C, namer.settings)
-    return namer._ids_C[volume.argmax(dim=0).numpy()]
+    volume = pixel_scores(segments, classifier.scores(segments), classifier._seen_C, classifier.settings)
+    return classifier._ids_C[volume.argmax(dim=0).numpy()]
 
 
 def label(procedure: str, labeller: Labeller, picture: np.ndarray) -> np.ndarray:
@@ -185,9 +185,9 @@ def peak(arguments: Arguments) -> dict[str, Any]:
 
 
 def _encoded(labeller: Labeller, picture: np.ndarray) -> torch.Tensor:
-    grouped = labeller.segmenter.group(picture)
+    grouped = labeller.segmenter.predict_masks(picture)
     embed = labeller.segmenter.embed
-    return labeller.namer.prune(grouped.segments, lambda chosen: embed(grouped, chosen)).encoded_K
+    return labeller.classifier.prune(grouped.segments, lambda chosen: embed(grouped, chosen)).encoded_K
 
 
 def _pictures(arguments: Arguments) -> list[np.ndarray]:

@@ -67,9 +67,9 @@ def main() -> int:
     dataset = open_dataset(arguments.dataset, arguments.root, arguments.split)
     truths = {ref.id: ref.truth_uri for ref in dataset.refs}
     checkpoint = load_checkpoint(provenance_of(table)["checkpoint"])
-    namer = SegmentClassifier(checkpoint, dataset.vocabulary, device=torch.device("cpu"))
+    classifier = SegmentClassifier(checkpoint, dataset.vocabulary, device=torch.device("cpu"))
     held = [segments_at(rows, index) for index in range(rows.num_rows)]
-    reference = [namer.name(segments)[0] for segments in held]
+    reference = [classifier.name(segments)[0] for segments in held]
     truth = [
         read_truth(arguments.dataset, read_bytes(truths[image_id]), dataset.vocabulary)
         for image_id in rows["image_id"].to_pylist()
@@ -83,7 +83,7 @@ def main() -> int:
 
     base = scored(reference)
     for name, kept, sizes, encode_s, decode_s in measured(held):
-        maps = [namer.name(segments)[0] for segments in kept]
+        maps = [classifier.name(segments)[0] for segments in kept]
         same = [float((m == r).mean()) for m, r in zip(maps, reference, strict=True)]
         pixels = sum(int((m == r).sum()) for m, r in zip(maps, reference, strict=True))
         line = {

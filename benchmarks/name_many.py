@@ -81,7 +81,7 @@ def measured(arguments: Arguments, checkpoint: str) -> dict[str, Any]:
     for image_id, uri in refs:
         began = time.perf_counter()
         segments = labeller.segmenter.segment([decode(read_bytes(uri))])[0]
-        _rows(labeller, image_id, uri, labeller.namer.name(segments), vocabulary)
+        _rows(labeller, image_id, uri, labeller.classifier.name(segments), vocabulary)
         labelling.append(time.perf_counter() - began)
         kept.append(segments_row(image_id, uri, segments, 0.0, "r", store=COMPACT))
     buffer = pa.BufferOutputStream()
@@ -105,7 +105,7 @@ def _named(labeller: Labeller, stored: bytes, vocabulary: Any) -> float:
     table = pq.read_table(io.BytesIO(stored), columns=["image_id", "uri", *NEEDED])
     ids, uris = table["image_id"].to_pylist(), table["uri"].to_pylist()
     for index, (image_id, uri) in enumerate(zip(ids, uris, strict=True)):
-        _rows(labeller, image_id, uri, labeller.namer.name(segments_at(table, index)), vocabulary)
+        _rows(labeller, image_id, uri, labeller.classifier.name(segments_at(table, index)), vocabulary)
     return time.perf_counter() - began
 
 

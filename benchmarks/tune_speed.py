@@ -95,7 +95,7 @@ def measured(request: TuneRequest) -> dict[str, float]:
 def cpu_ms(plan: TunePlan) -> tuple[float, float]:
     """Processor milliseconds per image of the sweep, and of naming and scoring under one setting, with one thread."""
     torch.set_num_threads(1)
-    namer, vocabulary = plan.trials.namers[0], plan.dataset.vocabulary
+    classifier, vocabulary = plan.trials.classifiers[0], plan.dataset.vocabulary
     refs = {ref.id: ref for ref in plan.dataset.refs}
     wanted = frozenset(sorted(plan.wanted)[::EVERY])
     seconds = [0.0, 0.0]
@@ -107,7 +107,7 @@ def cpu_ms(plan: TunePlan) -> tuple[float, float]:
             segments = segments_at(batch, row)
             plan.trials.sweep(segments, truth_HW, plan.ids, plan.gammas, ignore_id=vocabulary.ignore_id)
             swept = time.process_time()
-            labels_HW, _ = namer.name(segments_at(batch, row))
+            labels_HW, _ = classifier.name(segments_at(batch, row))
             truth_HW = read_truth(plan.dataset.name, truth, vocabulary)
             confusion(truth_HW, labels_HW, ignore_id=vocabulary.ignore_id)
             seconds[0] += swept - began

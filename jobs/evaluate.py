@@ -91,7 +91,7 @@ def main(
     Args:
         argv: the command line after the verb; by default the process's own.
         model: how to come by the labeller of a checkpoint; tests put their own here.
-        names: how to come by the namer of segments; likewise.
+        names: how to come by the classifier of segments; likewise.
     """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model, names))
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, model: SegmentClassifierFactory |
 
     Args:
         argv: the command line after the verb; by default the process's own.
-        model: how to come by the namer; tests put their own here.
+        model: how to come by the classifier; tests put their own here.
     """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 
@@ -78,8 +78,8 @@ def _run(argv: list[str], model: SegmentClassifierFactory | None) -> int:
     )
     if arguments.dry_run:
         plan = plan_name(request, model)
-        namer = (model or SegmentClassifierFactory()).load(plan.checkpoint, plan.vocabulary, plan.naming)
-        values = _plan_values(plan, namer.confusable())
+        classifier = (model or SegmentClassifierFactory()).load(plan.checkpoint, plan.vocabulary, plan.naming)
+        values = _plan_values(plan, classifier.confusable())
         sys.stdout.write(json.dumps(values) + "\n" if arguments.json else _plan_text(plan))
         return DONE
     return carried_out(request, arguments, model)

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None, *, model: SegmentExporterFactory | N
 
     Args:
         argv: the command line after the verb; by default the process's own.
-        model: how to come by the grouper; tests put their own here.
+        model: how to come by the exporter; tests put their own here.
     """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
 

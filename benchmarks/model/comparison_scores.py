@@ -108,17 +108,17 @@ def group_bests(
             _joined([_best(s, seen_C, ids) for s in probability_strips(labeller.cells(picture_HW3))]),
         )
         return
-    segments, namer = labeller.segmenter.segment([picture_HW3])[0], labeller.namer
+    segments, classifier = labeller.segmenter.segment([picture_HW3])[0], labeller.classifier
     ways = BRANCHES if segments.image_embeddings_KE.shape[1] else BRANCHES[:1]
     named = [
         class_scores(
             segments,
-            torch.from_numpy(namer.query_bank.embeddings),
-            torch.from_numpy(namer.image_bank.embeddings),
+            torch.from_numpy(classifier.query_bank.embeddings),
+            torch.from_numpy(classifier.image_bank.embeddings),
             seen_C,
-            replace(namer.settings, branches=branches),
-            query_logit_scale=namer.query_logit_scale,
-            image_logit_scale=namer.image_logit_scale,
+            replace(classifier.settings, branches=branches),
+            query_logit_scale=classifier.query_logit_scale,
+            image_logit_scale=classifier.image_logit_scale,
         )
         for branches in ways
     ]

@@ -38,11 +38,11 @@ class Study:
     """One data set's pictures as segments, with what is needed to score any naming of them."""
 
     def __init__(self, labeller: Labeller, root: str, name: str, split: str, limit: int | None) -> None:
-        self.name, self.namer = name, labeller.namer
+        self.name, self.classifier = name, labeller.classifier
         dataset = open_dataset(SETS[name], f"{root}/{name}", split)
         self.classes = dataset.vocabulary.classes
         self.ignore_id = dataset.vocabulary.ignore_id
-        self.ids = [entry.id for entry in self.namer.entries]
+        self.ids = [entry.id for entry in self.classifier.entries]
         self.cases = []
         for number, ref in enumerate(dataset.refs[:limit]):
             pixels = decode(Path(ref.image_uri).read_bytes())
@@ -56,15 +56,15 @@ class Study:
                 sys.stderr.write(f"{name}: {number + 1} pictures\n")
 
     def _scores(self, segments, settings: NamingSettings):
-        namer = self.namer
+        classifier = self.classifier
         return class_scores(
             segments,
-            torch.from_numpy(namer.query_bank.embeddings),
-            torch.from_numpy(namer.image_bank.embeddings),
-            namer._seen_C,
+            torch.from_numpy(classifier.query_bank.embeddings),
+            torch.from_numpy(classifier.image_bank.embeddings),
+            classifier._seen_C,
             settings,
-            query_logit_scale=namer.query_logit_scale,
-            image_logit_scale=settings.image_logit_scale or namer.image_logit_scale,
+            query_logit_scale=classifier.query_logit_scale,
+            image_logit_scale=settings.image_logit_scale or classifier.image_logit_scale,
         )
 
     def _sum(self, maps) -> Scores:
@@ -81,7 +81,7 @@ class Study:
                 w = -(-segments.resized_hw[1] // 4)
                 masks = segments.mask_logits_Khw[:, :h, :w].sigmoid()
                 volume = torch.einsum("kc,khw->chw", self._scores(segments, settings), masks)
-                volume -= (self.namer._seen_C.float() * settings.calibration)[:, None, None]
+                volume -= (self.classifier._seen_C.float() * settings.calibration)[:, None, None]
                 rows = ((np.arange(h) + 0.5) / h * segments.height).astype(int)
                 columns = ((np.arange(w) + 0.5) / w * segments.width).astype(int)
                 yield truth[rows[:, None], columns], ids[volume.argmax(dim=0).numpy()]
@@ -98,7 +98,7 @@ class Study:
                     true_names(segments, truth, self.ids) if by_truth else self._scores(segments, settings)
                 )
                 used = replace(settings, calibration=0.0) if by_truth else settings
-                yield truth, ids[paint(segments, named, self.namer._seen_C, used)[0].numpy()]
+                yield truth, ids[paint(segments, named, self.classifier._seen_C, used)[0].numpy()]
 
         return self._sum(maps())
 
@@ -111,7 +111,8 @@ class Study:
                 prediction = np.full(truth.shape, -1)
                 if present:
                     named = (
-                        self._scores(in_truth, settings) - self.namer._seen_C.float() * settings.calibration
+                        self._scores(in_truth, settings)
+                        - self.classifier._seen_C.float() * settings.calibration
                     )
                     for mask, best in zip(masks.numpy(), named.argmax(dim=1)):
                         prediction[mask] = ids[best]

@@ -72,7 +72,7 @@ def evaluate(
         execution: how; changes no result.
         now: the time to record.
         model: how to come by the labeller of a checkpoint; tests put their own here.
-        names: how to come by the namer of segments; likewise.
+        names: how to come by the classifier of segments; likewise.
         on_progress: called in this process with the images scored so far and those to score.
 
     Raises:

@@ -2,8 +2,8 @@
 
 files of the segments table ─► read_segments (tasks) ─► ErrorActor (text banks, truth) ─► driver
 
-The same namer and the same sketches as naming first and scoring the table: the same numbers. No picture is opened but
-those of the gallery, and no GPU is used.
+The same classifier and the same sketches as naming first and scoring the table: the same numbers. No picture is opened
+but those of the gallery, and no GPU is used.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NamedSegments:
     ids: Callable[[], Iterator[pa.Table]]
     """A column `image_id`, some rows at a time."""
     labels: Labels
-    namer: Callable[[], SegmentClassifierProtocol]
+    classifier: Callable[[], SegmentClassifierProtocol]
     """Encodes the text banks, the first time it is called."""
 
 
@@ -94,7 +94,7 @@ def described_names(
         files=tuple(sorted(table.file_uris())),
         ids=lambda: (pa.Table.from_batches([ids]) for ids in rows.scanner(columns=["image_id"]).to_batches()),
         labels=labels,
-        namer=functools.cache(functools.partial(model.load, checkpoint, vocabulary, naming)),
+        classifier=functools.cache(functools.partial(model.load, checkpoint, vocabulary, naming)),
     )
 
 
@@ -107,7 +107,7 @@ def error_graph(
 ) -> ray.data.Dataset:
     """The lazy dataset of one sketch, with oracles, per image of the data set that has segments."""
     more = {"truth": truth, "matches": matches, "protocol": protocol}
-    return segments_graph(held.files, truth, ErrorActor, _namer(held) | more, execution)
+    return segments_graph(held.files, truth, ErrorActor, _classifier(held) | more, execution)
 
 
 def renamed_segments(
@@ -116,7 +116,7 @@ def renamed_segments(
     """The label rows of a few images, for pictures of them: image id -> rows."""
     found = {}
     if image_ids:
-        graph = segments_graph(held.files, frozenset(image_ids), NameActor, _namer(held), execution)
+        graph = segments_graph(held.files, frozenset(image_ids), NameActor, _classifier(held), execution)
         for row in graph.iter_rows():
             if row["labels"]:
                 found[row["labels"][0]["image_id"]] = row["labels"]
@@ -127,7 +127,7 @@ class ErrorActor:
     """Turns batches of segments into sketches of their labels, each with the confusions of its oracles.
 
     Args:
-        namer: names.
+        classifier: names.
         vocabulary: that it names with.
         run: digest of the labels.
         truth: the split.
@@ -142,7 +142,7 @@ class ErrorActor:
     def __init__(
         self,
         *,
-        namer: SegmentClassifierProtocol,
+        classifier: SegmentClassifierProtocol,
         vocabulary: Vocabulary,
         run: str,
         truth: Truth,
@@ -153,10 +153,12 @@ class ErrorActor:
         import torch
 
         torch.set_num_threads(threads)
-        self._namer, self._vocabulary, self._run = namer, vocabulary, run
+        self._classifier, self._vocabulary, self._run = classifier, vocabulary, run
         self._truth, self._matches, self._protocol = truth, matches, protocol
-        self._candidates = candidates(namer.entries, namer.seen, matches, truth.vocabulary, protocol)
-        self._index = {entry.id: index for index, entry in enumerate(namer.entries)} | {
+        self._candidates = candidates(
+            classifier.entries, classifier.seen, matches, truth.vocabulary, protocol
+        )
+        self._index = {entry.id: index for index, entry in enumerate(classifier.entries)} | {
             vocabulary.ignore_id: -1
         }
         self._guard = BatchRunner(results="sketches", stage="name", run=run)
@@ -179,9 +181,14 @@ class ErrorActor:
 
     def _sketch(self, image: Mapping[str, Any], segments: Segments) -> dict[str, Any]:
         """The row of one image."""
-        label_map_HW, scores = self._namer.name(segments)
+        label_map_HW, scores = self._classifier.name(segments)
         rows = rows_of_map(
-            image, label_map_HW, scores, seen=self._namer.seen, vocabulary=self._vocabulary, run=self._run
+            image,
+            label_map_HW,
+            scores,
+            seen=self._classifier.seen,
+            vocabulary=self._vocabulary,
+            run=self._run,
         )
         # A label table holds scores as 32-bit floats; a report of these labels must not differ by the rest.
         stored = pa.Table.from_pylist(rows, schema=LABELS).to_pylist()
@@ -201,17 +208,17 @@ class ErrorActor:
         index = np.array([self._index[class_id] for class_id in ids.tolist()], np.int64)
         return error_split(
             segments,
-            self._namer.scores(segments),
+            self._classifier.scores(segments),
             index[places.reshape(label_map_HW.shape)],
             truth_HW,
             self._candidates,
-            self._namer.settings,
+            self._classifier.settings,
             self._truth.vocabulary,
             self._protocol,
         )
 
 
-def _namer(held: NamedSegments) -> dict[str, Any]:
+def _classifier(held: NamedSegments) -> dict[str, Any]:
     """What an actor that names is made with."""
     (run,) = held.labels.runs
-    return {"namer": held.namer(), "vocabulary": held.labels.vocabulary, "run": run}
+    return {"classifier": held.classifier(), "vocabulary": held.labels.vocabulary, "run": run}

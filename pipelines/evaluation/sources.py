@@ -65,7 +65,7 @@ def open_source(
     Args:
         vocabulary: of the data set.
         protocol: which pixels oracles count, where there are segments.
-        model: how to come by a labeller. names: how to come by a namer.
+        model: how to come by a labeller. names: how to come by a classifier.
 
     Raises:
         FileNotFoundError, ValueError: it cannot be used as it is.

@@ -71,9 +71,9 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
     seen = {entry.id: known(entry, held.seen_concepts) for entry in vocabulary.candidates}
 
     def names() -> SegmentClassifier:
-        namer = SegmentClassifier(held, vocabulary, device=torch.device("cpu"))
-        warn_of_confusable(namer)
-        return namer
+        classifier = SegmentClassifier(held, vocabulary, device=torch.device("cpu"))
+        warn_of_confusable(classifier)
+        return classifier
 
     return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
 

@@ -68,7 +68,7 @@ def name(
     Args:
         request: what to name.
         execution: how; changes no result.
-        model: how to come by the namer; tests put their own here.
+        model: how to come by the classifier; tests put their own here.
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
@@ -78,13 +78,13 @@ def name(
     called = time.time()
     execution, model = execution or Execution(), model or SegmentClassifierFactory()
     plan = plan_name(request, model)
-    namer = functools.cache(lambda: model.load(plan.checkpoint, plan.vocabulary, plan.naming))
+    classifier = functools.cache(lambda: model.load(plan.checkpoint, plan.vocabulary, plan.naming))
     if plan.left.todo:
-        namer()  # refuses class lists, so it comes before any table is made
+        classifier()  # refuses class lists, so it comes before any table is made
     return run_graph(
         plan.target,
         plan.left,
-        lambda chunk: name_graph(plan, chunk, namer(), execution),
+        lambda chunk: name_graph(plan, chunk, classifier(), execution),
         execution,
         called=called,
         on_progress=on_progress,
@@ -92,11 +92,16 @@ def name(
 
 
 def name_graph(
-    plan: NamePlan, chunk: Chunk, namer: SegmentClassifierProtocol, execution: Execution
+    plan: NamePlan, chunk: Chunk, classifier: SegmentClassifierProtocol, execution: Execution
 ) -> Dataset:
     """The lazy dataset whose rows tell of the files written below the plan's --out."""
     wanted = {row.pop("image_id"): row for row in chunk.images.select(BOOKKEEPING.names).to_pylist()}
-    named = {"namer": namer, "vocabulary": plan.vocabulary, "run": plan.target.digest, "notes": chunk.notes}
+    named = {
+        "classifier": classifier,
+        "vocabulary": plan.vocabulary,
+        "run": plan.target.digest,
+        "notes": chunk.notes,
+    }
     return segments_graph(plan.files, wanted, NameActor, named, execution).map_batches(
         functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
         batch_size=chunk.images_per_file(MAX_IMAGES_PER_FILE),
@@ -203,7 +208,7 @@ class NameActor:
     def __init__(
         self,
         *,
-        namer: SegmentClassifierProtocol,
+        classifier: SegmentClassifierProtocol,
         vocabulary: Vocabulary,
         run: str,
         threads: int,
@@ -212,7 +217,7 @@ class NameActor:
         import torch
 
         torch.set_num_threads(threads)
-        self._namer, self._vocabulary, self._run = namer, vocabulary, run
+        self._classifier, self._vocabulary, self._run = classifier, vocabulary, run
         self._guard = BatchRunner(results="labels", stage="name", run=run, notes=notes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -227,8 +232,8 @@ class NameActor:
         return [
             rows_of_map(
                 image,
-                *self._namer.name(segments_at(batch, row)),
-                seen=self._namer.seen,
+                *self._classifier.name(segments_at(batch, row)),
+                seen=self._classifier.seen,
                 vocabulary=self._vocabulary,
                 run=self._run,
             )

@@ -1,4 +1,4 @@
-"""What a naming run would do: the segments, the namer's description, and the images still to be named."""
+"""What a naming run would do: the segments, the classifier's description, and the images still to be named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SegmentClassifierProtocol(ClassNames, Protocol):
         """Segments → (H, W) class ids, and a score for each class that occurs."""
 
 
-def describe_namer(
+def describe_classifier(
     checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any], segments: Mapping[str, str]
 ) -> ModelInfo:
     """The description of labels that come of a checkpoint's segments.
@@ -66,10 +66,10 @@ def describe_namer(
     return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen)
 
 
-def load_namer(
+def load_classifier(
     checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]
 ) -> SegmentClassifierProtocol:
-    """The namer of a checkpoint of zs3, its text banks encoded and checked here.
+    """The classifier of a checkpoint of zs3, its text banks encoded and checked here.
 
     Raises:
         ValueError: two classes cannot be told apart at all.
@@ -81,17 +81,19 @@ def load_namer(
     from zs3.classification.settings import TEMPLATES, naming_settings, with_prompt_set
 
     held = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
-    namer = InEarnest(held, vocabulary, naming_settings(held, naming), device=torch.device("cpu"))
-    warn_of_confusable(namer)
-    return namer
+    classifier = InEarnest(held, vocabulary, naming_settings(held, naming), device=torch.device("cpu"))
+    warn_of_confusable(classifier)
+    return classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentClassifierFactory:
-    """The two ways to a namer."""
+    """The two ways to a classifier."""
 
-    describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = describe_namer
-    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifierProtocol] = load_namer
+    describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = (
+        describe_classifier
+    )
+    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifierProtocol] = load_classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

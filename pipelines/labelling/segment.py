@@ -55,7 +55,7 @@ def segment(
     Args:
         request: what to segment.
         execution: how; changes no result.
-        model: how to come by the grouper; tests put their own here.
+        model: how to come by the exporter; tests put their own here.
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
@@ -100,7 +100,7 @@ def actor_arguments(plan: SegmentPlan, model: SegmentExporterFactory, actors: Ac
         "checkpoint": plan.request.checkpoint,
         "store": plan.request.store,
         "run": plan.target.digest,
-        "planned": plan.grouper,
+        "planned": plan.exporter,
         "actors": actors,
     }
 
@@ -140,18 +140,19 @@ class SegmentActor:
         return self._model.rows(batch, self._rows, TABLES)
 
     def _rows(
-        self, grouper: SegmentExporterProtocol, images: Sequence[Image], pictures: Sequence[Picture]
+        self, exporter: SegmentExporterProtocol, images: Sequence[Image], pictures: Sequence[Picture]
     ) -> list[Rows]:
         """The row of each image."""
         if "masks" not in images[0]:
             return [
-                [self._row(image, *one)] for image, one in zip(images, grouper.group(pictures), strict=True)
+                [self._row(image, *one)]
+                for image, one in zip(images, exporter.segment(pictures), strict=True)
             ]
         rows: list[Rows] = []
         for image, picture in zip(images, pictures, strict=True):
             # One by one: given masks have a cell for each pixel, up to a gigabyte for one picture.
             given = unpack_masks(image["masks"], *picture.shape[:2])
-            rows.append([self._row(image, *grouper.take(picture, given))])
+            rows.append([self._row(image, *exporter.segment_with_masks(picture, given))])
         return rows
 
     def _row(self, image: Image, segments: Segments, disagreement: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a segmenting run would do: the request, the grouper's description, and the images still to be segmented."""
+"""What a segmenting run would do: the request, the exporter's description, and the images still to be segmented."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class SegmentExporterProtocol(Protocol):
 
     digest: str
 
-    def group(self, pictures: Sequence[NDArray[np.uint8]], /) -> Sequence[tuple[Segments, float]]:
+    def segment(self, pictures: Sequence[NDArray[np.uint8]], /) -> Sequence[tuple[Segments, float]]:
         """(H, W, 3) uint8 pictures → the segments of each, and how far its branches disagree."""
 
-    def take(self, picture: NDArray[np.uint8], given: NDArray[np.int8], /) -> tuple[Segments, float]:
+    def segment_with_masks(
+        self, picture: NDArray[np.uint8], given: NDArray[np.int8], /
+    ) -> tuple[Segments, float]:
         """The same of one picture with (G, H, W) int8 logits of given masks instead of its own."""
 
 
@@ -44,7 +46,7 @@ def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
 
 
 def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentExporterProtocol:
-    """The grouper of a checkpoint of zs3, loaded."""
+    """The exporter of a checkpoint of zs3, loaded."""
     from zs3.inference.segment_exporter import load_segment_exporter as load
 
     return load(checkpoint, store, device)
@@ -52,7 +54,7 @@ def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentEx
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentExporterFactory:
-    """The two ways to a grouper; both travel to other processes, so closures do, instances need not."""
+    """The two ways to an exporter; both travel to other processes, so closures do, instances need not."""
 
     describe: Callable[[str, str], Mapping[str, str]] = describe_segment_exporter
     load: Callable[[str, str, str], SegmentExporterProtocol] = load_segment_exporter
@@ -90,8 +92,8 @@ class SegmentPlan:
     request: SegmentRequest
     target: Target
     left: Remaining
-    grouper: str
-    """Digest of the grouper, which is the run's where no masks are given."""
+    exporter: str
+    """Digest of the exporter, which is the run's where no masks are given."""
     proposals: Proposals | None
     """The given masks."""
 
@@ -110,7 +112,7 @@ def plan_segment(request: SegmentRequest, model: SegmentExporterFactory | None =
     mask_store(request.store)
     images = catalogue_of(request.images, request.limit)
     parts = dict((model or SegmentExporterFactory()).describe(request.checkpoint, request.store))
-    grouper, proposals = digest_of(parts), None
+    exporter, proposals = digest_of(parts), None
     if request.masks is not None:
         ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]
         proposals = list_proposals(request.masks, ids)
@@ -133,6 +135,6 @@ def plan_segment(request: SegmentRequest, model: SegmentExporterFactory | None =
         request=request,
         target=target,
         left=remaining(images, target, retry_failures=request.retry_failures),
-        grouper=grouper,
+        exporter=exporter,
         proposals=proposals,
     )

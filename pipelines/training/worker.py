@@ -23,7 +23,7 @@ from ray.util.queue import Queue
 from zs3.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from zs3.config import Recipe, recipe_from_json
 from zs3.convert.backbone import PACKAGED_BACKBONE
-from zs3.encoders.imagenet_words import load_classifier
+from zs3.encoders.imagenet_words import load_efficientnet
 from zs3.learning.loop import StepReport, train_steps
 from zs3.learning.optimizer import adamw
 from zs3.learning.samples import TrainingPlan, training_crop
@@ -84,7 +84,7 @@ def initial_network(
     elif backbone is not None:
         network.backbone.load_state_dict(backbone, strict=False)  # counters of batch norm stay as they are
     elif recipe.training.backbone_weights == PACKAGED_BACKBONE:
-        fill_by_order(network.backbone, load_classifier().state_dict())
+        fill_by_order(network.backbone, load_efficientnet().state_dict())
     for name, parameter in network.backbone.named_parameters():
         parameter.requires_grad_(not name.startswith(recipe.training.frozen))
     return network

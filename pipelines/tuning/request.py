@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipelines.labelling.class_lists import warn_of_confusable
-from pipelines.labelling.name_plan import describe_namer, stored_segments
+from pipelines.labelling.name_plan import describe_classifier, stored_segments
 from pipelines.tables.delta_reader import image_uris, provenance_of
 from pipelines.tables.label_table import failed_images
 from zs3.config import NamingSettings
@@ -98,7 +98,7 @@ def plan_tune(request: TuneRequest) -> TunePlan:
     uri, table = stored_segments(request.segments)
     made = provenance_of(table)
     checkpoint = request.checkpoint or made["checkpoint"]
-    description = describe_namer(checkpoint, vocabulary, {}, made["run"])
+    description = describe_classifier(checkpoint, vocabulary, {}, made["run"])
     _refuse_one_group(description.seen, vocabulary)
     held = load_checkpoint(checkpoint)
     own = held.recipe.naming
@@ -106,7 +106,7 @@ def plan_tune(request: TuneRequest) -> TunePlan:
     namings = namings_of(request.grid, own, encoded_sets(held))
     wanted = _wanted(request, dataset, called, frozenset(image_uris(table)))
     trials = load_trials(held, vocabulary, namings, device=torch.device("cpu"))
-    warn_of_confusable(trials.namers[0])
+    warn_of_confusable(trials.classifiers[0])
     return TunePlan(
         request=request,
         dataset=dataset,

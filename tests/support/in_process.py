@@ -56,7 +56,7 @@ def segment_here(request: SegmentRequest) -> RunResult:
         checkpoint=request.checkpoint,
         store=request.store,
         run=plan.target.digest,
-        planned=plan.grouper,
+        planned=plan.exporter,
         actors=ONE,
     )
     return run_here(pictures, actor, plan.target, plan.left)
@@ -67,6 +67,6 @@ def name_here(request: NameRequest) -> RunResult:
     plan = plan_name(request)
     wanted = {row["image_id"]: row for row in plan.left.todo.table().to_pylist()}
     rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
-    namer = SegmentClassifierFactory().load(plan.checkpoint, plan.vocabulary, plan.naming)
-    actor = NameActor(namer=namer, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)
+    classifier = SegmentClassifierFactory().load(plan.checkpoint, plan.vocabulary, plan.naming)
+    actor = NameActor(classifier=classifier, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)
     return run_here(rows, actor, plan.target, plan.left)

@@ -23,12 +23,12 @@ def grouping(weights="w", poison=(0, 250, 0)):
         class Colours:
             digest = digest_of(describe(checkpoint, store))
 
-            def group(self, pictures):
+            def segment(self, pictures):
                 if any(tuple(picture[0, 0]) == poison for picture in pictures):
                     raise RuntimeError("green makes it fail")
                 return [(self.one(torch.from_numpy(picture.copy())), 0.25) for picture in pictures]
 
-            def take(self, picture, given):
+            def segment_with_masks(self, picture, given):
                 """Each mask is what most of its pixels are: red or blue."""
                 picture, masks = torch.from_numpy(picture.copy()), torch.from_numpy(given)
                 shares = [picture[mask > 0][:, [0, 2]].float().sum(dim=0) for mask in masks]

@@ -65,7 +65,7 @@ class ImageNetWords:
     def classifier(self) -> nn.Module:
         """EfficientNet-Lite0 with its thousand logits, frozen, on the device."""
         # Channels last is twice as fast on a CPU and differs by rounding.
-        return load_classifier().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return load_efficientnet().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @cached_property
     def sentences(self) -> minilm.MiniLm:
@@ -123,7 +123,7 @@ class ImageNetWords:
         return _unit(mean_of_views(posteriors, shares_V).pow(self.config.power))
 
 
-def load_classifier() -> nn.Module:
+def load_efficientnet() -> nn.Module:
     """EfficientNet-Lite0 with the weights of the installed package, frozen, in evaluation mode.
 
     The package names its tensors otherwise than timm but lists them in the same order; every shape is

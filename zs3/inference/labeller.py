@@ -26,7 +26,7 @@ class Labeller:
     """A checkpoint and a vocabulary, ready to label pictures: `name(segment(picture))`.
 
     Args:
-        namer: one of the same checkpoint, vocabulary and settings, so that no name is encoded again.
+        classifier: one of the same checkpoint, vocabulary and settings, so that no name is encoded again.
 
     Attributes:
         seen: class id → whether the checkpoint had masks of the class.
@@ -44,20 +44,20 @@ class Labeller:
         segmenting: SegmentSettings | None = None,
         naming: NamingSettings | None = None,
         cache_dir: Path | None = None,
-        namer: SegmentClassifier | None = None,
+        classifier: SegmentClassifier | None = None,
     ) -> None:
         segmenting = segmenting or checkpoint.recipe.segmenting
         self.segmenter = segmenter_of(checkpoint, segmenting, device=device)
-        self.namer = namer or SegmentClassifier(
+        self.classifier = classifier or SegmentClassifier(
             checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir
         )
-        self.seen, self.names = self.namer.seen, self.namer.names
+        self.seen, self.names = self.classifier.seen, self.classifier.names
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
         """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
-        return [self.namer.name(segments) for segments in self.segmenter.segment(pictures)]
+        return [self.classifier.name(segments) for segments in self.segmenter.segment(pictures)]
 
 
 class PixelLabeller:
@@ -66,7 +66,7 @@ class PixelLabeller:
     Pictures are resized as the segment settings say; of the naming settings only the calibration is read.
 
     Args:
-        namer: as that of `Labeller`.
+        classifier: as that of `Labeller`.
 
     Attributes:
         seen, names, digest, provenance: as those of `Labeller`.
@@ -84,7 +84,7 @@ class PixelLabeller:
         segmenting: SegmentSettings | None = None,
         naming: NamingSettings | None = None,
         cache_dir: Path | None = None,
-        namer: SegmentClassifier | None = None,
+        classifier: SegmentClassifier | None = None,
     ) -> None:
         recipe, network = checkpoint.recipe, checkpoint.network()
         if not isinstance(network, PixelLevel):
@@ -94,9 +94,11 @@ class PixelLabeller:
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.segmenting, self.naming = segmenting or recipe.segmenting, naming or recipe.naming
-        namer = namer or SegmentClassifier(checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir)
-        self.seen, self.names = namer.seen, namer.names
-        self._bank_CD = torch.from_numpy(namer.query_bank.embeddings).to(device)
+        classifier = classifier or SegmentClassifier(
+            checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir
+        )
+        self.seen, self.names = classifier.seen, classifier.names
+        self._bank_CD = torch.from_numpy(classifier.query_bank.embeddings).to(device)
         self._seen_C = torch.tensor(list(self.seen.values()))
         self._ids_C = np.array(list(self.seen), dtype=np.int32)
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
@@ -161,8 +163,8 @@ def load_labeller(
     """The labeller of a shipped name, folder or uri, on the device called `device`.
 
     Args:
-        names: a namer of both, so that no name is encoded again.
+        names: a classifier of both, so that no name is encoded again.
     """
     loaded = load_checkpoint(checkpoint)
     kind = PixelLabeller if loaded.recipe.model.architecture == "pixel_level" else Labeller
-    return kind(loaded, vocabulary, device=torch.device(device), namer=names)
+    return kind(loaded, vocabulary, device=torch.device(device), classifier=names)

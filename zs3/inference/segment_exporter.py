@@ -42,11 +42,11 @@ class SegmentExporter:
             else None
         )
 
-    def group(self, pictures: Sequence[np.ndarray]) -> list[tuple[Segments, float]]:
+    def segment(self, pictures: Sequence[np.ndarray]) -> list[tuple[Segments, float]]:
         """(H, W, 3) uint8 RGB pictures → the segments of each, and how far its branches disagree, in [0, 1]."""
         return [(segments, self._disagreement(segments)) for segments in self.segmenter.segment(pictures)]
 
-    def take(self, picture: np.ndarray, given: np.ndarray) -> tuple[Segments, float]:
+    def segment_with_masks(self, picture: np.ndarray, given: np.ndarray) -> tuple[Segments, float]:
         """As `group` for one picture, with (G, H, W) int8 logits of given masks instead of its own
         (`zs3.segmentation.external_masks`)."""
         segments = external_segments(self.segmenter, picture, given)
@@ -113,5 +113,5 @@ def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
 
 
 def load_segment_exporter(checkpoint: str, store: str, device: str = "cpu") -> SegmentExporter:
-    """The grouper of a shipped name, folder or uri, on the device called `device`."""
+    """The exporter of a shipped name, folder or uri, on the device called `device`."""
     return SegmentExporter(load_checkpoint(checkpoint), store, device=torch.device(device))

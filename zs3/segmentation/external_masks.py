@@ -33,8 +33,8 @@ def external_segments(
         pixels_HW3: RGB.
         masks_GHW: logits, -127 or 127 (`zs3.masks.binary`); none is empty.
     """
-    grouped = segmenter.group(pixels_HW3)
-    found = grouped.segments
+    predicted = segmenter.predict_masks(pixels_HW3)
+    found = predicted.segments
     image_dim = segmenter.encoder.image_dim if segmenter.encoder else 0
     nearest_G = torch.zeros(len(masks_GHW), dtype=torch.int64)
     embeddings_GE = torch.zeros(len(masks_GHW), image_dim)
@@ -42,9 +42,9 @@ def external_segments(
         part = slice(start, start + segmenter.settings.crops_per_pass)
         given = torch.from_numpy(masks_GHW[part]).to(segmenter.device) > 0
         cover_nhw = coverage(given, found.resized_hw, found.padded_hw)
-        nearest_G[part] = overlaps(cover_nhw, grouped.masks_Khw, found.resized_hw).argmax(dim=1).cpu()
+        nearest_G[part] = overlaps(cover_nhw, predicted.masks_Khw, found.resized_hw).argmax(dim=1).cpu()
         if segmenter.encoder:
-            masks = replace(grouped, masks_Khw=inside(cover_nhw).float() * 2 - 1)
+            masks = replace(predicted, masks_Khw=inside(cover_nhw).float() * 2 - 1)
             embeddings_GE[part] = segmenter.embed(masks, torch.arange(len(given)))
     height, width = pixels_HW3.shape[:2]
     return Segments(

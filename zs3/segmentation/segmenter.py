@@ -58,7 +58,7 @@ def largest_shares(mask_logits_Khw: Tensor, void_probabilities_K: Tensor) -> Ten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Grouped:
+class PredictedMasks:
     """Segments before their crops, with what crops are cut from."""
 
     segments: Segments
@@ -113,30 +113,30 @@ class Segmenter:
         return [self._segment(pixels) for pixels in pictures]
 
     def _segment(self, pixels_HW3: np.ndarray) -> Segments:
-        grouped = self.group(pixels_HW3)
+        predicted = self.predict_masks(pixels_HW3)
         if self.encoder is None:
-            return grouped.segments
+            return predicted.segments
         embeddings = self._image_embeddings(
-            grouped.resized_3HW, grouped.masks_Khw, grouped.segments.padded_hw
+            predicted.resized_3HW, predicted.masks_Khw, predicted.segments.padded_hw
         )
-        return replace(grouped.segments, image_embeddings_KE=embeddings.cpu())
+        return replace(predicted.segments, image_embeddings_KE=embeddings.cpu())
 
     @torch.inference_mode()
-    def embed(self, grouped: Grouped, chosen_N: Tensor) -> Tensor:
+    def embed(self, predicted: PredictedMasks, chosen_N: Tensor) -> Tensor:
         """(N, E) embeddings, on the CPU, of the chosen segments (int64 indices) by the image encoder.
 
         Empty masks make the same crop, whatever the style; only the first of those asked for is encoded.
         """
-        masks_Nhw = grouped.masks_Khw[chosen_N.to(self.device)]
-        size = grouped.segments.padded_hw
+        masks_Nhw = predicted.masks_Khw[chosen_N.to(self.device)]
+        size = predicted.segments.padded_hw
         empty_N = torch.tensor([not bool((_upsampled(mask[None], size) > 0).any()) for mask in masks_Nhw])
         first_empty = empty_N & (empty_N.cumsum(dim=0) == 1)
         kept_N = first_empty | ~empty_N
-        rows = self._image_embeddings(grouped.resized_3HW, masks_Nhw[kept_N.to(self.device)], size).cpu()
+        rows = self._image_embeddings(predicted.resized_3HW, masks_Nhw[kept_N.to(self.device)], size).cpu()
         return rows[torch.where(empty_N, kept_N.cumsum(0)[first_empty].sum(), kept_N.cumsum(0)) - 1]
 
     @torch.inference_mode()
-    def group(self, pixels_HW3: np.ndarray) -> Grouped:
+    def predict_masks(self, pixels_HW3: np.ndarray) -> PredictedMasks:
         """The segments of a (H, W, 3) uint8 RGB picture before any crop is made: image embeddings are (K, 0)."""
         config = self.network.config
         resized = resize(pixels_HW3, self.settings).to(self.device)
@@ -160,7 +160,7 @@ class Segmenter:
             height=pixels_HW3.shape[0],
             width=pixels_HW3.shape[1],
         )
-        return Grouped(segments=segments, resized_3HW=resized, masks_Khw=masks)
+        return PredictedMasks(segments=segments, resized_3HW=resized, masks_Khw=masks)
 
     def _image_embeddings(self, resized_3HW: Tensor, masks_Khw: Tensor, padded_hw: tuple[int, int]) -> Tensor:
         """(K, E) embedding of every segment by the image encoder, averaged over crop styles, and with the picture's."""

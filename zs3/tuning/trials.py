@@ -22,9 +22,9 @@ from zs3.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trials:
-    """Namers of one checkpoint and class list, which differ in their settings. They travel to other processes."""
+    """Classifiers of one checkpoint and class list, which differ in their settings. They travel to other processes."""
 
-    namers: tuple[SegmentClassifier, ...]
+    classifiers: tuple[SegmentClassifier, ...]
 
     def sweep(
         self,
@@ -52,7 +52,7 @@ class Trials:
                 f"its segments are of a picture of {size[1]}x{size[0]} pixels and its truth is "
                 f"{truth_HW.shape[1]}x{truth_HW.shape[0]}; was another version of the picture segmented?"
             )
-        first = self.namers[0]
+        first = self.classifiers[0]
         with torch.inference_mode():
             return swept(
                 segments,
@@ -67,18 +67,18 @@ class Trials:
 
     def scores(self, segments: Segments) -> list[Tensor]:
         """(K, C) class scores under each naming."""
-        return [namer.scores(segments) for namer in self.namers]
+        return [classifier.scores(segments) for classifier in self.classifiers]
 
 
 def load_trials(
     checkpoint: Checkpoint, vocabulary: Vocabulary, namings: Sequence[Naming], *, device: torch.device
 ) -> Trials:
-    """The namers of all namings; each prompt set is encoded once."""
+    """The classifiers of all namings; each prompt set is encoded once."""
     encoded: dict[str | None, SegmentClassifier] = {}
     for naming in namings:
         if naming.templates not in encoded:
             held = with_prompt_set(checkpoint, naming.templates)
             encoded[naming.templates] = SegmentClassifier(held, vocabulary, naming.settings, device=device)
     return Trials(
-        namers=tuple(encoded[naming.templates].with_settings(naming.settings) for naming in namings)
+        classifiers=tuple(encoded[naming.templates].with_settings(naming.settings) for naming in namings)
     )

@@ -51,20 +51,20 @@ def world(tmp_path_factory, tiny_recipe):
     for part in ("images", "masks"):
         (root / "data" / part).mkdir(parents=True)
     draw = np.random.default_rng(2)
-    grouper = SegmentExporter(load_checkpoint(str(root / "model")), "compact", device=torch.device("cpu"))
+    exporter = SegmentExporter(load_checkpoint(str(root / "model")), "compact", device=torch.device("cpu"))
     rows = []
     for image_id, size in zip(IDS, ((40, 70), (90, 61), (33, 33), (64, 48), (50, 50)), strict=True):
         pixels = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "data" / "images" / f"{image_id}.png")
         truth = draw.choice([0, 1, 2, 3, 4, 255], (9, 7)).repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]
         (root / "data" / "masks" / f"{image_id}.png").write_bytes(encode_label_png(truth))
-        ((segments, apart),) = grouper.group([pixels])
+        ((segments, apart),) = exporter.segment([pixels])
         uri = str(root / "data" / "images" / f"{image_id}.png")
-        rows.append(segments_row(image_id, uri, segments, apart, grouper.digest, store="compact"))
+        rows.append(segments_row(image_id, uri, segments, apart, exporter.digest, store="compact"))
     (root / "data" / "classes.json").write_text(json.dumps({"name": "noise", "classes": CLASSES}))
     (root / "data" / "splits.json").write_text(json.dumps({"val": IDS, "few": IDS[1:]}))
-    stored(root, rows, "kept", provenance=grouper.provenance)
-    return root, rows, grouper.provenance
+    stored(root, rows, "kept", provenance=exporter.provenance)
+    return root, rows, exporter.provenance
 
 
 def stored(root, rows, out, *, provenance):
@@ -151,7 +151,7 @@ def test_tuned_settings_are_taken_and_say_where_they_were_tuned(world, tmp_path)
         segments=str(root / "kept"), classes="voc", out=str(tmp_path), settings=str(tmp_path / "tune.json")
     )
     held = described_names(asked, load_vocabulary("voc"), SegmentClassifierFactory())
-    assert held.namer().settings.calibration == 0.3
+    assert held.classifier().settings.calibration == 0.3
     assert held.labels.provenance["tuning"] == {"title": "other val"}
     (tmp_path / "tune.json").write_text(json.dumps(replace(tuned, checkpoint="f" * 64).to_json()))
     with pytest.raises(ValueError, match="tuned for the checkpoint ffffffffffff, and the segments are of"):

@@ -171,7 +171,7 @@ def test_masks_lie_at_uris_too(photos):
 def test_other_masks_are_another_run(photos):
     plain = plan_segment(to_segment(photos, masks=None), grouping())
     first = plan_segment(to_segment(photos), grouping())
-    assert plain.target.digest == plain.grouper == first.grouper != first.target.digest
+    assert plain.target.digest == plain.exporter == first.exporter != first.target.digest
     assert set(first.target.provenance["run"]) == {*plain.target.provenance["run"], "proposals"}
     assert plan_segment(to_segment(photos, limit=1), grouping()).target.digest == first.target.digest
     (photos.parent / "labels/a.png").write_bytes(encode_label_png(truth("b")))

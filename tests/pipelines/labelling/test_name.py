@@ -15,7 +15,7 @@ from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.label_actor import LabelActor
 from pipelines.labelling.label_plan import LabellerFactory, describe_labeller
 from pipelines.labelling.name import NameActor, name, one_per_core, read_segments
-from pipelines.labelling.name_plan import NameRequest, describe_namer, load_namer, plan_name
+from pipelines.labelling.name_plan import NameRequest, describe_classifier, load_classifier, plan_name
 from pipelines.labelling.read_images import read_and_decode
 from pipelines.labelling.segment import SegmentActor, segment
 from pipelines.labelling.segment_plan import (
@@ -164,9 +164,9 @@ def test_labels_are_names_of_stored_segments_bit_for_bit_under_one_digest(tmp_pa
     stored = segments_of(
         tmp_path / "photos", SegmentExporterFactory(), digest_of(parts), checkpoint=checkpoint, actors=two
     )
-    again = describe_namer(checkpoint, vocabulary, {}, parts)
-    namer = pickle.loads(pickle.dumps(load_namer(checkpoint, vocabulary, {})))
-    named = NameActor(namer=namer, vocabulary=vocabulary, run=again.digest, threads=1)(stored)
+    again = describe_classifier(checkpoint, vocabulary, {}, parts)
+    classifier = pickle.loads(pickle.dumps(load_classifier(checkpoint, vocabulary, {})))
+    named = NameActor(classifier=classifier, vocabulary=vocabulary, run=again.digest, threads=1)(stored)
 
     assert again == described
     rows = named.select(["image_id", "labels", "failures"]).to_pylist()
@@ -177,7 +177,7 @@ def test_labels_are_names_of_stored_segments_bit_for_bit_under_one_digest(tmp_pa
 def test_names_depend_on_neither_batch_nor_order(photos):
     rows = segments_of(photos, grouping(), digest_of(grouping().describe("", "lossless")))
     vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
-    actor = NameActor(namer=naming().load("", vocabulary, {}), vocabulary=vocabulary, run="r", threads=1)
+    actor = NameActor(classifier=naming().load("", vocabulary, {}), vocabulary=vocabulary, run="r", threads=1)
     together = actor(rows)["labels"].to_pylist()
     backwards = actor(rows.take(list(range(rows.num_rows))[::-1]))["labels"].to_pylist()
     alone = [actor(rows.slice(index, 1))["labels"].to_pylist()[0] for index in range(rows.num_rows)]
@@ -189,7 +189,7 @@ def test_damaged_segments_of_an_image_fail_alone(photos):
     rows[3]["masks"] = rows[3]["masks"][:-4]
     rows[4]["void_logits"] = rows[4]["void_logits"][:1]
     vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
-    actor = NameActor(namer=naming().load("", vocabulary, {}), vocabulary=vocabulary, run="r", threads=1)
+    actor = NameActor(classifier=naming().load("", vocabulary, {}), vocabulary=vocabulary, run="r", threads=1)
     outcome = actor(pa.Table.from_pylist(rows, schema=SEGMENTS)).to_pylist()
     assert [bool(row["labels"]) for row in outcome] == [True] * 3 + [False] * 2 + [True] * 5
     messages = [row["failures"][0] for row in outcome[3:5]]
@@ -198,16 +198,16 @@ def test_damaged_segments_of_an_image_fail_alone(photos):
     assert "2 segments and 1 void logits" in messages[1]["message"]
 
 
-def test_a_namer_that_fails_on_everything_stops_the_run(photos):
+def test_a_classifier_that_fails_on_everything_stops_the_run(photos):
     for index in range(10, MAX_CONSECUTIVE_FAILURES):
         picture(photos / f"i{index}.png", index)
     rows = segments_of(photos, grouping(), digest_of(grouping().describe("", "lossless")))
     vocabulary = load_vocabulary(str(photos.parent / "classes.txt"))
-    namer = naming(broken=True).load("", vocabulary, {})
+    classifier = naming(broken=True).load("", vocabulary, {})
     with pytest.raises(
         RuntimeError, match=f"failed on {MAX_CONSECUTIVE_FAILURES} images in a row.*no name for this"
     ):
-        NameActor(namer=namer, vocabulary=vocabulary, run="r", threads=1)(rows)
+        NameActor(classifier=classifier, vocabulary=vocabulary, run="r", threads=1)(rows)
 
 
 def test_only_wanted_rows_of_a_file_are_read(photos, tmp_path):

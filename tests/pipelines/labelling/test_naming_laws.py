@@ -37,8 +37,8 @@ SETTINGS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def namer_of(tiny_recipe, tmp_path_factory):
-    """The namer of class names in some order, whose embeddings are random and stored."""
+def classifier_of(tiny_recipe, tmp_path_factory):
+    """The classifier of class names in some order, whose embeddings are random and stored."""
     folder = tmp_path_factory.mktemp("stored")
     np.save(folder / "embeddings.npy", np.random.default_rng(0).normal(size=(len(NAMES), NUMBERS)))
     (folder / "names.json").write_text(str(list(NAMES)).replace("'", '"'))
@@ -74,9 +74,9 @@ def corpus(seed, images):
     return pa.Table.from_pylist(rows, schema=SEGMENTS)
 
 
-def actor_of(namer, vocabulary):
+def actor_of(classifier, vocabulary):
     """The actor in this process, with as many threads as there are."""
-    return NameActor(namer=namer, vocabulary=vocabulary, run="r", threads=torch.get_num_threads())
+    return NameActor(classifier=classifier, vocabulary=vocabulary, run="r", threads=torch.get_num_threads())
 
 
 def by_image(outcomes):
@@ -87,10 +87,10 @@ def by_image(outcomes):
 @given(seed=SEEDS, order=st.permutations(NAMES), naming=SETTINGS)
 @settings(max_examples=20)
 def test_permuting_the_class_list_permutes_the_scores_and_changes_no_name_in_the_table(
-    namer_of, seed, order, naming
+    classifier_of, seed, order, naming
 ):
     segments = random_segments(seed, segments=4, size=(9, 13))
-    first, second = namer_of(listed(NAMES), naming), namer_of(listed(order), naming)
+    first, second = classifier_of(listed(NAMES), naming), classifier_of(listed(order), naming)
     scores, permuted = first.scores(segments), second.scores(segments)
     torch.testing.assert_close(permuted, scores[:, [NAMES.index(name) for name in order]])
     # Where two classes tie to rounding, either may win; about one drawing in two hundred has such a pixel.
@@ -99,8 +99,8 @@ def test_permuting_the_class_list_permutes_the_scores_and_changes_no_name_in_the
         [segments_row("i", "i.png", segments, 0.0, "r", store="lossless")], schema=SEGMENTS
     )
     named = [
-        sorted(by_image(actor_of(namer, listed(names))(rows))["i"], key=lambda row: row["class_name"])
-        for namer, names in ((first, NAMES), (second, order))
+        sorted(by_image(actor_of(classifier, listed(names))(rows))["i"], key=lambda row: row["class_name"])
+        for classifier, names in ((first, NAMES), (second, order))
     ]
     for ours, theirs in zip(*named, strict=True):
         assert ours.pop("class_id") == NAMES.index(ours["class_name"]) + 1
@@ -111,11 +111,11 @@ def test_permuting_the_class_list_permutes_the_scores_and_changes_no_name_in_the
 
 @given(seed=SEEDS, data=st.data(), naming=SETTINGS)
 @settings(max_examples=15)
-def test_naming_in_any_batches_and_any_order_gives_the_same_rows(namer_of, seed, data, naming):
+def test_naming_in_any_batches_and_any_order_gives_the_same_rows(classifier_of, seed, data, naming):
     rows = corpus(seed, images=6)
     order = data.draw(st.permutations(range(6)))
     cuts = sorted(data.draw(st.sets(st.integers(1, 5))))
-    actor = actor_of(namer_of(listed(NAMES), naming), listed(NAMES))
+    actor = actor_of(classifier_of(listed(NAMES), naming), listed(NAMES))
     together = by_image(actor(rows))
     shuffled = rows.take(order)
     apart = {}
@@ -151,10 +151,10 @@ def run(rows, actor, out, size, *, stop_after=None, commit_interval_s=0.0):
 )
 @settings(max_examples=8)
 def test_a_run_interrupted_anywhere_and_continued_has_the_rows_of_an_uninterrupted_one(
-    namer_of, seed, stops, size
+    classifier_of, seed, stops, size
 ):
     rows, vocabulary = corpus(seed, images=6), listed(NAMES)
-    actor = actor_of(namer_of(vocabulary, NamingSettings(image_logit_scale=1.0)), vocabulary)
+    actor = actor_of(classifier_of(vocabulary, NamingSettings(image_logit_scale=1.0)), vocabulary)
     expected = by_image(actor(rows))
     with tempfile.TemporaryDirectory() as folder:
         for stop_after, batch, interval in stops:

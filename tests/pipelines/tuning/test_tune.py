@@ -14,7 +14,7 @@ from PIL import Image
 from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
 from pipelines.execution import Execution
 from pipelines.labelling.name import name, read_segments
-from pipelines.labelling.name_plan import NameRequest, load_namer, plan_name
+from pipelines.labelling.name_plan import NameRequest, load_classifier, plan_name
 from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
 from pipelines.runs.catalogue import list_images
 from pipelines.tables.delta_reader import provenance_of
@@ -76,7 +76,7 @@ def store_segments(here, out):
         images=str(here / "images"), checkpoint=str(here / "model"), out=str(here / out), store="lossless"
     )
     plan = plan_segment(request)
-    bank = load_namer(
+    bank = load_classifier(
         request.checkpoint, load_vocabulary(str(here / "classes.json")), {}
     ).query_bank.embeddings
     draw, rows = torch.Generator().manual_seed(3), []
@@ -128,8 +128,8 @@ def stored(plan):
 
 def scored_directly(plan, changes):
     """The scores of the label maps that `zs3 name` paints under some settings, made one by one in this process."""
-    namer, rows, vocabulary = (
-        load_namer(plan.checkpoint, plan.vocabulary, changes),
+    classifier, rows, vocabulary = (
+        load_classifier(plan.checkpoint, plan.vocabulary, changes),
         stored(plan),
         plan.vocabulary,
     )
@@ -137,7 +137,7 @@ def scored_directly(plan, changes):
     found = [
         confusion(
             read_truth("folder", truths[image_id], vocabulary),
-            namer.name(segments_at(rows, index))[0],
+            classifier.name(segments_at(rows, index))[0],
             ignore_id=vocabulary.ignore_id,
         )
         for index, image_id in enumerate(rows["image_id"].to_pylist())

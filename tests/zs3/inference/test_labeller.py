@@ -34,7 +34,7 @@ def test_labelling_is_naming_after_segmenting(checkpoint):
     labeller = Labeller(checkpoint, CLASSES, device=CPU)
     for picture, (label_map, scores) in zip(pictures(), labeller.label(pictures())):
         segments = labeller.segmenter.segment([picture])[0]
-        again, scores_again = labeller.namer.name(segments)
+        again, scores_again = labeller.classifier.name(segments)
         assert np.array_equal(label_map, again) and scores == scores_again
         assert label_map.shape == picture.shape[:2] and label_map.dtype == np.int32
         assert set(np.unique(label_map)) == set(scores) <= {entry.id for entry in CLASSES.candidates}
@@ -49,7 +49,7 @@ def test_permuting_the_class_list_permutes_the_scores_and_keeps_every_label(chec
     reversed_list = parse_class_list("sofa: couch, settee\ngrass\nsheep*\ndog\n", "four")
     one, two = (Labeller(checkpoint, vocabulary, device=CPU) for vocabulary in (CLASSES, reversed_list))
     segments = one.segmenter.segment(pictures(1))[0]
-    torch.testing.assert_close(one.namer.scores(segments).flip(1), two.namer.scores(segments))
+    torch.testing.assert_close(one.classifier.scores(segments).flip(1), two.classifier.scores(segments))
     names = [np.vectorize(labeller.names.get)(labeller.label(pictures(1))[0][0]) for labeller in (one, two)]
     assert np.array_equal(names[0], names[1])
 
@@ -75,7 +75,7 @@ def test_a_text_bank_can_come_from_a_file(checkpoint, tmp_path):
     np.save(tmp_path / "bank.npy", rows)
     text = replace(checkpoint.recipe.query_text, embeddings=str(tmp_path / "bank.npy"))
     stored = replace(checkpoint, recipe=replace(checkpoint.recipe, query_text=text))
-    bank = Labeller(stored, CLASSES, device=CPU).namer.query_bank
+    bank = Labeller(stored, CLASSES, device=CPU).classifier.query_bank
     assert bank.names == tuple(entry.name for entry in CLASSES.candidates)
     expected = rows.astype(np.float32) / np.linalg.norm(rows.astype(np.float32), axis=1, keepdims=True)
     np.testing.assert_allclose(bank.embeddings, expected, atol=1e-6)

@@ -33,9 +33,9 @@ def checkpoint(tmp_path_factory, tiny_recipe):
     return load_checkpoint(str(folder))
 
 
-def test_a_grouper_gives_the_segments_of_a_labeller(checkpoint):
+def test_an_exporter_gives_the_segments_of_a_labeller(checkpoint):
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    ((ours, apart),) = load_segment_exporter(checkpoint.origin, "lossless").group([picture])
+    ((ours, apart),) = load_segment_exporter(checkpoint.origin, "lossless").segment([picture])
     (theirs,) = Labeller(checkpoint, CLASSES, device=CPU).segmenter.segment([picture])
     assert torch.equal(ours.mask_logits_Khw, theirs.mask_logits_Khw)
     assert torch.equal(ours.query_embeddings_KD, theirs.query_embeddings_KD)

@@ -129,15 +129,15 @@ def test_strips_of_many_large_masks_change_no_label(monkeypatch):
 def test_pixels_that_no_given_mask_covers_are_not_labelled(checkpoint, segmenter, picture):
     mask = np.zeros((48, 80), bool)
     mask[5:20, 10:33] = True
-    namer = SegmentClassifier(checkpoint, CLASSES, device=CPU)
-    labels, scores = namer.name(external_segments(segmenter, picture, logits(mask)))
+    classifier = SegmentClassifier(checkpoint, CLASSES, device=CPU)
+    labels, scores = classifier.name(external_segments(segmenter, picture, logits(mask)))
     assert np.array_equal(labels != CLASSES.ignore_id, mask)
     assert set(scores) == set(labels[mask].tolist()) and all(score > 0 for score in scores.values())
     for nothing in (
         external_segments(segmenter, picture, np.zeros((0, 48, 80), np.int8)),
         given_alone(np.zeros((0, 48, 80), np.int8)),
     ):
-        labels, scores = namer.name(nothing)
+        labels, scores = classifier.name(nothing)
         assert (labels == CLASSES.ignore_id).all() and labels.shape == (48, 80) and scores == {}
 
 
@@ -199,11 +199,11 @@ def test_the_best_overlap_is_the_largest_share_of_the_union():
 
 
 def test_labels_of_given_masks_are_another_run(checkpoint):
-    grouper = SegmentExporter(checkpoint, "lossless", device=CPU)
+    exporter = SegmentExporter(checkpoint, "lossless", device=CPU)
     settings = checkpoint.recipe.naming
-    own = naming_provenance(checkpoint, CLASSES, settings, grouper.provenance)
-    given = naming_provenance(checkpoint, CLASSES, settings, grouper.provenance | {"proposals": "p"})
+    own = naming_provenance(checkpoint, CLASSES, settings, exporter.provenance)
+    given = naming_provenance(checkpoint, CLASSES, settings, exporter.provenance | {"proposals": "p"})
     assert given == own | {"proposals": "p"} and digest_of(given) != digest_of(own)
     picture = np.zeros((8, 8, 3), np.uint8)
-    segments, apart = grouper.take(picture, logits(np.ones((8, 8), bool)))
+    segments, apart = exporter.segment_with_masks(picture, logits(np.ones((8, 8), bool)))
     assert segments.binary and segments.image_embeddings_KE.shape == (1, 0) and apart == 0

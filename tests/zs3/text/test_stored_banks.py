@@ -122,7 +122,7 @@ def test_the_same_folder_serves_the_seen_classes_and_every_list(checkpoint):
     assert seen_bank(checkpoint, CPU).shape == (2, 384)
     for classes in ("dog\nsofa\ntv*\n", "tv\ndog\n"):
         labeller = Labeller(checkpoint, parse_class_list(classes, "some"), device=CPU)
-        assert len(labeller.namer.query_bank.names) == classes.count("\n")
+        assert len(labeller.classifier.query_bank.names) == classes.count("\n")
 
 
 def test_stored_names_count_by_content_and_not_by_place(checkpoint, folder, tiny_recipe, tmp_path_factory):
