@@ -18,7 +18,8 @@ ZS3 = {
     "metrics": "",
     "images": "",
     "nets": "",
-    "encoders": "",
+    "tensor_files": "",
+    "encoders": "tensor_files",
     # data and training
     "datasets": "images vocabulary",
     "masks": "images datasets",
@@ -26,10 +27,10 @@ ZS3 = {
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
     "config": "nets encoders learning",
-    "checkpoint": "config nets vocabulary",
+    "checkpoint": "tensor_files config nets vocabulary",
     "recipes": "config nets encoders learning",
-    "convert": "checkpoint config recipes nets vocabulary",
-    "text": "config encoders vocabulary",
+    "convert": "tensor_files checkpoint config recipes nets vocabulary",
+    "text": "tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "config nets encoders masks",
     "classification": "segmentation text encoders masks checkpoint config vocabulary",

@@ -12,11 +12,11 @@ from pathlib import Path
 import fsspec
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from zs3.config import Recipe, digest_of, recipe_from_json
 from zs3.nets.networks import Network, build_network
+from zs3.tensor_files import parse_tensors
 from zs3.vocabulary import concept
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -79,19 +79,16 @@ def load_checkpoint(source: str) -> Checkpoint:
                 f"or a shipped name ({shipped})"
             ) from error
     try:
-        state = {
-            k: v.float() if v.is_floating_point() else v
-            for k, v in safetensors.torch.load(parts[WEIGHTS]).items()
-        }
+        state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)
         described, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
-    except (SafetensorError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain"
         ) from error
     return Checkpoint(
         origin=source,
         recipe=recipe_from_json(described, origin=f"checkpoint {source!r}"),
-        state=state,
+        state={name: value.float() if value.is_floating_point() else value for name, value in state.items()},
         seen_classes=tuple(seen),
         digest=digest_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}),
     )

@@ -50,7 +50,7 @@ class SegmentSettings:
     """As published, also masks without a pixel go through the encoder; off, their image embedding is zero."""
     min_share: float = 0.0
     """Segments that hold less than this share of every pixel are dropped before any crop is made; 0, as published,
-    keeps all. See `zs3.segmentation.segmenter.largest_shares`."""
+    keeps all. See `zs3.segmentation.segmenter.max_shares`."""
     prune: Literal["none"] = "none"
     """Nothing else is left (docs/numerics.md, "Pruning"); the field stays, so that digests of earlier runs stay."""
     crops_per_pass: int = 16

@@ -20,10 +20,9 @@ from scipy import stats
 
 from zs3 import __version__
 from zs3.checkpoint import load_checkpoint
-from zs3.classification.painting import pixel_scores
 from zs3.classification.pixel_level import probability_strips
 from zs3.classification.scores import class_scores
-from zs3.config import NamingSettings
+from zs3.classification.semantic_map import pixel_scores_of_rows
 from zs3.datasets import Dataset, read_truth
 from zs3.images.codec import decode
 from zs3.inference.labeller import Labeller, PixelLabeller
@@ -124,8 +123,8 @@ def group_bests(
     ]
     # One pass over the masks paints all ways of naming: their scores are columns side by side.
     columns = torch.cat(named, dim=1)
-    nobody = torch.zeros(columns.shape[1], dtype=torch.bool)
-    volumes = pixel_scores(segments, columns, nobody, NamingSettings()).split(len(ids))
+    rows = torch.arange(segments.height)
+    volumes = pixel_scores_of_rows(segments, columns, rows, resize_first=False).split(len(ids))
     for branches, volume_CHW in zip(ways, volumes):
         yield branches, _best(volume_CHW, seen_C, ids)
 

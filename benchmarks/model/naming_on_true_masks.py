@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from zs3.config import digest_of
 from zs3.datasets import Dataset, open_dataset, read_truth
 from zs3.encoders import Encoder, EncoderConfig, load_encoder
 from zs3.encoders.imagenet_words import ImageNetWords
@@ -141,7 +142,8 @@ def cached_segments(
     name: str, dataset: Dataset, encoder: Encoder, limit: int, folder: Path | None
 ) -> Segments:
     """The same, read from the cache where it has them."""
-    path = None if folder is None else folder / f"{name}-{dataset.split}-{limit}-{encoder.digest[:16]}.pt"
+    digest = digest_of(asdict(encoder.config))[:16]
+    path = None if folder is None else folder / f"{name}-{dataset.split}-{limit}-{digest}.pt"
     if path is not None and path.exists():
         return Segments(**torch.load(path, weights_only=True))
     segments = embedded_segments(dataset, encoder, limit)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from zs3.checkpoint import load_checkpoint
-from zs3.classification.painting import paint
 from zs3.classification.scores import class_scores
+from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings
 from zs3.datasets import open_dataset, read_truth
 from zs3.evaluation.diagnosis import regions, true_names
@@ -98,7 +98,7 @@ class Study:
                     true_names(segments, truth, self.ids) if by_truth else self._scores(segments, settings)
                 )
                 used = replace(settings, calibration=0.0) if by_truth else settings
-                yield truth, ids[paint(segments, named, self.classifier._seen_C, used)[0].numpy()]
+                yield truth, ids[semantic_map(segments, named, self.classifier._seen_C, used)[0].numpy()]
 
         return self._sum(maps())
 

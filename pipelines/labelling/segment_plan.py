@@ -40,7 +40,7 @@ def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
         ValueError: there is no such checkpoint, or it makes no segments, or there is no such mask store.
     """
     from zs3.checkpoint import load_checkpoint  # with torch, which takes seconds, so only when it is time
-    from zs3.inference.segment_exporter import segments_provenance
+    from zs3.classification.provenance import segments_provenance
 
     return segments_provenance(load_checkpoint(checkpoint), store)
 

@@ -24,9 +24,9 @@ from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
-from zs3.convert.tensor_files import file_digest
 from zs3.datasets import open_dataset
 from zs3.learning.samples import TrainingPlan, training_plan
+from zs3.tensor_files import file_digest
 from zs3.text.stored_banks import stored_digest
 
 logger = logging.getLogger(__name__)

@@ -80,7 +80,7 @@ def naming(broken=False):
     def load(checkpoint, vocabulary, changes):
         import torch
 
-        from zs3.classification.painting import paint
+        from zs3.classification.semantic_map import semantic_map
         from zs3.config import NamingSettings
 
         class Names:
@@ -92,7 +92,7 @@ def naming(broken=False):
             def name(self, segments):
                 if broken:
                     raise RuntimeError("no name for this")
-                index, best = paint(
+                index, best = semantic_map(
                     segments,
                     segments.query_embeddings_KD,
                     torch.tensor([True, False]),

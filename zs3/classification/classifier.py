@@ -1,20 +1,19 @@
-"""One vocabulary under one set of settings, ready to name the segments of any picture."""
+"""One vocabulary under one set of settings, ready to classify the segments of any picture."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from zs3.checkpoint import Checkpoint
-from zs3.classification.painting import paint, uncovered_pixels
 from zs3.classification.scores import class_scores
+from zs3.classification.semantic_map import semantic_map, uncovered_pixels
 from zs3.config import NamingSettings, Recipe
 from zs3.encoders import load_encoder
 from zs3.segmentation.segments import Segments
-from zs3.text.confusable import ClosePair, Compared, close_pairs
+from zs3.text.confusable import BranchBank, ClosePair, close_pairs
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import Vocabulary, known
 
@@ -23,10 +22,9 @@ class SegmentClassifier:
     """The text banks of one vocabulary and the settings that turn segments into label maps.
 
     Args:
-        checkpoint: knows which classes were seen and which banks its branches compare with.
-        vocabulary: the classes that a pixel may be called.
+        checkpoint: gives the seen classes and the encoders of both branches.
+        vocabulary: the classes to choose from.
         settings: replaces the checkpoint's own.
-        cache_dir: where encoded text banks are kept between runs; none keeps nothing.
     """
 
     def __init__(
@@ -36,36 +34,35 @@ class SegmentClassifier:
         settings: NamingSettings | None = None,
         *,
         device: torch.device,
-        cache_dir: Path | None = None,
     ) -> None:
         recipe = checkpoint.recipe
-        self.settings = settings or recipe.naming
         self.entries = vocabulary.candidates
         self.seen = {entry.id: known(entry, checkpoint.seen_concepts) for entry in self.entries}
         self.names = {entry.id: entry.name for entry in self.entries}
         flags = [self.seen[entry.id] for entry in self.entries]
-
-        self._recipe = recipe
-        self.branches = branches(recipe, self.settings)
         image_text = recipe.query_text if recipe.model.architecture == "pixel_level" else recipe.image_text
         banks = {
-            text: class_bank(text, self.entries, flags, device=device, cache_dir=cache_dir)
+            text: class_bank(text, self.entries, flags, device=device)
             for text in dict.fromkeys((recipe.query_text, image_text))
         }
         self.query_bank, self.image_bank = banks[recipe.query_text], banks[image_text]
-        self._own_scale = load_encoder(image_text.encoder, device=device).logit_scale
-        self.image_logit_scale = self.settings.image_logit_scale or self._own_scale
         self.query_logit_scale = 1 / recipe.model.temperature
+        self._encoder_scale = load_encoder(image_text.encoder, device=device).logit_scale
+        self._recipe = recipe
         self._seen_C = torch.tensor(flags)
         self._ids_C = np.array([entry.id for entry in self.entries], dtype=np.int32)
         self._ignore_id = vocabulary.ignore_id
+        self._set(settings or recipe.naming)
+
+    def _set(self, settings: NamingSettings) -> None:
+        self.settings = settings
+        self.branches = branches(self._recipe, settings)
+        self.image_logit_scale = settings.image_logit_scale or self._encoder_scale
 
     def with_settings(self, settings: NamingSettings) -> SegmentClassifier:
         """The same text banks under other settings."""
         other = copy.copy(self)
-        other.settings = settings
-        other.branches = branches(self._recipe, settings)
-        other.image_logit_scale = settings.image_logit_scale or self._own_scale
+        other._set(settings)
         return other
 
     def scores(self, segments: Segments) -> torch.Tensor:
@@ -81,26 +78,25 @@ class SegmentClassifier:
         )
 
     def confusable(self) -> list[ClosePair]:
-        """The pairs of classes that are hard to tell apart under these settings, nearest first.
+        """The pairs of classes that are hard to tell apart under these settings, closest first.
 
         Raises:
             ValueError: two classes cannot be told apart at all.
         """
-        query = Compared(
-            branch="query",
-            bank=self.query_bank,
-            logit_scale=self.query_logit_scale / self.settings.query_temperature,
-        )
-        image = Compared(branch="image", bank=self.image_bank, logit_scale=self.image_logit_scale)
-        return close_pairs(self.entries, [one for one in (query, image) if one.branch in self.branches])
+        scales = {
+            "query": (self.query_bank, self.query_logit_scale / self.settings.query_temperature),
+            "image": (self.image_bank, self.image_logit_scale),
+        }
+        banks = [BranchBank(branch, *scales[branch]) for branch in self.branches]
+        return close_pairs(self.entries, banks)
 
     @torch.inference_mode()
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
         """(H, W) int32 class ids and the mean pixel score of each class that appears.
 
-        Pixels that no mask covers, where masks were given, have the vocabulary's ignore id.
+        Pixels that no binary mask covers get the vocabulary's ignore id.
         """
-        index, best = paint(segments, self.scores(segments), self._seen_C, self.settings)
+        index, best = semantic_map(segments, self.scores(segments), self._seen_C, self.settings)
         if not segments.binary:
             return mean_score_map(index, best, self._ids_C)
         index[uncovered_pixels(segments)] = len(self._ids_C)
@@ -121,7 +117,7 @@ def mean_score_map(
 
 
 def branches(recipe: Recipe, settings: NamingSettings) -> tuple[str, ...]:
-    """Which branches name: `query`, `image`, or both."""
+    """The branches that take part: `query`, `image`, or both."""
     has_images = recipe.segmenting.image_branch and recipe.model.architecture != "pixel_level"
     if not has_images or settings.branches == "query":
         return ("query",)

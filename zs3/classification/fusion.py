@@ -1,4 +1,4 @@
-"""Fusion: the class probabilities of the query branch and of the image branch become one score for each class."""
+"""Fusion of the class probabilities of the query branch and of the image branch."""
 
 # K segment, C class
 
@@ -38,7 +38,7 @@ def fuse(
 
 
 def with_image(by_query_KC: Tensor, by_image_KC: Tensor, seen_C: Tensor, settings: NamingSettings) -> Tensor:
-    """(K, C) scores out of both branches' probabilities, as the settings join them; never falls as by_image grows."""
+    """(K, C) scores from the probabilities of both branches, by the settings; never falls as by_image grows."""
     if settings.branches == "image":
         return by_image_KC
     if settings.branches == "both_for_every_class":

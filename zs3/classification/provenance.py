@@ -1,4 +1,7 @@
-"""What defines the labels of a picture, part by part, known without loading a network."""
+"""What defines labels and segments, part by part, known without loading a network.
+
+Stored text embeddings count by their content, so that a changed file makes another run.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,20 @@ def provenance(
     segmenting: SegmentSettings | None = None,
     naming: NamingSettings | None = None,
 ) -> dict[str, str]:
-    """What defines the labels of a picture, part by part; known without loading a network.
+    """What defines the labels of a picture."""
+    return {
+        **_model_parts(checkpoint, segmenting or checkpoint.recipe.segmenting),
+        "naming": digest_of(asdict(naming or checkpoint.recipe.naming)),
+        "vocabulary": vocabulary.digest,
+    }
 
-    Stored text embeddings count by their content, so a file that changed is another run.
-    """
+
+def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
+    """What defines the segments of a picture in a mask store."""
+    return {**_model_parts(checkpoint, checkpoint.recipe.segmenting), "store": store}
+
+
+def _model_parts(checkpoint: Checkpoint, segmenting: SegmentSettings) -> dict[str, str]:
     recipe = checkpoint.recipe
     stored = {
         name: stored_digest(text.embeddings)
@@ -30,9 +43,7 @@ def provenance(
     }
     return {
         "checkpoint": checkpoint.digest,
-        "segmenting": digest_of(asdict(segmenting or checkpoint.recipe.segmenting)),
-        "naming": digest_of(asdict(naming or checkpoint.recipe.naming)),
-        "vocabulary": vocabulary.digest,
+        "segmenting": digest_of(asdict(segmenting)),
         "zs3": __version__,
         **stored,
     }

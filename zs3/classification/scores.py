@@ -1,4 +1,4 @@
-"""Class scores: segments are compared with the text banks of both branches."""
+"""Class scores of segments: their embeddings against the text banks of both branches."""
 
 # K segment, C class, D E embedding
 
@@ -24,8 +24,8 @@ def class_scores(
 ) -> Tensor:
     """(K, C) score of each class for each segment, in [0, 1].
 
-    Both branches take a softmax over the classes and `no object`, which is then dropped (M:356-384 of the published
-    code); a segment that is no object thereby scores low for every class.
+    Each branch takes a softmax over the classes and `no object`, which is then dropped (the released code's
+    `mask_former/mask_former_model.py`); a segment that is no object scores low for every class.
 
     Args:
         query_bank_CD: (C, D) unit rows. image_bank_CE: (C, E) unit rows, unused without an image branch.
@@ -46,14 +46,14 @@ def class_scores(
 def query_probabilities(
     segments: Segments, query_bank_CD: Tensor, settings: NamingSettings, *, query_logit_scale: float
 ) -> Tensor:
-    """(K, C) the query branch's share of each class, `no object` having taken its own."""
+    """(K, C) probabilities of the query branch, which together with `no object` sum to 1."""
     logits = query_logit_scale * _cosines(segments.query_embeddings_KD, query_bank_CD)
     logits = torch.cat((logits, segments.no_object_logits_K[:, None]), dim=1) / settings.query_temperature
     return logits.softmax(dim=1)[:, :-1]
 
 
 def _cosines(rows_KD: Tensor, bank_CD: Tensor) -> Tensor:
-    """(K, C) products of unit rows; in double precision, so that the order in which threads add is rounded away."""
-    if not len(rows_KD):  # a table row without segments does not know how long their embeddings would be
+    """(K, C) products of unit rows, in double precision so that the number of threads changes no bit."""
+    if not len(rows_KD):  # a table row without segments has embeddings of length 0
         return rows_KD.new_zeros(0, len(bank_CD))
     return (rows_KD.double() @ bank_CD.double().T).float()

@@ -1,4 +1,4 @@
-"""With which settings stored segments are named, and what then defines the labels."""
+"""The settings under which stored segments are classified, and the provenance of the labels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from zs3.checkpoint import Checkpoint
 from zs3.classification.provenance import provenance
 from zs3.config import NamingSettings
 from zs3.masks.store import LOSSLESS
-from zs3.text.bank import templates as prompt_templates
+from zs3.text.bank import prompt_templates
 from zs3.vocabulary import Vocabulary
 
 TEMPLATES = "templates"
-"""Beside the fields of `NamingSettings`, what may be changed: the prompt set of both text banks."""
+"""A further setting beside the fields of `NamingSettings`: the prompt set of both text banks."""
 
 
 def naming_settings(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> NamingSettings:
-    """The checkpoint's own naming settings with some fields replaced; `with_prompt_set` is for `templates`.
+    """The checkpoint's own naming settings with some fields replaced, `templates` aside (see `with_prompt_set`).
 
     Raises:
         ValueError: there is no such field.
@@ -34,10 +34,10 @@ def naming_settings(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Namin
 
 
 def with_prompt_set(checkpoint: Checkpoint, name: str | None) -> Checkpoint:
-    """The checkpoint with the text banks of both branches made of another prompt set; none leaves them as they are.
+    """The checkpoint with another prompt set for both branches, or unchanged if the name is None.
 
     Raises:
-        ValueError: there is no such set, or no branch encodes its names.
+        ValueError: there is no such set, or both branches read stored embeddings.
     """
     if name is None:
         return checkpoint
@@ -53,7 +53,7 @@ def with_prompt_set(checkpoint: Checkpoint, name: str | None) -> Checkpoint:
 
 
 def encoded_sets(checkpoint: Checkpoint) -> frozenset[str]:
-    """The prompt sets of the branches that encode their names, instead of reading stored embeddings of them."""
+    """The prompt sets of the branches that encode their names and read no stored embeddings."""
     texts = (checkpoint.recipe.query_text, checkpoint.recipe.image_text)
     return frozenset(text.templates for text in texts if not text.embeddings)
 
@@ -65,16 +65,15 @@ def naming_provenance(
     segments: Mapping[str, str],
     templates: str | None = None,
 ) -> dict[str, str]:
-    """What defines labels that are made of stored segments, part by part.
+    """What defines labels of stored segments, part by part.
 
     With lossless masks these are the parts of `zs3.classification.provenance.provenance`, since the labels are the
-    same. Any other mask store is a part of its own, and so are masks that were given instead of predicted, and the
-    version of zs3 that made the segments, where it was not this one.
+    same. Another mask store, external masks, and segments of another version of zs3 each add a part.
 
     Args:
         naming: the settings in full.
-        segments: what defines the segments, part by part (`zs3.inference.segment_exporter.segments_provenance`).
-        templates: prompt set of both text banks; a part of its own where it is not the checkpoint's.
+        segments: what defines the segments (`zs3.classification.provenance.segments_provenance`).
+        templates: prompt set of both text banks; adds a part if it is not the checkpoint's.
 
     Raises:
         ValueError: the segments were made with other weights, or there is no such prompt set.
@@ -91,7 +90,7 @@ def naming_provenance(
         parts["store"] = segments["store"]
     if "proposals" in segments:
         parts["proposals"] = segments["proposals"]
-    with_prompt_set(checkpoint, templates)  # refuses what there is not
+    with_prompt_set(checkpoint, templates)  # raises for an unknown set
     if templates and {templates} != encoded_sets(checkpoint):
         parts["templates"] = templates
     if segments["zs3"] != parts["zs3"]:

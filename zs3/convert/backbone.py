@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from zs3.convert.tensor_files import read_tensors, refuse_misfits
 from zs3.convert.zegformer_names import our_name
 from zs3.nets.backbone import build_backbone
 from zs3.nets.zegformer import ModelConfig
+from zs3.tensor_files import read_tensors, refuse_misfits
 
 PACKAGED_BACKBONE = "efficientnet_lite0"
 """What `training.backbone_weights` calls the ImageNet weights that an installed package holds."""

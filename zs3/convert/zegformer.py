@@ -13,11 +13,11 @@ from torch import Tensor
 
 from zs3.checkpoint import save_checkpoint
 from zs3.config import Recipe, recipe_from_json
-from zs3.convert.tensor_files import read_tensors, refuse_misfits
 from zs3.convert.zegformer_names import NOT_OURS, PREDICTOR, from_released, released_name
 from zs3.nets.networks import build_network
 from zs3.nets.zegformer import ZegFormer
 from zs3.recipes import RECIPES, recipe
+from zs3.tensor_files import read_tensors, refuse_misfits
 from zs3.vocabulary import SHIPPED, load_vocabulary
 
 CRITERION = "criterion.empty_weight"

@@ -53,8 +53,6 @@ class EncoderConfig:
 class TextEncoder(Protocol):
     """The half of an encoder that a text bank needs."""
 
-    @property
-    def digest(self) -> str: ...
     def encode_text(self, phrases: list[str]) -> torch.Tensor: ...
 
 

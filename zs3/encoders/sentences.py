@@ -4,8 +4,6 @@ space."""
 # N phrase, D embedding (384)
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from functools import cached_property
 
 import torch
@@ -26,12 +24,6 @@ class Sentences:
 
     def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
         self.config, self.device = config, device
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the package's version."""
-        version = importlib.metadata.version(minilm.PACKAGE)
-        return hashlib.sha256(repr([self.name, version]).encode()).hexdigest()
 
     @cached_property
     def sentences(self) -> minilm.MiniLm:

@@ -13,8 +13,8 @@ what the networks would make of the region itself, segment with the true masks a
 `oracle_group`: at every pixel only candidates of the truth's own group, seen or unseen, compete. No pixel that was
 right becomes wrong.
 
-The model's own naming is the fourth; it is that of `zs3.classification.painting.paint`. `zs3.evaluation.diagnosis` asks
-the like of a network.
+The model's own naming is the fourth; it is that of `zs3.classification.semantic_map.semantic_map`.
+`zs3.evaluation.diagnosis` asks the like of a network.
 """
 
 # K segment, C candidate class, R true region, H W pixels, n rows of a strip
@@ -28,7 +28,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zs3.classification.painting import MAX_VALUES_IN_STRIP, calibration_offsets, paint, pixel_scores_of_rows
+from zs3.classification.semantic_map import (
+    MAX_VALUES_IN_STRIP,
+    calibration_offsets,
+    pixel_scores_of_rows,
+    semantic_map,
+)
 from zs3.config import NamingSettings
 from zs3.metrics import UNKNOWN, UNLABELLED, Confusion, Protocol, confusion, counted, with_true_names
 from zs3.metrics.confusions import joined
@@ -183,7 +188,7 @@ def named_in_group(
         if not len(members):
             found[pixels_HW] = UNLABELLED
         elif pixels_HW.any():
-            index, _ = paint(segments, scores_KC[:, members], named.trained_C[members], settings)
+            index, _ = semantic_map(segments, scores_KC[:, members], named.trained_C[members], settings)
             found[pixels_HW] = named.ids_C[members[index.numpy()]][pixels_HW]
     return found
 

@@ -1,17 +1,16 @@
-"""Labelling: name after segment, in one object that an actor can hold."""
+"""Labelling: a picture is segmented, then its segments are classified, in one object that an actor can keep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from zs3.checkpoint import Checkpoint, load_checkpoint
 from zs3.classification.classifier import SegmentClassifier, mean_score_map
-from zs3.classification.pixel_level import CellLogits, paint_pixels
+from zs3.classification.pixel_level import CellLogits, pixel_semantic_map
 from zs3.classification.provenance import provenance
 from zs3.config import NamingSettings, SegmentSettings, digest_of
 from zs3.encoders import load_encoder
@@ -23,10 +22,10 @@ from zs3.vocabulary import ClassEntry, Vocabulary
 
 
 class Labeller:
-    """A checkpoint and a vocabulary, ready to label pictures: `name(segment(picture))`.
+    """A checkpoint and a vocabulary, ready to label pictures.
 
     Args:
-        classifier: one of the same checkpoint, vocabulary and settings, so that no name is encoded again.
+        classifier: of the same checkpoint, vocabulary and settings; saves encoding the names again.
 
     Attributes:
         seen: class id → whether the checkpoint had masks of the class.
@@ -42,17 +41,12 @@ class Labeller:
         *,
         device: torch.device,
         segmenting: SegmentSettings | None = None,
-        naming: NamingSettings | None = None,
-        cache_dir: Path | None = None,
         classifier: SegmentClassifier | None = None,
     ) -> None:
-        segmenting = segmenting or checkpoint.recipe.segmenting
-        self.segmenter = segmenter_of(checkpoint, segmenting, device=device)
-        self.classifier = classifier or SegmentClassifier(
-            checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir
-        )
+        self.segmenter = load_segmenter(checkpoint, segmenting or checkpoint.recipe.segmenting, device=device)
+        self.classifier = classifier or SegmentClassifier(checkpoint, vocabulary, device=device)
         self.seen, self.names = self.classifier.seen, self.classifier.names
-        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
+        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting)
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
@@ -61,15 +55,9 @@ class Labeller:
 
 
 class PixelLabeller:
-    """A checkpoint of the pixel-level baseline and a vocabulary, ready to label pictures as `Labeller` does.
+    """A checkpoint of the pixel-level baseline and a vocabulary; used as a `Labeller`, with the same attributes.
 
-    Pictures are resized as the segment settings say; of the naming settings only the calibration is read.
-
-    Args:
-        classifier: as that of `Labeller`.
-
-    Attributes:
-        seen, names, digest, provenance: as those of `Labeller`.
+    Of the naming settings only the calibration is read.
 
     Raises:
         ValueError: the checkpoint is of another architecture.
@@ -81,9 +69,7 @@ class PixelLabeller:
         vocabulary: Vocabulary,
         *,
         device: torch.device,
-        segmenting: SegmentSettings | None = None,
         naming: NamingSettings | None = None,
-        cache_dir: Path | None = None,
         classifier: SegmentClassifier | None = None,
     ) -> None:
         recipe, network = checkpoint.recipe, checkpoint.network()
@@ -93,15 +79,13 @@ class PixelLabeller:
             )
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
-        self.segmenting, self.naming = segmenting or recipe.segmenting, naming or recipe.naming
-        classifier = classifier or SegmentClassifier(
-            checkpoint, vocabulary, naming, device=device, cache_dir=cache_dir
-        )
+        self.segmenting, self.naming = recipe.segmenting, naming or recipe.naming
+        classifier = classifier or SegmentClassifier(checkpoint, vocabulary, naming, device=device)
         self.seen, self.names = classifier.seen, classifier.names
         self._bank_CD = torch.from_numpy(classifier.query_bank.embeddings).to(device)
         self._seen_C = torch.tensor(list(self.seen.values()))
         self._ids_C = np.array(list(self.seen), dtype=np.int32)
-        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
+        self.provenance = provenance(checkpoint, vocabulary, naming=naming)
         self.digest = digest_of(self.provenance)
 
     @torch.inference_mode()
@@ -112,24 +96,26 @@ class PixelLabeller:
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
         embeddings = self.network(x[None].contiguous(memory_format=torch.channels_last))
         logits = cell_logits(embeddings, self._bank_CD, config.temperature)[0].cpu()
-        covered = (
-            resized.shape[1] * logits.shape[1] / x.shape[1],
-            resized.shape[2] * logits.shape[2] / x.shape[2],
-        )
         return CellLogits(
-            logits_Chw=logits, covered_hw=covered, height=pixels_HW3.shape[0], width=pixels_HW3.shape[1]
+            logits_Chw=logits,
+            covered_hw=(
+                resized.shape[1] * logits.shape[1] / x.shape[1],
+                resized.shape[2] * logits.shape[2] / x.shape[2],
+            ),
+            height=pixels_HW3.shape[0],
+            width=pixels_HW3.shape[1],
         )
 
     @torch.inference_mode()
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
         """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
         calibration = self.naming.calibration
-        painted = (paint_pixels(self.cells(picture), self._seen_C, calibration) for picture in pictures)
-        return [mean_score_map(index, best, self._ids_C) for index, best in painted]
+        maps = (pixel_semantic_map(self.cells(picture), self._seen_C, calibration) for picture in pictures)
+        return [mean_score_map(index, best, self._ids_C) for index, best in maps]
 
 
-def segmenter_of(checkpoint: Checkpoint, segmenting: SegmentSettings, *, device: torch.device) -> Segmenter:
-    """The segmenter of a checkpoint, loaded.
+def load_segmenter(checkpoint: Checkpoint, segmenting: SegmentSettings, *, device: torch.device) -> Segmenter:
+    """The segmenter of a checkpoint.
 
     Raises:
         ValueError: the checkpoint is of an architecture that makes no segments.
@@ -158,13 +144,13 @@ def seen_bank(checkpoint: Checkpoint, device: torch.device) -> torch.Tensor:
 
 
 def load_labeller(
-    checkpoint: str, vocabulary: Vocabulary, device: str = "cpu", names: SegmentClassifier | None = None
+    checkpoint: str, vocabulary: Vocabulary, device: str = "cpu", classifier: SegmentClassifier | None = None
 ) -> Labeller | PixelLabeller:
     """The labeller of a shipped name, folder or uri, on the device called `device`.
 
     Args:
-        names: a classifier of both, so that no name is encoded again.
+        classifier: of the same checkpoint and vocabulary; saves encoding the names again.
     """
     loaded = load_checkpoint(checkpoint)
     kind = PixelLabeller if loaded.recipe.model.architecture == "pixel_level" else Labeller
-    return kind(loaded, vocabulary, device=torch.device(device), classifier=names)
+    return kind(loaded, vocabulary, device=torch.device(device), classifier=classifier)

@@ -1,4 +1,4 @@
-"""Grouping to keep: a checkpoint turns pictures into segments for a table, without any class list."""
+"""Segmenting for a table: a checkpoint turns pictures into segments, without any class list."""
 
 # K segment, C seen class
 
@@ -13,19 +13,18 @@ from torch import Tensor
 
 from zs3.checkpoint import Checkpoint, load_checkpoint
 from zs3.classification.classifier import SegmentClassifier
-from zs3.classification.provenance import provenance
-from zs3.classification.scores import class_scores
+from zs3.classification.provenance import segments_provenance
 from zs3.config import digest_of
-from zs3.inference.labeller import segmenter_of
+from zs3.inference.labeller import load_segmenter
 from zs3.segmentation.external_masks import external_segments
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import ClassEntry, Vocabulary
 
-MANY_CLASSES_IGNORE_ID = 65535
+IGNORE_ID = 65535
 
 
 class SegmentExporter:
-    """A checkpoint, ready to turn pictures into segments: what `Labeller` does before names come in.
+    """A checkpoint, ready to turn pictures into segments.
 
     Attributes:
         digest: SHA-256 over all that defines the segments: weights, settings, mask store, code version.
@@ -33,59 +32,50 @@ class SegmentExporter:
     """
 
     def __init__(self, checkpoint: Checkpoint, store: str, *, device: torch.device) -> None:
-        self.segmenter = segmenter_of(checkpoint, checkpoint.recipe.segmenting, device=device)
+        self.segmenter = load_segmenter(checkpoint, checkpoint.recipe.segmenting, device=device)
         self.provenance = segments_provenance(checkpoint, store)
         self.digest = digest_of(self.provenance)
-        self._seen = (
-            SegmentClassifier(checkpoint, seen_vocabulary(checkpoint), device=device)
-            if checkpoint.recipe.segmenting.image_branch
-            else None
-        )
+        self._branches: list[SegmentClassifier] = []
+        if checkpoint.recipe.segmenting.image_branch:
+            both = SegmentClassifier(checkpoint, seen_vocabulary(checkpoint), device=device)
+            self._branches = [
+                both.with_settings(replace(both.settings, branches="query")),
+                both.with_settings(replace(both.settings, branches="image")),
+            ]
 
     def segment(self, pictures: Sequence[np.ndarray]) -> list[tuple[Segments, float]]:
-        """(H, W, 3) uint8 RGB pictures → the segments of each, and how far its branches disagree, in [0, 1]."""
+        """(H, W, 3) uint8 RGB pictures → the segments of each, and the disagreement of its branches, in [0, 1]."""
         return [(segments, self._disagreement(segments)) for segments in self.segmenter.segment(pictures)]
 
-    def segment_with_masks(self, picture: np.ndarray, given: np.ndarray) -> tuple[Segments, float]:
-        """As `group` for one picture, with (G, H, W) int8 logits of given masks instead of its own
-        (`zs3.segmentation.external_masks`)."""
-        segments = external_segments(self.segmenter, picture, given)
+    def segment_with_masks(self, picture: np.ndarray, masks_GHW: np.ndarray) -> tuple[Segments, float]:
+        """As `segment` for one picture, with int8 logits of external masks (`zs3.masks.binary`) instead of predicted
+        ones."""
+        segments = external_segments(self.segmenter, picture, masks_GHW)
         return segments, self._disagreement(segments)
 
     def _disagreement(self, segments: Segments) -> float:
-        if self._seen is None:
+        if not self._branches:
             return 0.0
-        by_query, by_image = (
-            class_scores(
-                segments,
-                torch.from_numpy(self._seen.query_bank.embeddings),
-                torch.from_numpy(self._seen.image_bank.embeddings),
-                torch.ones(len(self._seen.entries), dtype=torch.bool),
-                replace(self._seen.settings, branches=branch),
-                query_logit_scale=self._seen.query_logit_scale,
-                image_logit_scale=self._seen.image_logit_scale,
-            )
-            for branch in ("query", "image")
-        )
-        # One by one: hard masks have a cell for each pixel, and floats of all of them would take gigabytes.
+        by_query, by_image = (branch.scores(segments) for branch in self._branches)
+        # One by one: binary masks have a cell for each pixel, and floats of all of them would take gigabytes.
         areas_K = torch.tensor([float(mask.sigmoid().mean()) for mask in segments.mask_logits_Khw])
         return disagreement(by_query, by_image, areas_K * by_query.sum(dim=1))
 
 
 def disagreement(by_query_KC: Tensor, by_image_KC: Tensor, weights_K: Tensor) -> float:
-    """How far two branches disagree about the segments of a picture: 0 where they agree, 1 at most.
+    """How far two branches disagree about the segments of a picture, from 0 (not at all) to 1.
 
     The Jensen-Shannon divergence in bits (Lin 1991) of the two distributions over classes, each scaled to sum to 1,
-    averaged over segments; 0 where no segment has weight.
+    averaged over segments; 0 if no segment has weight.
 
     Args:
         by_query_KC, by_image_KC: (K, C) scores, not negative.
-        weights_K: (K,) how much each segment counts, not negative.
+        weights_K: (K,) weight of each segment, not negative.
     """
-    one, two = (
+    query_KC, image_KC = (
         scores.double() / scores.double().sum(dim=1, keepdim=True) for scores in (by_query_KC, by_image_KC)
     )
-    divergence_K = _entropy((one + two) / 2) - (_entropy(one) + _entropy(two)) / 2
+    divergence_K = _entropy((query_KC + image_KC) / 2) - (_entropy(query_KC) + _entropy(image_KC)) / 2
     total = float(weights_K.double().sum())
     mean = float((divergence_K * weights_K.double()).sum()) / total if total > 0 else 0.0
     return min(1.0, max(0.0, mean))
@@ -101,15 +91,7 @@ def seen_vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     entries = tuple(
         ClassEntry(id=row, name=name) for row, name in enumerate(checkpoint.seen_classes, start=1)
     )
-    return Vocabulary(name="seen", classes=entries, ignore_id=MANY_CLASSES_IGNORE_ID)
-
-
-def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
-    """What defines the segments of a picture, part by part; known without loading a network."""
-    parts = provenance(checkpoint, seen_vocabulary(checkpoint))
-    return {key: part for key, part in parts.items() if key not in ("vocabulary", "naming")} | {
-        "store": store
-    }
+    return Vocabulary(name="seen", classes=entries, ignore_id=IGNORE_ID)
 
 
 def load_segment_exporter(checkpoint: str, store: str, device: str = "cpu") -> SegmentExporter:

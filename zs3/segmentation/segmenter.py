@@ -1,4 +1,4 @@
-"""Grouping: pictures become segments with a mask, an embedding per branch and a `no object` logit each."""
+"""Segmentation: pictures become segments with a mask, an embedding per branch and a `no object` logit each."""
 
 # K segment, D E embedding, H W picture pixels, h w mask cells of stride 4
 from __future__ import annotations
@@ -47,19 +47,19 @@ def normalise_and_pad(
     return F.pad((image_3HW - shift) / scale, (0, -width % multiple, 0, -height % multiple))
 
 
-def largest_shares(mask_logits_Khw: Tensor, void_probabilities_K: Tensor) -> Tensor:
+def max_shares(mask_logits_Khw: Tensor, no_object_K: Tensor) -> Tensor:
     """(K,) the largest share that each segment has of any pixel, in [0, 1].
 
-    A pixel is shared by mask probability times (1 - void probability), the weight a segment has in painting before any
-    class is named. Dropping a segment whose share is nowhere large changes few labels and saves its crops.
+    A pixel is shared by mask probability times (1 - probability of `no object`), the weight of a segment in the label
+    map without regard to classes. Dropping a segment whose shares are all small changes few labels and saves its crops.
     """
-    weights = mask_logits_Khw.sigmoid() * (1 - void_probabilities_K)[:, None, None]
+    weights = mask_logits_Khw.sigmoid() * (1 - no_object_K)[:, None, None]
     return (weights / weights.sum(dim=0).clamp(min=1e-12)).flatten(1).amax(dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictedMasks:
-    """Segments before their crops, with what crops are cut from."""
+    """Segments before their crops, and what crops are cut from."""
 
     segments: Segments
     """On the CPU; image embeddings are (K, 0)."""
@@ -69,20 +69,15 @@ class PredictedMasks:
     """Mask logits on the device."""
 
 
-def _upsampled(logits_Khw: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(logits_Khw[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
 class Segmenter:
-    """The networks and their device: picture in, segments out.
+    """The networks and their device.
 
-    Pictures go through the network one at a time, each padded for itself: its segments depend on nothing but itself,
-    whatever it is batched with. Crops go through the encoder in passes of bounded size.
+    Pictures go through the network one at a time, each padded for itself, so that the segments of a picture do not
+    depend on its batch. Crops go through the encoder in passes of bounded size.
 
     Args:
-        network: in evaluation mode.
-        encoder: of the image branch; none where the settings switch it off.
-        seen_bank_CD: (C, D) unit rows of the classes that were trained on; only read when segments are dropped.
+        encoder: of the image branch; None if the settings switch it off.
+        seen_bank_CD: (C, D) unit rows of the classes that were trained on; required if `min_share` drops segments.
     """
 
     def __init__(
@@ -116,45 +111,29 @@ class Segmenter:
         predicted = self.predict_masks(pixels_HW3)
         if self.encoder is None:
             return predicted.segments
-        embeddings = self._image_embeddings(
-            predicted.resized_3HW, predicted.masks_Khw, predicted.segments.padded_hw
-        )
+        embeddings = self.embed(predicted, predicted.masks_Khw)
         return replace(predicted.segments, image_embeddings_KE=embeddings.cpu())
 
     @torch.inference_mode()
-    def embed(self, predicted: PredictedMasks, chosen_N: Tensor) -> Tensor:
-        """(N, E) embeddings, on the CPU, of the chosen segments (int64 indices) by the image encoder.
-
-        Empty masks make the same crop, whatever the style; only the first of those asked for is encoded.
-        """
-        masks_Nhw = predicted.masks_Khw[chosen_N.to(self.device)]
-        size = predicted.segments.padded_hw
-        empty_N = torch.tensor([not bool((_upsampled(mask[None], size) > 0).any()) for mask in masks_Nhw])
-        first_empty = empty_N & (empty_N.cumsum(dim=0) == 1)
-        kept_N = first_empty | ~empty_N
-        rows = self._image_embeddings(predicted.resized_3HW, masks_Nhw[kept_N.to(self.device)], size).cpu()
-        return rows[torch.where(empty_N, kept_N.cumsum(0)[first_empty].sum(), kept_N.cumsum(0)) - 1]
-
-    @torch.inference_mode()
     def predict_masks(self, pixels_HW3: np.ndarray) -> PredictedMasks:
-        """The segments of a (H, W, 3) uint8 RGB picture before any crop is made: image embeddings are (K, 0)."""
+        """The segments of a (H, W, 3) uint8 RGB picture before any crop is made."""
         config = self.network.config
         resized = resize(pixels_HW3, self.settings).to(self.device)
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
         output = self.network(x[None].contiguous(memory_format=torch.channels_last))[-1]
         masks, padded_hw = output.mask_logits_BQhw[0].float(), (x.shape[1], x.shape[2])
-        embeddings, void = output.embeddings_BQD[0], output.no_object_logits_BQ[0]
+        embeddings, no_object = output.embeddings_BQD[0], output.no_object_logits_BQ[0]
         if self.settings.min_share > 0:
             assert self.seen_bank_CD is not None
             logits = class_logits(output, self.seen_bank_CD, config.temperature)[0]
-            shares = largest_shares(masks, logits.softmax(dim=1)[:, -1])
+            shares = max_shares(masks, logits.softmax(dim=1)[:, -1])
             kept = shares >= min(self.settings.min_share, float(shares.max()))
-            masks, embeddings, void = masks[kept], embeddings[kept], void[kept]
+            masks, embeddings, no_object = masks[kept], embeddings[kept], no_object[kept]
         segments = Segments(
             mask_logits_Khw=masks.cpu(),
             query_embeddings_KD=embeddings.cpu(),
             image_embeddings_KE=torch.zeros(len(masks), 0),
-            no_object_logits_K=void.cpu(),
+            no_object_logits_K=no_object.cpu(),
             padded_hw=padded_hw,
             resized_hw=(resized.shape[1], resized.shape[2]),
             height=pixels_HW3.shape[0],
@@ -162,28 +141,34 @@ class Segmenter:
         )
         return PredictedMasks(segments=segments, resized_3HW=resized, masks_Khw=masks)
 
-    def _image_embeddings(self, resized_3HW: Tensor, masks_Khw: Tensor, padded_hw: tuple[int, int]) -> Tensor:
-        """(K, E) embedding of every segment by the image encoder, averaged over crop styles, and with the picture's."""
+    @torch.inference_mode()
+    def embed(self, predicted: PredictedMasks, masks_Khw: Tensor) -> Tensor:
+        """(K, E) embeddings, on the device, of masks over a picture by the image encoder.
+
+        They are averaged over the crop styles of the settings and mixed with that of the whole picture.
+
+        Args:
+            masks_Khw: logits on the device, over the padded picture at any scale.
+        """
         encoder = self.encoder
         assert encoder is not None
+        resized, padded_hw = predicted.resized_3HW, predicted.segments.padded_hw
         multiple = self.network.config.size_divisibility
-        image = normalise_and_pad(resized_3HW, encoder.image_mean, encoder.image_std, multiple)
+        image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, multiple)
         embeddings = torch.zeros(len(masks_Khw), encoder.image_dim, device=self.device)
-        picture, share = None, self.settings.picture_share
+        whole, share = None, self.settings.picture_share
         shares = torch.tensor([1 - share, share], device=self.device)
         if share > 0:
-            shown = image[:, : resized_3HW.shape[1], : resized_3HW.shape[2]]
-            picture = encoder.encode_images(picture_crop(shown, encoder.image_size_px)[None])
+            unpadded = image[:, : resized.shape[1], : resized.shape[2]]
+            whole = encoder.encode_images(picture_crop(unpadded, encoder.image_size_px)[None])
         for start in range(0, len(masks_Khw), self.settings.crops_per_pass):
             logits = masks_Khw[start : start + self.settings.crops_per_pass]
-            upsampled = _upsampled(logits, padded_hw)
+            upsampled = F.interpolate(logits[None], size=padded_hw, mode="bilinear", align_corners=False)[0]
             kept = torch.arange(len(upsampled), device=self.device)
             if not self.settings.crop_empty_masks:
                 kept = kept[(upsampled > 0).flatten(1).any(dim=1)]
-            rows = segment_embeddings(
-                image, upsampled[kept], encoder, self.settings.crop_styles, chunk=len(logits)
-            )
-            if picture is not None:
-                rows = encoder.average_views(torch.stack((rows, picture.expand_as(rows))), shares)
+            rows = segment_embeddings(image, upsampled[kept], encoder, self.settings.crop_styles)
+            if whole is not None:
+                rows = encoder.average_views(torch.stack((rows, whole.expand_as(rows))), shares)
             embeddings[start + kept] = rows.to(self.device)
         return embeddings

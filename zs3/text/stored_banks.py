@@ -1,7 +1,7 @@
-"""The text bank that a recipe asks for: names through an encoder, or embeddings that someone stored.
+"""The text bank of a recipe: names encoded, or embeddings stored in files.
 
-Stored embeddings stand for word vectors and for encoders that are not at hand. They come as a matrix whose rows
-are in the order of the class list, or as a folder whose rows are found by name, which serves every class list alike.
+Stored embeddings serve word vectors and encoders that are not installed. They are a matrix whose rows follow the class
+list, or a folder whose rows are looked up by name and which therefore serves every class list.
 """
 
 # C class, D embedding
@@ -18,135 +18,129 @@ from numpy.typing import NDArray
 
 from zs3.config import TextConfig, digest_of
 from zs3.encoders import load_encoder
-from zs3.text.bank import TextBank, bank_from_npy, text_bank
+from zs3.tensor_files import read_matrix
+from zs3.text.bank import TextBank, text_bank
 from zs3.vocabulary import ClassEntry, concept, normalised
+
+MATRIX, NAMES = "embeddings.npy", "names.json"
 
 
 def class_bank(
-    text: TextConfig,
-    entries: Sequence[ClassEntry],
-    seen: Sequence[bool],
-    *,
-    device: torch.device,
-    cache_dir: Path | None = None,
+    text: TextConfig, entries: Sequence[ClassEntry], seen: Sequence[bool], *, device: torch.device
 ) -> TextBank:
-    """The text bank of some classes as a recipe says: stored where `text.embeddings` names a place, else encoded.
+    """The text bank of some classes by a recipe: stored where `text.embeddings` is set, else encoded.
 
     Args:
         seen: for each class, whether it had training masks.
-        cache_dir: folder that keeps encoded banks by digest; none encodes anew.
 
     Raises:
-        FileNotFoundError: the stored embeddings, or the encoder's weights, are not there.
+        FileNotFoundError: the stored embeddings, or the encoder's weights, are missing.
         ValueError: they do not fit the classes.
     """
-    if text.embeddings and Path(text.embeddings).is_dir():
-        return bank_from_folder(text.embeddings, entries, seen)
     if text.embeddings:
-        return bank_from_npy(text.embeddings, [entry.name for entry in entries], seen)
-    return text_bank(
-        entries,
-        load_encoder(text.encoder, device=device),
-        templates=text.templates,
-        seen=seen,
-        synonyms=text.synonyms,
-        cache_dir=cache_dir,
-    )
+        return stored_bank(text.embeddings, entries, seen)
+    encoder = load_encoder(text.encoder, device=device)
+    return text_bank(entries, encoder, templates=text.templates, seen=seen, synonyms=text.synonyms)
 
 
 def phrase_embeddings(text: TextConfig, phrases: Sequence[str]) -> NDArray[np.float32]:
     """(N, D) unit rows of any phrases, each taken as a class name, in the space of one branch of a recipe.
 
-    They are what the columns of the table `segments` are compared with: `recipe.query_text` gives the space of
-    `query_embeddings`, `recipe.image_text` that of `image_embeddings`.
+    Compare them with the columns of the table `segments`: `recipe.query_text` gives the space of `query_embeddings`,
+    `recipe.image_text` that of `image_embeddings`.
 
     Raises:
-        FileNotFoundError: the stored embeddings, or the encoder's weights, are not there.
-        ValueError: a phrase comes twice, or stored embeddings lack it.
+        FileNotFoundError: the stored embeddings, or the encoder's weights, are missing.
+        ValueError: two phrases are equal, or stored embeddings lack one.
     """
     entries = [ClassEntry(id=index, name=phrase) for index, phrase in enumerate(phrases)]
     return class_bank(text, entries, [False] * len(entries), device=torch.device("cpu")).embeddings
 
 
-def bank_from_folder(folder: str | Path, entries: Sequence[ClassEntry], seen: Sequence[bool]) -> TextBank:
-    """The text bank of some classes, found by name among the rows of a stored matrix.
+def stored_bank(source: str | Path, entries: Sequence[ClassEntry], seen: Sequence[bool]) -> TextBank:
+    """The text bank of some classes from stored embeddings, normalised here.
 
-    The folder holds `embeddings.npy`, a float matrix, and `names.json`, the list of its rows' names. A class takes the
-    row of its own name; else the one row whose name means the same (`concept`: tv is tvmonitor); else the one row named
-    by one of its synonyms. Rows that no class asks for are not read.
+    In a folder, a class takes the row of its own name; else the one row whose name means the same (`concept`: tv is
+    tvmonitor); else the one row named by one of its synonyms. Other rows are ignored.
+
+    Args:
+        source: a .npy float matrix with one row per class, in their order; or a folder of such a matrix,
+            `embeddings.npy`, and `names.json`, the list of its rows' names.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: they do not fit each other, a class has no row or several, or its row is zero or not finite.
+        FileNotFoundError: a file is missing.
+        ValueError: the files do not fit each other, a class has no row or several, or its row is zero or not finite.
     """
-    folder = Path(folder)
-    stored, listed = folder / "embeddings.npy", folder / "names.json"
-    for path in (stored, listed):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"no {path.name} in {folder}; expected embeddings.npy and names.json, the names of its rows"
-            )
-    names, matrix = json.loads(listed.read_text(encoding="utf-8")), np.load(stored, allow_pickle=False)
+    source = Path(source)
+    matrix_file, *names_file = stored_files(source)
+    matrix = read_matrix(matrix_file)
+    names = json.loads(names_file[0].read_text(encoding="utf-8")) if names_file else [e.name for e in entries]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{listed} must hold a JSON list of names, one for each row of embeddings.npy")
-    if matrix.ndim != 2 or len(matrix) != len(names) or not np.issubdtype(matrix.dtype, np.floating):
+        raise ValueError(f"{source / NAMES} must hold a JSON list of names, one for each row of {MATRIX}")
+    if len(matrix) != len(names):
         raise ValueError(
-            f"{stored} holds {matrix.dtype} {matrix.shape}, expected a float matrix with {len(names)} rows, "
-            "one for each name in names.json"
+            f"{matrix_file} holds {matrix.dtype} {matrix.shape}, expected a float matrix with {len(names)} rows, one "
+            f"for each {'name in ' + NAMES if names_file else 'class name in the same order'}"
         )
-    rows = matrix[[_row_of(entry, names, folder) for entry in entries]].astype(np.float32)
+    if names_file:
+        matrix = matrix[[_row_of(entry, names, source) for entry in entries]]
+    rows = matrix.astype(np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     wrong = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
     if wrong.size:
         raise ValueError(
-            f"the row of {entries[wrong[0]].name!r} in {stored} is zero or not finite; "
+            f"the row of {entries[wrong[0]].name!r} in {matrix_file} is zero or not finite; "
             "every class needs a direction"
         )
-    digest = digest_of(
-        [stored_digest(folder), [entry.name for entry in entries], [bool(flag) for flag in seen]]
-    )
     return TextBank(
         names=tuple(entry.name for entry in entries),
         embeddings=rows / lengths,
         seen=np.asarray(seen, dtype=np.bool_),
-        digest=digest,
     )
 
 
-def stored_digest(path: str | Path) -> str:
-    """sha256 (hex) of the content of stored embeddings: a .npy file, or the two files of a folder.
+def stored_files(source: Path) -> list[Path]:
+    """The files of stored embeddings: a matrix, or the matrix and the names in a folder.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: one is missing.
     """
-    path = Path(path)
-    files = [path / "embeddings.npy", path / "names.json"] if path.is_dir() else [path]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"no text embeddings at {missing[0]}; expected a .npy matrix, or a folder of embeddings.npy and names.json"
-        )
-    return digest_of([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    files = [source / MATRIX, source / NAMES] if source.is_dir() else [source]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no text embeddings at {file}; expected a .npy matrix, or a folder of {MATRIX} and {NAMES}, the names "
+                "of its rows"
+            )
+    return files
+
+
+def stored_digest(source: str | Path) -> str:
+    """SHA-256 (hex) of the content of stored embeddings.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    return digest_of([hashlib.sha256(file.read_bytes()).hexdigest() for file in stored_files(Path(source))])
 
 
 def _row_of(entry: ClassEntry, names: list[str], folder: Path) -> int:
-    """The row of a class; see `bank_from_folder`."""
+    """The row of a class; see `stored_bank`."""
     plain = [normalised(name) for name in names]
     own, synonyms = normalised(entry.name), {normalised(synonym) for synonym in entry.synonyms}
-    for asked in (
+    for rows in (
         [row for row, name in enumerate(plain) if name == own],
         [row for row, name in enumerate(plain) if concept(name) == concept(own)],
         [row for row, name in enumerate(plain) if name in synonyms],
     ):
-        if len(asked) > 1:
-            several = [names[row] for row in asked]
+        if len(rows) > 1:
+            candidates = [names[row] for row in rows]
             raise ValueError(
-                f"class {entry.name!r} could be the row of any of {several} in {folder}; rename one"
+                f"class {entry.name!r} could be the row of any of {candidates} in {folder}; rename one"
             )
-        if asked:
-            return asked[0]
-    shown = ", ".join(names[:8])
+        if rows:
+            return rows[0]
     raise ValueError(
-        f"no row for class {entry.name!r} among the {len(names)} names in {folder}/names.json ({shown}, …); "
-        "add its embedding and name"
+        f"no row for class {entry.name!r} among the {len(names)} names in {folder / NAMES} "
+        f"({', '.join(names[:8])}, …); add its embedding and name"
     )

@@ -1,9 +1,10 @@
-"""The label maps that `zs3.classification.painting.paint` gives under every γ, from three looks at a picture instead of
-one for each γ.
+"""The label maps that `zs3.classification.semantic_map.semantic_map` gives under every γ, from three looks at a
+picture instead of one for each γ.
 
 γ takes seen classes back against unseen ones, so a pixel falls to its best seen class for every γ up to some point, and
-to its best unseen class from there on. `paint` weighs other classes where γ is negative, zero or positive, and the last
-bits of a pixel's score depend on how many it weighs; so each sign is looked at by itself, exactly as `paint` does it.
+to its best unseen class from there on. `semantic_map` weighs other classes where γ is negative, zero or positive, and
+the last bits of a pixel's score depend on how many it weighs; so each sign is looked at by itself, exactly as
+`semantic_map` does it.
 """
 
 # K segment, C class, N class that is weighed, H W pixels, X pixel of a strip, P counted pixel
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zs3.classification.painting import (
+from zs3.classification.semantic_map import (
     calibration_offsets,
     candidate_classes,
     masks_of_rows,
@@ -166,8 +167,8 @@ def _rows(volume_NX: Tensor, members_N: Tensor) -> Tensor:
 def reach(best: GroupBest, gammas: Sequence[float]) -> np.ndarray:
     """(P,) int16: under how many of these γ, of one sign, a pixel falls to its best seen class.
 
-    The comparison is that of `paint`, rounding included: what is subtracted never makes two scores of the group that
-    wins equal that were not, since the winner's score stays between 0 and what it was.
+    The comparison is that of `semantic_map`, rounding included: what is subtracted never makes two scores of the group
+    that wins equal that were not, since the winner's score stays between 0 and what it was.
     """
     seen_P, unseen_P = best.seen_score_P.numpy(), best.unseen_score_P.numpy()
     # Of equal scores the class that is listed first wins: another one must be above, by a last bit at least.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zs3.convert.test_tensor_files import Touch
 from tests.zs3.nets.test_parity import TINY, padded, worst
+from tests.zs3.test_tensor_files import Touch
 from zs3.checkpoint import load_checkpoint
 from zs3.config import NamingSettings, SegmentSettings, TextConfig
 from zs3.convert.zegformer import CRITERION, LOGIT_SCALE, convert, inferred_recipe, network_state

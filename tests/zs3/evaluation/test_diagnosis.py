@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from zs3.classification.painting import paint
+from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings
 from zs3.evaluation.diagnosis import mask_pixels, regions, true_names
 from zs3.segmentation.segments import Segments
@@ -36,7 +36,7 @@ def truth():
 def test_segments_take_the_name_that_most_of_their_pixels_truly_have():
     scores = true_names(halves(), truth(), IDS)
     assert scores.tolist() == [[0.0, 1.0], [1.0, 0.0]]
-    painted, _ = paint(halves(), scores, torch.tensor([True, False]), NamingSettings())
+    painted, _ = semantic_map(halves(), scores, torch.tensor([True, False]), NamingSettings())
     assert np.array_equal(np.array(IDS)[painted.numpy()][1:], truth()[1:])
 
 

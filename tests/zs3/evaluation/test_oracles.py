@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zs3.classification.painting import paint, pixel_scores
+from tests.support.pixel_scores import pixel_scores
+from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings
 from zs3.evaluation.oracles import ORACLES, candidates, error_split, named_in_group, painters
 from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, confusion, counted, scores, with_true_names
@@ -62,7 +63,7 @@ class Case:
         self.truth = self.truth[:, :31]
 
     def labels(self, named=NAMED):
-        return paint(self.segments, self.scores, named.trained_C, self.settings)[0].numpy()
+        return semantic_map(self.segments, self.scores, named.trained_C, self.settings)[0].numpy()
 
     def split(self, named=NAMED, protocol=ZS3, labels=None):
         labels = self.labels(named) if labels is None else labels
@@ -155,7 +156,7 @@ def test_perfect_segments_score_100_everywhere():
     )
     segments, truth = segments_of(masks, (12, 24)), truth_cells.repeat(4, 0).repeat(4, 1)
     held = NamingSettings(calibration=0.0)
-    labels = paint(segments, torch.eye(4), named.trained_C, held)[0].numpy()
+    labels = semantic_map(segments, torch.eye(4), named.trained_C, held)[0].numpy()
     split = error_split(segments, torch.eye(4), labels, truth, named, held, FARM, ZS3)
     found = [confusion(truth, named.ids_C[labels], ignore_id=255), *split.values()]
     for one in (scores(held, FARM.classes, ZS3) for held in found):

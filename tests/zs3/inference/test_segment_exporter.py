@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zs3.checkpoint import load_checkpoint, save_checkpoint
+from zs3.classification.provenance import segments_provenance
 from zs3.classification.settings import naming_provenance, naming_settings
 from zs3.inference.labeller import Labeller
 from zs3.inference.segment_exporter import (
     SegmentExporter,
     disagreement,
     load_segment_exporter,
-    segments_provenance,
 )
 from zs3.nets.zegformer import ZegFormer
 from zs3.vocabulary import parse_class_list

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from zs3.checkpoint import SHIPPED, load_checkpoint, save_checkpoint
-from zs3.classification.pixel_level import CellLogits, paint_pixels, probability_strips
+from zs3.classification.pixel_level import CellLogits, pixel_semantic_map, probability_strips
 from zs3.config import NamingSettings
 from zs3.inference.labeller import Labeller, PixelLabeller, load_labeller
 from zs3.nets.networks import build_network
@@ -79,7 +79,7 @@ def test_strips_are_bilinear_resizing_then_softmax():
 @pytest.mark.parametrize("strip_rows", [1, 7, 64, 1000])
 def test_the_height_of_strips_changes_no_label(strip_rows):
     seen = torch.tensor([True, True, False, True, False])
-    expected, painted = (paint_pixels(cells(), seen, 0.3, strip_rows=rows) for rows in (37, strip_rows))
+    expected, painted = (pixel_semantic_map(cells(), seen, 0.3, strip_rows=rows) for rows in (37, strip_rows))
     assert torch.equal(expected[0], painted[0])
     # 6e-8 measured: torch's softmax takes other instructions for the last few numbers of a tensor. A row taken from
     # the wrong place is off by 1e-2 and more.
@@ -88,7 +88,7 @@ def test_the_height_of_strips_changes_no_label(strip_rows):
 
 def test_calibration_takes_pixels_from_seen_classes_only():
     seen = torch.tensor([True, True, False, True, False])
-    maps = [paint_pixels(cells(), seen, gamma)[0] for gamma in (0.0, 0.4, 1.0)]
+    maps = [pixel_semantic_map(cells(), seen, gamma)[0] for gamma in (0.0, 0.4, 1.0)]
     assert not seen[maps[2]].any()
     for before, after in pairwise(maps):
         moved = before != after
@@ -102,7 +102,7 @@ def test_padding_cells_name_no_pixel():
     padded[:, 15:] += 100.0 * torch.arange(5)[:, None, None]
     other = replace(held, logits_Chw=padded)
     seen = torch.zeros(5, dtype=torch.bool)
-    assert torch.equal(paint_pixels(held, seen, 0.0)[0], paint_pixels(other, seen, 0.0)[0])
+    assert torch.equal(pixel_semantic_map(held, seen, 0.0)[0], pixel_semantic_map(other, seen, 0.0)[0])
 
 
 def test_a_baseline_labels_pictures_as_any_checkpoint_does(baseline):

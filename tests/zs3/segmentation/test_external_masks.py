@@ -11,12 +11,18 @@ from torch.nn import functional as F
 
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.classification.classifier import SegmentClassifier
-from zs3.classification.painting import paint
+from zs3.classification.semantic_map import semantic_map
 from zs3.classification.settings import naming_provenance
 from zs3.config import NamingSettings, digest_of
 from zs3.inference.segment_exporter import SegmentExporter
 from zs3.nets.zegformer import ZegFormer
-from zs3.segmentation.external_masks import SURELY_AN_OBJECT, coverage, external_segments, inside, overlaps
+from zs3.segmentation.external_masks import (
+    NEVER_NO_OBJECT,
+    coverage,
+    covered_pixels,
+    external_segments,
+    overlaps,
+)
 from zs3.segmentation.segmenter import Segmenter
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import parse_class_list
@@ -68,7 +74,7 @@ def given_alone(masks_KHW):
         mask_logits_Khw=torch.from_numpy(masks_KHW),
         query_embeddings_KD=torch.zeros(count, 0),
         image_embeddings_KE=torch.zeros(count, 0),
-        no_object_logits_K=torch.full((count,), SURELY_AN_OBJECT),
+        no_object_logits_K=torch.full((count,), NEVER_NO_OBJECT),
         padded_hw=(height, width),
         resized_hw=(height, width),
         height=height,
@@ -90,7 +96,7 @@ def test_true_names_of_a_given_partition_paint_it_exactly(seed, size, count, res
     segments = given_alone(logits(*(truth == region for region in range(count))))
     settings = NamingSettings(resize_first=resize_first, calibration=calibration)
     seen = torch.arange(count) % 2 == 0
-    labels, best = paint(segments, F.one_hot(names, count).float(), seen, settings)
+    labels, best = semantic_map(segments, F.one_hot(names, count).float(), seen, settings)
     assert np.array_equal(labels.numpy(), names.numpy()[truth])
     assert torch.equal(best, 1 - calibration * seen[labels].float())
 
@@ -101,7 +107,9 @@ def test_hard_masks_paint_as_soft_ones_of_the_same_logits():
     soft = replace(hard, mask_logits_Khw=hard.mask_logits_Khw.float())
     scores, seen = torch.rand(3, 4, generator=torch.manual_seed(0)), torch.arange(4) < 2
     for settings in (NamingSettings(), NamingSettings(calibration=0.2, resize_first=True)):
-        for ours, theirs in zip(paint(hard, scores, seen, settings), paint(soft, scores, seen, settings)):
+        for ours, theirs in zip(
+            semantic_map(hard, scores, seen, settings), semantic_map(soft, scores, seen, settings)
+        ):
             assert torch.equal(ours, theirs)
 
 
@@ -109,7 +117,7 @@ def test_where_given_masks_overlap_their_scores_add_up():
     left, right = np.zeros((4, 9), bool), np.zeros((4, 9), bool)
     left[:, :6], right[:, 3:] = True, True
     scores = torch.tensor([[0.4, 0.0, 0.3], [0.0, 0.5, 0.3]])
-    labels, best = paint(
+    labels, best = semantic_map(
         given_alone(logits(left, right)), scores, torch.zeros(3, dtype=torch.bool), NamingSettings()
     )
     assert labels[0].tolist() == [0] * 3 + [2] * 3 + [1] * 3
@@ -120,9 +128,9 @@ def test_strips_of_many_large_masks_change_no_label(monkeypatch):
     truth = np.random.default_rng(0).integers(0, 3, (70, 20))
     segments = given_alone(logits(*(truth == region for region in range(3))))
     scores, seen = torch.rand(3, 4, generator=torch.manual_seed(0)), torch.zeros(4, dtype=torch.bool)
-    labels, best = paint(segments, scores, seen, NamingSettings())
-    monkeypatch.setattr("zs3.classification.painting.MAX_VALUES_IN_STRIP", 3 * 20 * 7)
-    again, same = paint(segments, scores, seen, NamingSettings())
+    labels, best = semantic_map(segments, scores, seen, NamingSettings())
+    monkeypatch.setattr("zs3.classification.semantic_map.MAX_VALUES_IN_STRIP", 3 * 20 * 7)
+    again, same = semantic_map(segments, scores, seen, NamingSettings())
     assert torch.equal(labels, again) and torch.equal(best, same)
 
 
@@ -178,9 +186,9 @@ def test_a_mask_smaller_than_a_pixel_of_the_network_keeps_one():
     mask[0, 100, 101] = True
     cover = coverage(mask, (40, 40), (64, 64))
     assert float(cover.max()) < 0.5
-    found = inside(cover)[0].nonzero()
+    found = covered_pixels(cover)[0].nonzero()
     assert len(found) == 1 and found[0].tolist() == [10, 10]
-    assert not inside(cover)[:, 40:].any() and not inside(cover)[..., 40:].any()
+    assert not covered_pixels(cover)[:, 40:].any() and not covered_pixels(cover)[..., 40:].any()
 
 
 def test_the_best_overlap_is_the_largest_share_of_the_union():

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.zs3.nets.test_parity import TINY
-from zs3.classification.painting import paint
 from zs3.classification.scores import class_scores
+from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings, SegmentSettings
 from zs3.convert.zegformer_names import from_released
 from zs3.encoders import EncoderConfig, load_encoder
 from zs3.encoders.masked_crops import picture_crop
 from zs3.nets.zegformer import ZegFormer
-from zs3.segmentation.segmenter import Segmenter, largest_shares, normalise_and_pad, resize, resized_size
+from zs3.segmentation.segmenter import Segmenter, max_shares, normalise_and_pad, resize, resized_size
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def test_a_picture_ends_in_the_recorded_label_map(published):
         image_logit_scale=encoder.logit_scale,
     )
     assert np.abs(scores.numpy() - record["mask_cls"]).max() < 1e-5
-    labels, _ = paint(segments, scores, seen, naming)
+    labels, _ = semantic_map(segments, scores, seen, naming)
     assert int((labels.numpy() != record["argmax"]).sum()) <= 2
 
 
@@ -133,7 +133,7 @@ def test_the_whole_picture_has_its_share_in_the_embedding_of_every_segment(publi
 
 def test_a_segment_counts_by_its_largest_share_of_any_pixel():
     logits = torch.tensor([[[9.0, -9.0]], [[0.0, -9.0]], [[9.0, 9.0]]])
-    shares = largest_shares(logits, torch.tensor([0.0, 0.0, 1.0]))
+    shares = max_shares(logits, torch.tensor([0.0, 0.0, 1.0]))
     assert float(shares[0]) == pytest.approx(2 / 3, abs=0.01), "sure of a pixel that another half claims"
     assert float(shares[2]) == 0.0, "no object, however sure its mask"
 

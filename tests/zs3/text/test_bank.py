@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from zs3.encoders import EncoderConfig, load_encoder
-from zs3.text.bank import TextBank, bank_from_npy, prompts, template_sets, templates, text_bank, words
+from zs3.text.bank import TextBank, phrases_of, prompt_templates, prompts, template_sets, text_bank
+from zs3.text.stored_banks import stored_bank
 from zs3.vocabulary import ClassEntry
 
 # Measured worst case 3e-7 against the recorded features of the published code, float32 on both sides.
@@ -17,15 +18,9 @@ FEATURE_TOLERANCE = 2e-6
 
 
 class LetterEncoder:
-    """A stand-in for a text network: a phrase's vector counts its letters. Counts how often it is asked."""
-
-    digest = "letters"
-
-    def __init__(self) -> None:
-        self.calls = 0
+    """A stand-in for a text network: a phrase's vector counts its letters."""
 
     def encode_text(self, phrases: list[str]) -> torch.Tensor:
-        self.calls += 1
         counts = torch.tensor([[phrase.count(chr(97 + i)) for i in range(26)] for phrase in phrases])
         rows = counts.float() + 0.01
         return rows / rows.norm(dim=-1, keepdim=True)
@@ -44,7 +39,7 @@ def tiny_clip(shared: Path) -> object:
 def test_templates_are_those_of_the_published_code(shared: Path) -> None:
     recorded = json.loads((shared / "reference/fixtures/text/prompt_templates.json").read_text())
     recorded["imagenet_select_clip"] = recorded.pop("clip_image_branch")
-    assert {name: list(templates(name)) for name in recorded} == recorded
+    assert {name: list(prompt_templates(name)) for name in recorded} == recorded
 
 
 def test_every_template_has_one_place_for_the_name() -> None:
@@ -53,16 +48,18 @@ def test_every_template_has_one_place_for_the_name() -> None:
 
 def test_an_unknown_template_set_is_refused_and_the_known_ones_named() -> None:
     with pytest.raises(ValueError, match=r"'fancy'.*imagenet_select"):
-        templates("fancy")
+        prompt_templates("fancy")
 
 
 @pytest.mark.parametrize("dataset", ["voc", "coco", "ade847"])
 def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, shared: Path, tiny_clip) -> None:
     folder = shared / "reference/fixtures/text"
     names = json.loads((folder / "class_names.json").read_text())[dataset]
-    three = [templates(name)[0] for name in ("single", "imagenet_select", "imagenet_select_clip")]
+    three = [prompt_templates(name)[0] for name in ("single", "imagenet_select", "imagenet_select_clip")]
     recorded = json.loads((folder / f"prompts_{dataset}.json").read_text())
-    made = [prompt for entry in entries(*names) for prompt in prompts(words(entry, synonyms=True), three)]
+    made = [
+        prompt for entry in entries(*names) for prompt in prompts(phrases_of(entry, synonyms=True), three)
+    ]
     assert made == recorded
     tokens = tiny_clip.tokenizer(made).numpy()
     assert np.array_equal(tokens[:, :40], np.load(folder / "tokens.npz")[f"{dataset}/tokens"])
@@ -102,8 +99,8 @@ def test_text_features_of_the_voc_classes_equal_the_recorded_ones(
 
 def test_synonyms_take_part_only_when_asked() -> None:
     (entry,) = entries("sofa, couch", synonyms=("settee", "couch"))
-    assert words(entry, synonyms=True) == ("sofa", "couch", "settee")
-    assert words(entry, synonyms=False) == ("sofa", "couch"), "a name that holds commas, as ADE20K's do"
+    assert phrases_of(entry, synonyms=True) == ("sofa", "couch", "settee")
+    assert phrases_of(entry, synonyms=False) == ("sofa", "couch"), "a name that holds commas, as ADE20K's do"
 
 
 def test_permuting_the_classes_permutes_the_rows() -> None:
@@ -119,59 +116,21 @@ def test_permuting_the_classes_permutes_the_rows() -> None:
     )
     assert np.array_equal(permuted.embeddings, bank.embeddings[order])
     assert np.array_equal(permuted.seen, bank.seen[order])
-    assert permuted.digest != bank.digest
 
 
-def test_a_cached_bank_is_the_encoded_bank_and_asks_the_encoder_once(tmp_path: Path) -> None:
-    encoder = LetterEncoder()
-    banks = [
-        text_bank(
-            entries("cat", "dog"),
-            encoder,
-            templates="imagenet",
-            seen=[True, False],
-            synonyms=True,
-            cache_dir=tmp_path,
-        )
-        for _ in range(2)
-    ]
-    assert encoder.calls == 1
-    assert np.array_equal(banks[0].embeddings, banks[1].embeddings)
-    assert banks[0].digest == banks[1].digest
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    "change", [{"templates": "plain"}, {"seen": [True, True]}, {"names": ("cat", "cow")}, {"digest": "other"}]
-)
-def test_the_digest_tells_apart_what_makes_another_bank(change: dict) -> None:
-    def digest(
-        names: tuple[str, ...] = ("cat", "dog"),
-        templates: str = "single",
-        seen: tuple[bool, ...] = (True, False),
-        digest: str = "letters",
-    ) -> str:
-        encoder = LetterEncoder()
-        encoder.digest = digest
-        return text_bank(entries(*names), encoder, templates=templates, seen=seen, synonyms=True).digest
-
-    assert digest(**change) != digest()
-    assert digest() == digest()
-
-
-def test_a_bank_from_npy_has_unit_rows_of_the_stored_directions(tmp_path: Path) -> None:
+def test_a_bank_of_a_stored_matrix_has_unit_rows_of_the_stored_directions(tmp_path: Path) -> None:
     matrix = np.array([[3.0, 4.0], [0.0, -2.0]], dtype=np.float16)
     np.save(tmp_path / "bank.npy", matrix)
-    bank = bank_from_npy(tmp_path / "bank.npy", ["a", "b"], [True, False])
+    bank = stored_bank(tmp_path / "bank.npy", entries("a", "b"), [True, False])
     assert np.allclose(bank.embeddings, [[0.6, 0.8], [0, -1]])
 
 
-def test_a_bank_from_npy_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
+def test_a_stored_matrix_with_another_number_of_rows_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "bank.npy", np.ones((3, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="expected a float matrix with 2 rows"):
-        bank_from_npy(tmp_path / "bank.npy", ["a", "b"], [True, True])
+        stored_bank(tmp_path / "bank.npy", entries("a", "b"), [True, True])
     with pytest.raises(FileNotFoundError, match="no text embeddings"):
-        bank_from_npy(tmp_path / "absent.npy", ["a"], [True])
+        stored_bank(tmp_path / "absent.npy", entries("a"), [True])
 
 
 BROKEN: dict[str, Callable[[], TextBank]] = {
@@ -194,7 +153,6 @@ def bank_of(
         names=names,
         embeddings=(np.eye(2) if rows is None else rows).astype(dtype),
         seen=np.array([True, False]) if seen is None else seen,
-        digest="",
     )
 
 

@@ -13,7 +13,7 @@ from zs3.classification.classifier import SegmentClassifier, branches
 from zs3.config import NamingSettings, TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.text.bank import TextBank
-from zs3.text.confusable import IDENTICAL, TOLD, Compared, close_pairs, confusable_warnings
+from zs3.text.confusable import IDENTICAL, MAX_WARNINGS, BranchBank, close_pairs, confusable_warnings
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry, load_vocabulary, parse_class_list
 
@@ -25,8 +25,8 @@ def view(rows, branch="query", logit_scale=20.0):
     rows = np.asarray(rows, np.float64)
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     names = tuple(f"c{index}" for index in range(len(rows)))
-    bank = TextBank(names=names, embeddings=rows, seen=np.zeros(len(rows), bool), digest="d")
-    return Compared(branch=branch, bank=bank, logit_scale=logit_scale)
+    bank = TextBank(names=names, embeddings=rows, seen=np.zeros(len(rows), bool))
+    return BranchBank(branch, bank, logit_scale)
 
 
 def turned(*cosines):
@@ -79,9 +79,9 @@ def test_names_that_the_shipped_synonyms_make_one_thing_are_told():
 def test_only_the_nearest_few_get_a_line_and_the_rest_are_counted():
     pairs = close_pairs(classes(*"abcd"), [view(turned(0.97, 0.98, 0.99))])
     lines = confusable_warnings(pairs)
-    assert len(pairs) == 6 and len(lines) == TOLD + 1
+    assert len(pairs) == 6 and len(lines) == MAX_WARNINGS + 1
     assert lines[-1].startswith("1 more pairs of classes")
-    assert confusable_warnings(pairs[:TOLD]) == lines[:TOLD] and confusable_warnings([]) == []
+    assert confusable_warnings(pairs[:MAX_WARNINGS]) == lines[:MAX_WARNINGS] and confusable_warnings([]) == []
 
 
 def test_classes_that_no_branch_can_tell_apart_are_refused_with_the_repair():

@@ -14,7 +14,7 @@ from zs3.config import TextConfig
 from zs3.inference.labeller import Labeller, seen_bank
 from zs3.learning.samples import TrainingClass, TrainingPlan
 from zs3.nets.zegformer import ZegFormer
-from zs3.text.stored_banks import bank_from_folder, class_bank, stored_digest
+from zs3.text.stored_banks import class_bank, stored_bank, stored_digest
 from zs3.vocabulary import ClassEntry, load_vocabulary, parse_class_list
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def entries(*names, synonyms=()):
 def test_rows_are_found_by_name_by_meaning_and_by_synonym(folder):
     rows = np.load(folder / "embeddings.npy").astype(np.float32)
     asked = [*entries("tvmonitor", "Potted Plant", "sofa"), *entries("monkey", synonyms=("ape",))]
-    bank = bank_from_folder(folder, asked, [True] * 4)
+    bank = stored_bank(folder, asked, [True] * 4)
     expected = rows[[4, 3, 2, 5]]
     np.testing.assert_allclose(
         bank.embeddings, expected / np.linalg.norm(expected, axis=1, keepdims=True), 1e-6
@@ -49,10 +49,10 @@ def test_rows_are_found_by_name_by_meaning_and_by_synonym(folder):
 def test_its_own_name_wins_over_one_of_the_same_meaning(tmp_path):
     np.save(tmp_path / "embeddings.npy", np.eye(3))
     (tmp_path / "names.json").write_text(json.dumps(["couch", "sofa", "dog"]))
-    found = [bank_from_folder(tmp_path, entries(n), [True]).embeddings.argmax() for n in ("sofa", "couch")]
+    found = [stored_bank(tmp_path, entries(n), [True]).embeddings.argmax() for n in ("sofa", "couch")]
     assert found == [1, 0]
     with pytest.raises(ValueError, match=r"class 'settee' could be the row of any of \['couch', 'sofa'\]"):
-        bank_from_folder(tmp_path, entries("settee"), [True])
+        stored_bank(tmp_path, entries("settee"), [True])
 
 
 @pytest.mark.parametrize("kind", ["clip_text_vitb16/voc12_single", "word_vectors/voc_fasttext"])
@@ -67,21 +67,21 @@ def test_the_shared_embeddings_have_a_row_for_each_class_of_voc(kind, shared, tm
     np.save(tmp_path / "embeddings.npy", np.load(stored))
     (tmp_path / "names.json").write_text(json.dumps(names))
     classes = load_vocabulary("voc").candidates
-    bank = bank_from_folder(tmp_path, classes, [True] * 20)
+    bank = stored_bank(tmp_path, classes, [True] * 20)
     rows = np.load(stored).astype(np.float32)[-20:]
     np.testing.assert_allclose(bank.embeddings, rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
 
 
 BROKEN = {
-    "no row for class 'zebra' among the 6 names": lambda f: bank_from_folder(f, entries("zebra"), [True]),
-    "row of 'background' .* is zero": lambda f: bank_from_folder(f, entries("background"), [True]),
+    "no row for class 'zebra' among the 6 names": lambda f: stored_bank(f, entries("zebra"), [True]),
+    "row of 'background' .* is zero": lambda f: stored_bank(f, entries("background"), [True]),
     "expected a float matrix with 6 rows": lambda f: (
         np.save(f / "embeddings.npy", np.ones((5, 2))),
-        bank_from_folder(f, entries("dog"), [True]),
+        stored_bank(f, entries("dog"), [True]),
     ),
     "must hold a JSON list of names": lambda f: (
         (f / "names.json").write_text("{}"),
-        bank_from_folder(f, entries("dog"), [True]),
+        stored_bank(f, entries("dog"), [True]),
     ),
 }
 
@@ -94,8 +94,8 @@ def test_a_folder_that_does_not_serve_is_refused(message, folder):
 
 def test_a_missing_file_is_named(folder, tmp_path):
     (folder / "names.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no names\.json"):
-        bank_from_folder(folder, entries("dog"), [True])
+    with pytest.raises(FileNotFoundError, match=r"no text embeddings at .*names\.json"):
+        stored_bank(folder, entries("dog"), [True])
     with pytest.raises(FileNotFoundError, match="no text embeddings"):
         stored_digest(tmp_path / "absent")
 

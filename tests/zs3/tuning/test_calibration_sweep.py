@@ -1,4 +1,4 @@
-"""Every γ of a sweep gives the label map that `paint` gives under it, to the pixel, ties included."""
+"""Every γ of a sweep gives the label map that `semantic_map` gives under it, to the pixel, ties included."""
 
 from dataclasses import replace
 
@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zs3.classification.painting import (
+from tests.support.pixel_scores import pixel_scores
+from zs3.classification.semantic_map import (
     calibration_offsets,
     candidate_classes,
-    paint,
-    pixel_scores,
+    semantic_map,
     uncovered_pixels,
 )
 from zs3.config import NamingSettings
@@ -62,7 +62,7 @@ def sweep(segments, truth, scores, seen=SEEN, ids=IDS, gammas=GAMMAS, resize_fir
 
 def painted(segments, truth, scores, gamma, seen=SEEN, ids=IDS, resize_first=False):
     naming = NamingSettings(calibration=gamma, resize_first=resize_first)
-    labels = ids[paint(segments, scores, seen, naming)[0].numpy()]
+    labels = ids[semantic_map(segments, scores, seen, naming)[0].numpy()]
     if segments.binary:
         labels = np.where(uncovered_pixels(segments).numpy(), UNLABELLED, labels)
     return confusion(truth, labels, ignore_id=255)
@@ -156,7 +156,7 @@ def test_no_class_that_could_win_is_left_out_for_any_sign_of_gamma(seed, gamma):
     segments, scores = random_segments(seed), random_scores(seed)
     naming = NamingSettings(calibration=gamma)
     best, expected = pixel_scores(segments, scores, SEEN, naming).max(dim=0)
-    labels, top = paint(segments, scores, SEEN, naming)
+    labels, top = semantic_map(segments, scores, SEEN, naming)
     assert torch.equal(labels, expected) and float(top.min()) >= 0
     torch.testing.assert_close(top, best, rtol=0, atol=1e-6)
     kept = candidate_classes(scores, calibration_offsets(SEEN, gamma) > 0)

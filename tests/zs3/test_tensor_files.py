@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from zs3.convert.tensor_files import read_tensors, refuse_misfits
+from zs3.tensor_files import read_tensors, refuse_misfits
 
 
 class Touch:

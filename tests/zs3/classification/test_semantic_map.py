@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.pixel_scores import pixel_scores
 from zs3.classification.fusion import fuse
-from zs3.classification.painting import candidate_classes, paint, pixel_scores, probabilities
 from zs3.classification.scores import class_scores
+from zs3.classification.semantic_map import candidate_classes, probabilities, semantic_map
 from zs3.config import NamingSettings
 from zs3.segmentation.segments import Segments
 
@@ -88,7 +89,7 @@ def test_every_fusion_mode_scores_and_paints_as_recorded(shared, record):
     volume = pixel_scores(segments, scores, SEEN, settings)
     # 4e-6 measured; a half-pixel shift of the masks moves 1e-1, leaving out γ moves 0.1.
     assert float((volume - torch.from_numpy(numbers["sem_seg"])).abs().max()) < 2e-5
-    labels, _ = paint(segments, scores, SEEN, settings, strip_rows=17)
+    labels, _ = semantic_map(segments, scores, SEEN, settings, strip_rows=17)
     # Where two classes tie to rounding either may win: at most 2 pixels between independent implementations.
     assert int((labels != torch.from_numpy(numbers["argmax"]).long()).sum()) <= 2
 
@@ -136,7 +137,7 @@ def test_the_height_of_a_strip_changes_no_pixel(strip_rows, resize_first):
     seen = torch.arange(7) < 4
     scores = scores_of(segments, settings, seen)
     best, expected = pixel_scores(segments, scores, seen, settings).max(dim=0)
-    labels, painted = paint(segments, scores, seen, settings, strip_rows=strip_rows)
+    labels, painted = semantic_map(segments, scores, seen, settings, strip_rows=strip_rows)
     assert torch.equal(labels, expected)
     torch.testing.assert_close(painted, best, rtol=0, atol=1e-6)
 
@@ -186,8 +187,8 @@ def test_fusion_leans_on_the_branch_that_was_trained_for_the_class():
 def test_a_larger_calibration_never_gives_a_pixel_to_a_seen_class():
     segments, seen = random_segments(9), torch.arange(7) < 4
     scores = scores_of(segments, NamingSettings(), seen)
-    before, _ = paint(segments, scores, seen, NamingSettings(calibration=0.0))
-    after, _ = paint(segments, scores, seen, NamingSettings(calibration=0.1))
+    before, _ = semantic_map(segments, scores, seen, NamingSettings(calibration=0.0))
+    after, _ = semantic_map(segments, scores, seen, NamingSettings(calibration=0.1))
     assert not bool((~seen[before] & seen[after]).any())
     assert int(seen[after].sum()) < int(seen[before].sum())
 
@@ -213,7 +214,7 @@ def test_classes_that_cannot_win_are_left_out_and_nothing_changes(seed, calibrat
     scores[:, 8] = scores[:, 7] / 2  # both seen
     left = candidate_classes(scores, seen if calibration else torch.zeros_like(seen))
     assert 8 not in left
-    index, best = paint(segments, scores, seen, settings)
+    index, best = semantic_map(segments, scores, seen, settings)
     plain = pixel_scores(segments, scores, seen, settings).max(dim=0)
     assert torch.equal(index, plain.indices)
     # The same sums of at most 3 products in another order of additions: a few units in the last place of numbers below
@@ -226,7 +227,7 @@ def test_where_no_segment_reaches_the_first_class_wins_as_without_pruning():
     nowhere = replace(segments, mask_logits_Khw=torch.full((2, 8, 16), -200.0))
     seen, scores = torch.tensor([True, False, True, False]), torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 2)
     for calibration, expected in ((0.0, 0), (0.1, 1)):
-        index, _ = paint(nowhere, scores, seen, NamingSettings(calibration=calibration))
+        index, _ = semantic_map(nowhere, scores, seen, NamingSettings(calibration=calibration))
         assert (index == expected).all()
 
 
@@ -254,7 +255,7 @@ def test_painting_has_the_same_bits_for_any_number_of_threads(resize_first):
     try:
         for number in (1, 2, 3, 8):
             torch.set_num_threads(number)
-            painted.append(paint(segments, scores, seen, settings))
+            painted.append(semantic_map(segments, scores, seen, settings))
     finally:
         torch.set_num_threads(threads)
     for labels, best in painted[1:]:
@@ -275,7 +276,7 @@ def test_a_class_that_takes_little_changes_no_label_that_was_clear(seed, low):
     share = float(after[:, 6].max())
     plain = pixel_scores(segments, before, seen, settings)
     first, second = plain.topk(2, dim=0).values
-    labels, _ = paint(more, after, torch.arange(7) < 3, settings)
+    labels, _ = semantic_map(more, after, torch.arange(7) < 3, settings)
     clear = (first * (1 - share) > second * (1 + 1e-5)) & (labels != 6)
     assert torch.equal(labels[clear], plain.argmax(dim=0)[clear])
     if low == -4:
@@ -306,7 +307,7 @@ def test_a_class_without_any_share_changes_no_label(seed, place, marked_seen, ca
     # exp(-300) is 0 in float32, so only the order of a sum of 8 shares may differ: some units in the last place.
     torch.testing.assert_close(after[:, others], before, atol=1e-6, rtol=0)
     sure = clear(segments, before, seen, settings)
-    labels, _ = paint(segments, before, seen, settings)
-    grown, _ = paint(more, after, also, settings)
+    labels, _ = semantic_map(segments, before, seen, settings)
+    grown, _ = semantic_map(more, after, also, settings)
     assert torch.equal(grown[sure], others[labels][sure])
     assert sure.float().mean() > 0.99

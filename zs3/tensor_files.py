@@ -1,0 +1,209 @@
+"""Tensors from files that others wrote: torch checkpoints, detectron2's pickles, safetensors, npz and npy.
+
+No code in a file is ever run: only tensors, arrays and plain values are built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+import numpy as np
+import safetensors.torch
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which checkpoints keep their state dict (detectron2; open_clip and timm)."""
+
+# What the unpickler of torch raises on damaged bytes, and the zip reader on half a file.
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError,
+    AssertionError, OverflowError, struct.error, zipfile.BadZipFile, SafetensorError,
+)  # fmt: skip
+
+# What an array needs to be unpickled, under the names of numpy 1 and 2.
+_ARRAY_CLASSES = {
+    (f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")
+} | {("numpy", "ndarray"), ("numpy", "dtype")}
+
+
+def read_tensors(uri: str) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU: a torch checkpoint (.pth), .safetensors, .npz, or a pickle of arrays
+    (.pkl, as detectron2 publishes backbones).
+
+    If the file holds a `model` or `state_dict`, that is taken and the rest is ignored.
+
+    Args:
+        uri: local path or uri.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, would run code, or holds something other than named tensors.
+    """
+    filesystem, path = _existing_file(uri)
+    local = isinstance(filesystem, LocalFileSystem)
+    return parse_tensors(
+        path if local else filesystem.cat_file(path), PurePosixPath(path).suffix.lower(), uri
+    )
+
+
+def parse_tensors(file: str | bytes, suffix: str, origin: str) -> dict[str, Tensor]:
+    """As `read_tensors`, from a local path or the content of a file.
+
+    Args:
+        suffix: `.pth`, `.safetensors`, `.npz` or `.pkl`.
+        origin: what messages call the file.
+    """
+    try:
+        content = _content(file, suffix)
+    except _UNREADABLE as error:
+        raise ValueError(f"{origin} does not load as plain tensors: {_reason(error)}") from error
+    if isinstance(content, dict):
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    if not isinstance(content, dict) or not content:
+        kind = "an empty one" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{origin} holds no dictionary of tensors but {kind}; save a model's state_dict()")
+    tensors = {key: _tensor(value) for key, value in content.items()} if suffix == ".pkl" else content
+    others = [
+        key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
+    if others:
+        raise ValueError(
+            f"{origin} holds no dictionary of tensors: {len(others)} of {len(tensors)} entries are none, the first is "
+            f"{others[0]!r}; save a model's state_dict()"
+        )
+    return dict(tensors)
+
+
+def read_matrix(path: Path) -> NDArray[np.floating]:
+    """The float matrix of a local .npy file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds anything but a matrix of floats.
+    """
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} does not load as a .npy matrix: {error}; save it with numpy.save"
+        ) from error
+    if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating):
+        raise ValueError(f"{path} holds {matrix.dtype} {matrix.shape}, expected a float matrix")
+    return matrix
+
+
+def file_digest(uri: str) -> str:
+    """SHA-256 (hex) of a file of weights.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    filesystem, path = _existing_file(uri)
+    with filesystem.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], origin: str) -> None:
+    """Raise unless the tensors have exactly the expected names and shapes.
+
+    Raises:
+        ValueError: names are missing, not expected, or of another shape; the message lists every one of them.
+    """
+    other_shapes = [
+        f"{name} is {_shape(state[name].shape)} instead of {_shape(shape)}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != tuple(shape)
+    ]
+    misfits = {
+        "missing": [name for name in expected if name not in state],
+        "not expected": [name for name in state if name not in expected],
+        "of another shape": other_shapes,
+    }
+    parts = [f"{len(names)} {kind} ({', '.join(names)})" for kind, names in misfits.items() if names]
+    if parts:
+        raise ValueError(f"{origin}: of {len(expected)} tensors {'; '.join(parts)}; is it of another model?")
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of plain values and numpy arrays, as in detectron2's model zoo, and refuses all others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # how Python 2's protocol keeps bytes
+            return _latin1
+        if (module, name) not in _ARRAY_CLASSES:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """The bytes that a pickle of protocol 2 stores as text; no other codec is looked up."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"GLOBAL _codecs.encode of {encoding}")
+    return text.encode("latin1")
+
+
+def _existing_file(uri: str) -> tuple[Any, str]:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if not filesystem.isfile(path):
+        raise FileNotFoundError(f"no weights at {uri!r}; check the path")
+    return filesystem, path
+
+
+def _content(file: str | bytes, suffix: str) -> Any:
+    """What the file holds, with arrays of a pickle as they are."""
+    if suffix == ".safetensors":
+        return safetensors.torch.load_file(file) if isinstance(file, str) else safetensors.torch.load(file)
+    with (
+        Path(file).open("rb") if isinstance(file, str) else io.BytesIO(file) as stream,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # about the kind of file, which the error reports
+        if suffix == ".npz":
+            with np.load(stream, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        if suffix == ".pkl":
+            return _ArrayUnpickler(stream, encoding="latin1").load()
+        return torch.load(stream, map_location="cpu", weights_only=True)
+
+
+def _tensor(value: Any) -> Any:
+    """An array of numbers as a tensor of its own memory; anything else as it is."""
+    is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+    return torch.from_numpy(np.array(value)) if is_numeric else value
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was refused, in one line; torch's own message suggests running the code."""
+    message = str(error)
+    wanted = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"(?:class|function) ([\w.]+)", message)
+    if "TorchScript" in message:
+        return (
+            "it is a TorchScript archive, which can run code, and is refused; save its state_dict() as "
+            ".safetensors instead"
+        )
+    if isinstance(error, pickle.UnpicklingError) and wanted:
+        return (
+            f"it asks for {wanted[1]}, so it could run code, and is refused; if you trust it, save its state_dict() "
+            "alone as .safetensors"
+        )
+    first = message.splitlines()[0][:80] if message and not isinstance(error, pickle.UnpicklingError) else ""
+    detail = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return f"it is truncated or no file of that kind ({detail}); copy it again"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "one number"
