@@ -1,50 +1,60 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything else is for people who change the code.
 # PYTHON picks the interpreter that makes the environment: make demo PYTHON=python3.12
-# EXTRAS picks the optional dependencies of pyproject.toml; cluster.yaml installs with EXTRAS=aws.
+# `make install` installs what running needs; EXTRAS adds optional dependencies of pyproject.toml: make install EXTRAS=aws
 
 PYTHON ?= python3
-EXTRAS ?= dev
+EXTRAS ?= runtime
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test chaos lint types install
+.NOTPARALLEL:
 
 help:
 	@echo 'make demo    install, then label and evaluate eight photographs with the shipped model'
-	@echo 'make test    install, then run the whole test suite'
-	@echo 'make chaos   install, then ten rounds of labelling while things are killed; not part of the tests'
+	@echo 'make test    install with development tools, then run the whole test suite'
+	@echo 'make chaos   ten rounds of labelling while processes and machines are killed; not part of the tests'
 	@echo 'make lint    ruff: style and format'
 	@echo 'make types   mypy'
 
 # `make demo ARGS="--out elsewhere"` hands arguments on.
-demo: install
+demo: $(RUNTIME)
 	$(BIN)/zs3 demo $(ARGS)
 
-test: install
+test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
 
 # `make chaos ARGS="--seed 7 --rounds 1"` plays the round of seed 7 again.
-chaos: install
+chaos: $(DEV)
 	$(BIN)/python tests/chaos/chaos.py $(ARGS)
 
-lint: install
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install
+types: $(DEV)
 	$(BIN)/mypy
 
-install: $(STAMP)
+install: $(VENV)/.installed-$(EXTRAS)
 
-# Once per change of either file: the stamp is touched only when everything before it worked.
-$(STAMP): pyproject.toml constraints.txt
+# One stamp for each set of optional dependencies, each made again when either file changes. Every set includes what
+# running needs, so `make demo` after `make test` installs nothing. A stamp is touched only when everything worked.
+# pip is silent while it unpacks, so a line every ten seconds says how far it is.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo 'zs3: no interpreter named "$(PYTHON)"; install Python 3.11 or newer, or say make PYTHON=/path/to/python' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "zs3: $(PYTHON) is $$($(PYTHON) --version 2>&1), and zs3 needs 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo 'zs3: installing into $(VENV): about 3.5 GB to download and 7 GB on disk, most of it PyTorch with CUDA;'
+	@echo 'zs3: 3 to 10 minutes, once. Packages that are already there are not downloaded again.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo 'zs3: $(PYTHON) -m venv failed; on Debian and Ubuntu, install the package python3-venv' >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(EXTRAS)]'
-	@touch $@
+	@(while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do size=$$(du -sm $(VENV) | cut -f1); \
+	    [ $$size -lt 100 ] || echo "zs3: $$size MB of about 7000 MB unpacked"; done) & ticker=$$!; \
+	  $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.$(if $(filter runtime,$*),,[$*])'; \
+	  status=$$?; kill $$ticker; exit $$status
+	@touch $@ $(RUNTIME)
+	@echo 'zs3: installed'

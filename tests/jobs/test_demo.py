@@ -1,4 +1,4 @@
-"""The demo's data is sound; the demo itself labels, evaluates and says where everything lies."""
+"""The demo's data is sound; the demo labels, evaluates and says where the results are."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.demo import SPLIT, VOID, demo_data, drawn, main, photograph_path, write_dataset
+from jobs.demo import SPLIT, UNLABELLED, demo_data, main, photograph_path, polygons_to_map, write_dataset
 from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
 from zs3.datasets import open_dataset, read_truth
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -34,7 +34,7 @@ def test_the_demo_is_a_folder_data_set_like_any_other(root: Path) -> None:
 
 def test_every_photograph_holds_at_least_a_twentieth_of_labelled_pixels(root: Path) -> None:
     for mask in (root / "masks").glob("*.png"):
-        assert (np.array(Image.open(mask)) != VOID).mean() > 0.05, mask.name
+        assert (np.array(Image.open(mask)) != UNLABELLED).mean() > 0.05, mask.name
 
 
 def test_writing_the_data_set_again_writes_the_same_bytes(root: Path, tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_every_photograph_says_whose_it_is() -> None:
     assert all(photograph["credit"] for photograph in demo_data()["photographs"])
 
 
-def test_later_regions_are_painted_over_earlier_ones_and_the_rest_is_void() -> None:
+def test_later_regions_cover_earlier_ones_and_the_rest_is_unlabelled() -> None:
     square = [[2, 2], [7, 2], [7, 7], [2, 7]]
     inner = [[4, 4], [5, 4], [5, 5], [4, 5]]
     regions = [{"class": "cup", "polygon": square}, {"class": "void", "polygon": inner}]
-    truth_HW = drawn(regions, {"cup": 3, "void": VOID}, 10, 9)
+    truth_HW = polygons_to_map(regions, {"cup": 3, "void": UNLABELLED}, 10, 9)
     assert truth_HW.shape == (9, 10)
     assert (truth_HW == 3).sum() == 36 - 4
-    assert truth_HW[4, 4] == truth_HW[0, 0] == VOID
+    assert truth_HW[4, 4] == truth_HW[0, 0] == UNLABELLED
 
 
 def test_a_photograph_of_another_size_is_refused_by_name() -> None:
@@ -105,7 +105,7 @@ def painter() -> LabellerFactory:
     return LabellerFactory(describe=describe, load=lambda checkpoint, vocabulary, device: Painter())
 
 
-def test_the_demo_labels_evaluates_and_says_where_everything_lies(
+def test_the_demo_labels_evaluates_and_says_where_the_results_are(
     ray_session: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -121,10 +121,9 @@ def test_the_demo_labels_evaluates_and_says_where_everything_lies(
     assert str(out / "report" / "report.html") in printed
     assert "data:image/jpeg" in (out / "report" / "report.html").read_text()
 
-    asked = next(line for line in printed.splitlines() if line.startswith("ask it anything"))
-    answer = subprocess.run(
-        asked.removeprefix("ask it anything"), shell=True, check=True, capture_output=True, text=True
-    ).stdout
+    query = next(line for line in printed.splitlines() if line.startswith("Query the label table:"))
+    command = query.removeprefix("Query the label table:")
+    answer = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
     assert "person" in answer
 
 
