@@ -30,12 +30,17 @@ import tyro
 from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution, cores
-from pipelines.labelling.label import LabelRequest, label
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabellerFactory, LabelPlan, plan_label
-from pipelines.labelling.read_images import PIXELS, read_and_decode
-from pipelines.ray_session import KEEP_BUFFERS
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.image_stage import PIXELS, read_and_decode
+from pipelines.labelling.label import (
+    LabelActor,
+    LabellerFactory,
+    LabelRequest,
+    PreparedLabel,
+    label,
+    prepare_label,
+)
+from pipelines.ray_session import MALLOC_ENVIRONMENT
+from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.committer import Committer
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.images.codec import decode
@@ -83,7 +88,7 @@ def main() -> int:
 
 def prepared(arguments: Arguments, folder: Path) -> Arguments:
     """Arguments whose images are as many as asked for, and whose checkpoint resizes pictures as asked for."""
-    held = [Path(uri) for _, uri in list_images(arguments.images)]
+    held = [Path(uri) for batch in catalogue_of(arguments.images).rows() for uri in batch["uri"].to_pylist()]
     (folder / "images").mkdir()
     for number in range(arguments.limit):
         source = held[number % len(held)]
@@ -132,18 +137,19 @@ def bare(arguments: Arguments) -> dict[str, Any]:
     actor = _actor(plan, arguments)
     size = arguments.execution.batch_size
     labelling = decoding = 0.0
-    for start in range(0, len(plan.left.todo), size):
-        ids, uris = zip(*plan.left.todo[start : start + size])
+    pending = list(plan.work.pending)
+    for start in range(0, len(pending), size):
+        ids, uris = zip(*pending[start : start + size])
         refs = pa.table({"image_id": list(ids), "uri": list(uris)})
         began = time.perf_counter()
         batch = pa.concat_tables(
-            read_and_decode(refs, max_pixels=plan.request.max_pixels, run=plan.description.digest)
+            read_and_decode(refs, max_pixels=plan.request.max_pixels, run=plan.info.digest)
         )
         decoded = time.perf_counter()
         actor(batch)
         decoding += decoded - began
         labelling += time.perf_counter() - decoded
-    images = len(plan.left.todo)
+    images = len(plan.work.pending)
     return {
         "images": images,
         "actor": round(images / labelling, 3),
@@ -190,7 +196,7 @@ def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
     Committer.commit = timed  # type: ignore[method-assign]
     result = label(request, arguments.execution)
     began = time.perf_counter()
-    assert not plan_label(request).left.todo
+    assert not prepare_label(request).work.pending
     again = time.perf_counter() - began
     return {
         "commit_share": round(sum(commits) / result.seconds, 4),
@@ -206,7 +212,7 @@ def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
 def memory(arguments: Arguments) -> dict[str, Any]:
     """Peak of the actor's process while it labels images of each size, one at a time, in MiB."""
     plan = _plan(arguments)
-    source = decode(Path(plan.left.todo[0][1]).read_bytes())
+    source = decode(Path(next(iter(plan.work.pending))[1]).read_bytes())
     actor = _actor(plan, arguments)
     loaded = _resident("VmRSS")
     found: dict[str, Any] = {"loaded_mib": round(loaded)}
@@ -240,7 +246,7 @@ def _apart(part: str, arguments: Arguments) -> dict[str, Any]:
     options = {**told, "--limit": arguments.limit, **differing}
     command = [sys.executable, __file__, part, *(str(word) for pair in options.items() for word in pair)]
     done = subprocess.run(
-        command, env={**os.environ, **KEEP_BUFFERS}, check=True, stdout=subprocess.PIPE, text=True
+        command, env={**os.environ, **MALLOC_ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -255,18 +261,18 @@ def _request(arguments: Arguments, out: str) -> LabelRequest:
     )
 
 
-def _plan(arguments: Arguments) -> LabelPlan:
+def _plan(arguments: Arguments) -> PreparedLabel:
     with tempfile.TemporaryDirectory() as out:
-        return plan_label(_request(arguments, out))
+        return prepare_label(_request(arguments, out))
 
 
-def _actor(plan: LabelPlan, arguments: Arguments) -> LabelActor:
+def _actor(plan: PreparedLabel, arguments: Arguments) -> LabelActor:
     actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=arguments.execution.threads)
     return LabelActor(
         model=LabellerFactory(),
         checkpoint=plan.request.checkpoint,
         vocabulary=plan.vocabulary,
-        run=plan.description.digest,
+        run=plan.info.digest,
         actors=actors,
     )
 

@@ -26,8 +26,7 @@ import tyro
 from PIL import Image
 
 from pipelines.execution import Execution, cores
-from pipelines.labelling.label import LabelRequest, label
-from pipelines.labelling.label_plan import LabellerFactory, ModelInfo, plan_label
+from pipelines.labelling.label import LabellerFactory, LabelRequest, ModelInfo, label, prepare_label
 from pipelines.runs.committer import Committer
 from pipelines.runs.run import Progress
 
@@ -81,9 +80,9 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     result = label(request, execution, model=shades(), on_progress=show)
     done.set()
     began = time.perf_counter()
-    left = plan_label(request, shades()).left
+    left = prepare_label(request, shades()).work
     again_s = time.perf_counter() - began
-    assert (len(left.todo), left.skipped) == (0, arguments.images)
+    assert (len(left.pending), left.skipped) == (0, arguments.images)
     quarter = max(1, len(samples) // 4)
     return {
         "images": result.images,

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 import torch
 import tyro
 
-from pipelines.labelling.label_actor import rows_of_map
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.label import rows_of_map
+from pipelines.runs.catalogue import catalogue_of
 from pipelines.storage.objects import read_bytes
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
@@ -75,7 +75,8 @@ def measured(arguments: Arguments, checkpoint: str) -> dict[str, Any]:
     """Seconds per image of both ways, and their ratio."""
     vocabulary = load_vocabulary(arguments.classes)
     labeller = Labeller(load_checkpoint(checkpoint), vocabulary, device=torch.device("cpu"))
-    refs = list_images(arguments.images, arguments.limit)
+    batches = catalogue_of(arguments.images, arguments.limit).rows()
+    refs = [(row["image_id"], row["uri"]) for batch in batches for row in batch.to_pylist()]
     kept, labelling = [], []
     labeller.segmenter.segment([decode(read_bytes(refs[0][1]))])  # networks load when they are first used
     for image_id, uri in refs:

@@ -27,8 +27,8 @@ import tyro
 
 from pipelines.execution import cores
 from pipelines.runs.catalogue import Catalogue
-from pipelines.runs.listing import FOUND, ROWS_AT_ONCE
-from pipelines.runs.resume import Target, remaining
+from pipelines.runs.listing import LISTED, ROWS_PER_BATCH
+from pipelines.runs.resume import Target, remaining_work
 from pipelines.tables.delta_writer import Part, open_table, publish, write_data_file
 from zs3.tables import LABELS, SHARDS
 
@@ -85,10 +85,10 @@ def measure(images: int, new: int) -> dict[str, Any]:
         began = time.perf_counter()
         catalogue = Catalogue(stream(images))
         sorted_s = time.perf_counter() - began
-        left = remaining(catalogue, target)
+        left = remaining_work(catalogue, target)
         seconds = time.perf_counter() - began
         peak = resident("VmHWM")
-        assert (len(left.todo), left.skipped) == (len(lacking), images - len(lacking))
+        assert (len(left.pending), left.skipped) == (len(lacking), images - len(lacking))
         began = time.perf_counter()
         held = sorted(uri for batch in stream(images) for uri in batch["uri"].to_pylist())
         plain_s = time.perf_counter() - began
@@ -109,15 +109,15 @@ def measure(images: int, new: int) -> dict[str, Any]:
 def stream(images: int, without: frozenset[int] | set[int] = frozenset()) -> Iterator[pa.RecordBatch]:
     """A listing in no order, with ETags, in batches; nothing of it is held."""
     stride = next(step for step in range(7919, 9000) if math.gcd(step, images) == 1)
-    for start in range(0, images, ROWS_AT_ONCE):
-        numbers = [number * stride % images for number in range(start, min(start + ROWS_AT_ONCE, images))]
+    for start in range(0, images, ROWS_PER_BATCH):
+        numbers = [number * stride % images for number in range(start, min(start + ROWS_PER_BATCH, images))]
         numbers = [number for number in numbers if number not in without]
         yield pa.RecordBatch.from_arrays(
             [
                 pa.array([uri_of(number) for number in numbers]),
                 pa.array([f"{number:032x}" for number in numbers]),
             ],
-            schema=FOUND,
+            schema=LISTED,
         )
 
 

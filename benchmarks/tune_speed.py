@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from pipelines.execution import Execution, cores
-from pipelines.labelling.name import read_segments
+from pipelines.labelling.segments_table import read_segments
 from pipelines.storage.objects import read_bytes
 from pipelines.tuning.request import TunePlan, TuneRequest, plan_tune
 from pipelines.tuning.tune import tune

@@ -25,12 +25,11 @@ from rich.console import Console
 
 from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
 from jobs.cli.options import parse_command_line, print_json
-from jobs.cli.progress import progress
-from jobs.cli.run_options import query
+from jobs.cli.progress import progress_bar
+from jobs.cli.run_output import query
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import LabellerFactory, LabelRequest
+from pipelines.labelling.label import LabellerFactory, LabelRequest, label
 from pipelines.runs.run import RunResult
 from zs3.images.codec import encode_label_png
 from zs3.report import SCORE_KEYS
@@ -95,7 +94,7 @@ def label_and_evaluate(
         out=options.out,
     )
     sys.stderr.write(f"2/3  Start Ray on this machine and label them with {options.checkpoint}\n")
-    with progress("labelling") as show:
+    with progress_bar("labelling") as show:
         labelled = label(request, model=model, on_progress=show)
     sys.stderr.write(f"3/3  Evaluate the labels and write the report to {Path(options.out, 'report')}\n\n")
     evaluation = EvaluateRequest(

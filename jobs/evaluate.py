@@ -24,8 +24,8 @@ from jobs.cli.options import parse_command_line, print_json
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import LabellerFactory
-from pipelines.labelling.name_plan import SegmentClassifierFactory
+from pipelines.labelling.label import LabellerFactory
+from pipelines.labelling.name import SegmentClassifierFactory
 from zs3.metrics.intervals import REPLICATES
 from zs3.report import SCORE_KEYS
 from zs3.report.terminal import summary
@@ -99,7 +99,7 @@ def main(
 def _run(argv: list[str], model: LabellerFactory | None, names: SegmentClassifierFactory | None) -> int:
     options = parse_command_line(EvaluateOptions, "zs3 evaluate", argv)
     values = {name: getattr(options, name) for name in EvaluateRequest.__slots__}
-    request = EvaluateRequest(**{**values, "naming": options.naming.given()})
+    request = EvaluateRequest(**{**values, "naming": options.naming.changes()})
     columns = (TextColumn("scoring images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bars = Console(stderr=True)
     with Progress(*columns, console=bars, transient=True, disable=not bars.is_terminal) as progress:

@@ -6,38 +6,32 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.exit_codes import guarded
 from jobs.cli.naming_options import NamingChanges
-from jobs.cli.progress import progress, run_summary
-from jobs.cli.run_options import (
-    AREAS,
-    RunOptions,
-    TableRunOptions,
-    parsed,
+from jobs.cli.options import request_from
+from jobs.cli.progress import progress_bar
+from jobs.cli.run_options import RunOptions, TableRunOptions, parse_run_options
+from jobs.cli.run_output import (
+    LABELS_QUERY,
+    class_values,
+    print_dry_run,
+    print_summary,
     query,
-    remaining_text,
-    remaining_values,
-    target_lines,
-    told,
+    work_summary,
 )
-from pipelines.labelling.name import name
-from pipelines.labelling.name_plan import NamePlan, NameRequest, SegmentClassifierFactory, plan_name
-from pipelines.runs.run import RunResult
-from zs3.text.confusable import ClosePair
+from pipelines.labelling.name import NameRequest, PreparedName, SegmentClassifierFactory, name, prepare_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(TableRunOptions):
-    """Label stored segments with a list of class names, on CPUs, without a picture or a network.
+class NameOptions(TableRunOptions):
+    """Label stored segments with a list of class names, on CPUs, without images or networks.
 
-    Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. A run that was stopped
-    continues when the same command is given again. Exit code 0: all was done; 3: some images failed; 1: stopped by an
-    error; 2: wrong usage.
+    Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. The same command continues a
+    run that was stopped. Exit codes: 0 all images are done, 1 stopped by an error, 2 wrong usage, 3 some images failed.
     """
 
     segments: str
@@ -45,86 +39,57 @@ class Arguments(TableRunOptions):
     classes: str
     """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
     checkpoint: str | None = None
-    """The checkpoint that made the segments; by default the place that it was read from then."""
-    naming: NamingChanges = field(default_factory=NamingChanges)
-    """Naming settings that differ from the checkpoint's own."""
+    """The checkpoint that made the segments, where it lies now. By default where it lay then."""
     settings: str | None = None
-    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings. The label table then says on which
-    split they were tuned, and so do reports of it."""
+    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings.
+    The label table and its reports then record the split that they were tuned on."""
+    naming: NamingChanges = field(default_factory=NamingChanges)
+    """Naming settings that replace the checkpoint's own."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: SegmentClassifierFactory | None = None) -> int:
     """The exit code of one naming run.
 
     Args:
-        argv: the command line after the verb; by default the process's own.
-        model: how to come by the classifier; tests put their own here.
+        argv: the command line after the command; by default the process's own.
+        model: replaces the classifier; for tests.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), model))
+    return guarded(lambda: _run(parse_run_options(NameOptions, "zs3 name", argv), model))
 
 
-def _run(argv: list[str], model: SegmentClassifierFactory | None) -> int:
-    arguments = parsed(Arguments, "zs3 name", argv)
-    request = NameRequest(
-        segments=arguments.segments,
-        classes=arguments.classes,
-        out=arguments.out,
-        checkpoint=arguments.checkpoint,
-        naming=arguments.naming.given(),
-        settings=arguments.settings,
-        limit=arguments.limit,
-        retry_failures=arguments.retry_failures,
-        replace=arguments.replace,
+def _run(options: NameOptions, model: SegmentClassifierFactory | None) -> int:
+    request = request_from(options, NameRequest, naming=options.naming.changes())
+    if not options.dry_run:
+        return carry_out(request, options, model)
+    prepared = prepare_name(request, model)
+    classifier = (model or SegmentClassifierFactory()).load(
+        prepared.checkpoint, prepared.vocabulary, prepared.naming
     )
-    if arguments.dry_run:
-        plan = plan_name(request, model)
-        classifier = (model or SegmentClassifierFactory()).load(plan.checkpoint, plan.vocabulary, plan.naming)
-        values = _plan_values(plan, classifier.confusable())
-        sys.stdout.write(json.dumps(values) + "\n" if arguments.json else _plan_text(plan))
-        return DONE
-    return carried_out(request, arguments, model)
+    values = class_values(prepared.vocabulary, prepared.info.seen, classifier.confusable())
+    return print_dry_run(prepared.work, options, _dry_run_lines(prepared), values)
 
 
-def carried_out(
+def carry_out(
     request: NameRequest, options: RunOptions, model: SegmentClassifierFactory | None = None
 ) -> int:
-    """Carry out a request, tell what was done, and give the exit code."""
-    with progress("naming") as show:
+    """Carry out a request, print a summary, and return the exit code."""
+    with progress_bar("naming") as show:
         result = name(request, options.execution, model=model, on_progress=show)
-    return told(result, options, _summary(result))
+    look = f"look at the labels:  {query(result.out, 'labels', LABELS_QUERY)}"
+    return print_summary(result, options, "named", [look])
 
 
-def _summary(result: RunResult) -> list[str]:
-    """What was done and how to look at it."""
-    return [run_summary(result, "named"), f"look at the labels:  {query(result.out, 'labels', AREAS)}"]
-
-
-def _plan_values(plan: NamePlan, pairs: Sequence[ClosePair]) -> dict[str, object]:
-    """A dry run as JSON values."""
-    return {
-        **remaining_values(plan.left, plan.target),
-        "classes": [
-            {"id": entry.id, "name": entry.name, "seen": plan.description.seen[entry.id]}
-            for entry in plan.vocabulary.candidates
-        ],
-        "warnings": [asdict(pair) for pair in pairs],
-    }
-
-
-def _plan_text(plan: NamePlan) -> str:
-    """A dry run for a reader."""
-    request = plan.request
-    changes = ", ".join(f"{key} {value}" for key, value in plan.naming.items()) or "the checkpoint's own"
+def _dry_run_lines(prepared: PreparedName) -> list[str]:
+    request = prepared.request
+    changes = ", ".join(f"{key} {value}" for key, value in prepared.naming.items()) or "the checkpoint's own"
     if request.settings:
-        changes += f" (tuned on {plan.target.provenance['tuning']['title']})"
-    lines = [
-        f"segments    {remaining_text(plan.left, request.segments, 'name')}",
-        f"classes     {request.classes}: {len(plan.vocabulary.candidates)}",
+        changes += f" (tuned on {prepared.work.target.provenance['tuning']['title']})"
+    return [
+        f"segments    {work_summary(prepared.work, request.segments, 'name')}",
+        f"classes     {request.classes}: {len(prepared.vocabulary.candidates)}",
         f"naming      {changes}",
-        f"checkpoint  {plan.checkpoint}, run {plan.target.digest[:12]}",
-        *target_lines(plan.target, plan.left),
+        f"checkpoint  {prepared.checkpoint}, run {prepared.work.target.digest[:12]}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from typing import Any, Literal
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import print_json
 from jobs.cli.progress import clock
-from jobs.cli.run_options import RequestOptions, parsed
+from jobs.cli.run_options import RequestOptions, parse_run_options
 from pipelines.forecast.estimate import Interval
 from pipelines.forecast.forecast import Forecast, Work, forecast, label_work, segment_work
-from pipelines.labelling.label_plan import LabelRequest
-from pipelines.labelling.segment_plan import DEFAULT_STORE, SegmentRequest
+from pipelines.labelling.label import LabelRequest
+from pipelines.labelling.segment import DEFAULT_STORE, SegmentRequest
 from zs3.images.codec import DEFAULT_MAX_PIXELS
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None, *, models: Mapping[str, Any] | None 
 
 
 def _run(argv: list[str], models: Mapping[str, Any]) -> int:
-    arguments = parsed(Arguments, "zs3 plan", argv)
+    arguments = parse_run_options(Arguments, "zs3 plan", argv)
     told = forecast(
         partial(_work, arguments, models.get(arguments.verb)),
         arguments.execution,

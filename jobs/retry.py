@@ -7,31 +7,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs import label, name, segment
 from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
-from jobs.cli.run_options import RunOptions, parsed, told
-from pipelines.labelling.retry import failed_images, plan_retry
+from jobs.cli.options import print_json
+from jobs.cli.run_options import RunOptions, parse_run_options
+from pipelines.labelling.retry import failed_images, prepare_retry
 from pipelines.runs.run import RunResult
 from pipelines.tables.delta_reader import existing_table, table_uri
 
-DOORS: Mapping[str, Callable[..., int]] = {
-    "label": label.carried_out,
-    "segment": segment.carried_out,
-    "name": name.carried_out,
+CARRY_OUT: Mapping[str, Callable[..., int]] = {
+    "label": label.carry_out,
+    "segment": segment.carry_out,
+    "name": name.carry_out,
 }
-"""Verb → what carries out its request."""
+"""Command → the function that carries out its request."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RunOptions):
+class RetryOptions(RunOptions):
     """Process the images of a run that failed, and only these.
 
-    What to do is read from the tables: the images, the checkpoint and the class list of the command that started them.
-    Images that succeed leave the table `failures`; of the others it counts the attempts. Exit code 0: nothing is left
-    in it; 3: some images failed again; 1: stopped by an error; 2: wrong usage.
+    The images, the checkpoint and the class list are those of the command that started the tables, which store them.
+    Images that succeed leave the table `failures`, which counts the attempts of the others.
+    Exit codes: 0 no failure is left, 1 stopped by an error, 2 wrong usage, 3 some images failed again.
     """
 
 
@@ -39,29 +40,34 @@ def main(argv: Sequence[str] | None = None, *, models: Mapping[str, Any] | None 
     """The exit code of one more attempt.
 
     Args:
-        argv: the command line after the verb; by default the process's own.
-        models: verb → how to come by its model; tests put their own here.
+        argv: the command line after the command; by default the process's own.
+        models: command → what replaces its model; for tests.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), models or {}))
+    return guarded(lambda: _run(parse_run_options(RetryOptions, "zs3 retry", argv), models or {}))
 
 
-def _run(argv: list[str], models: Mapping[str, Any]) -> int:
-    arguments = parsed(Arguments, "zs3 retry", argv)
-    retry = plan_retry(arguments.out)
+def _run(options: RetryOptions, models: Mapping[str, Any]) -> int:
+    retry = prepare_retry(options.out)
     if retry.request is None:
-        nothing = RunResult(
-            images=0,
-            failed=0,
-            skipped=retry.done,
-            seconds=0.0,
-            images_per_second=0.0,
-            out=arguments.out,
-            startup_seconds=0.0,
-        )
-        return told(nothing, arguments, [f"nothing to try again: no image failed, {retry.done:,} are done"])
-    sys.stderr.write(f"zs3 {retry.verb} of what failed: {retry.failed:,}\n")
-    code = DOORS[retry.verb](retry.request, arguments, models.get(retry.verb))
-    failed = failed_images(existing_table(table_uri(arguments.out, "failures")))
+        sys.stderr.write(f"nothing to try again: no image failed, {retry.done:,} are done\n")
+        if options.json:
+            print_json(
+                asdict(
+                    RunResult(
+                        images=0,
+                        failed=0,
+                        skipped=retry.done,
+                        seconds=0.0,
+                        images_per_second=0.0,
+                        out=options.out,
+                        startup_seconds=0.0,
+                    )
+                )
+            )
+        return DONE
+    sys.stderr.write(f"zs3 {retry.command} of what failed: {retry.failed:,}\n")
+    code = CARRY_OUT[retry.command](retry.request, options, models.get(retry.command))
+    failed = failed_images(existing_table(table_uri(options.out, "failures")))
     if code != DONE or not failed:
         return code
     sys.stderr.write(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.progress import clock
-from jobs.cli.run_options import TableOptions, parsed
+from jobs.cli.run_options import TableOptions, parse_run_options
 from pipelines.runs.status import Commit, TableStatus, status
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = parsed(Arguments, "zs3 status", argv)
+    arguments = parse_run_options(Arguments, "zs3 status", argv)
     tables = status(arguments.out)
     if arguments.json:
         sys.stdout.write(

@@ -5,7 +5,6 @@ ray job submit --working-dir . -- python jobs/train.py mini --data-root s3://buc
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import print_json
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, train
@@ -72,7 +72,7 @@ def _run(argv: list[str]) -> int:
         f"label with it: zs3 label --checkpoint {result.checkpoint} --images URI --classes FILE --out URI\n"
     )
     if arguments.json:
-        sys.stdout.write(json.dumps(asdict(result)) + "\n")
+        print_json(asdict(result))
     return DONE
 
 

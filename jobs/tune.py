@@ -22,7 +22,7 @@ from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json
-from jobs.cli.progress import progress
+from jobs.cli.progress import progress_bar
 from pipelines.execution import Execution
 from pipelines.tuning.request import TuneRequest
 from pipelines.tuning.tune import SCORES, command, tune
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     options = parse_command_line(TuneOptions, "zs3 tune", argv)
     request = TuneRequest(**{name: getattr(options, name) for name in TuneRequest.__slots__})
-    with progress("tuning") as show:
+    with progress_bar("tuning") as show:
         tuned = tune(request, options.execution, now=datetime.now(UTC), on_progress=show)
     if options.json:
         print_json(_line(tuned, options.out))

@@ -1,7 +1,6 @@
-"""How a run is executed: actors, batches, blocks, and the Ray it runs on. Nothing here changes a result.
+"""How a run is executed: actors, batches, blocks, and the Ray to join. Nothing here changes a result.
 
-Every setting has a default that suits one machine as well as a cluster, so `Execution()` is enough to begin
-with.
+Every setting has a default that suits one machine as well as a cluster, so `Execution()` is enough to begin with.
 """
 
 from __future__ import annotations
@@ -18,15 +17,26 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 DECODE_CPUS = 0.5
-"""Logical CPUs of a reading and decoding task. Unlike the actors' share in any plan, so that Ray never fuses
-the two and the plan is the same with and without GPUs."""
+"""Logical CPUs of a task that reads and decodes. No actor takes the same number, so Ray never fuses the two, and the
+graph is the same with and without GPUs."""
 
 WRITE_CPUS = 0.25
 """Logical CPUs of a task that writes table files; it mostly waits for storage."""
 
 RESERVED_CPUS = 1.0
-"""Logical CPUs left beside the actors, for tasks that feed and drain them; without it a small machine stands
-still."""
+"""Logical CPUs that actors leave to the tasks before and after them; without it a small machine makes no progress."""
+
+_POSITIVE = (
+    "num_actors",
+    "max_actors",
+    "cpus_per_actor",
+    "threads",
+    "batch_size",
+    "images_per_block",
+    "images_per_file",
+    "images_per_wave",
+    "stall_timeout_s",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,47 +44,42 @@ class Execution:
     """Execution settings: they change speed and memory, never a result, and are never hashed."""
 
     num_actors: int | None = None
-    """Actors that hold the model; by default one per GPU, or one per machine where there is no GPU."""
+    """Actors that hold the model. By default one per GPU, or one per machine where there is no GPU."""
     max_actors: int | None = None
-    """Actors that the run may grow to, beyond num_actors, while images wait and Ray has room or can get it; by default
-    it does not grow. Ray grows pools of GPU actors slowly or not at all, so tell num_actors there."""
+    """Actors that Ray may grow to while images wait; by default num_actors. On GPUs it hardly grows: set num_actors."""
     label_selector: str | None = None
-    """Labels of the machines that actors may run on, as Ray writes them: market-type=spot, or
-    ray.io/accelerator-type=in(L4,A10G),zone=!b. By default any machine."""
+    """Labels of the machines for actors, as market-type=spot or zone=in(a,b). By default any machine."""
     gpus_per_actor: float | None = None
-    """GPUs (or a share of one) that an actor takes; by default 1 where Ray has GPUs, else 0."""
+    """GPUs of an actor, or a share of one. By default 1 where Ray has GPUs, else 0."""
     cpus_per_actor: float | None = None
-    """Logical CPUs that an actor takes; by default 1 beside a GPU, else all of its machine but one."""
+    """Logical CPUs of an actor. By default 1 with a GPU, else all CPUs of its machine except one."""
     threads: int | None = None
-    """Threads of a model on a CPU; by default all cores of the actor's machine, shared among its actors."""
+    """Threads of a model on a CPU. By default the cores of its machine, divided by the actors there."""
     batch_size: int = 4
-    """Images that go through the model together."""
+    """Images that an actor processes in one call."""
     images_per_block: int = 32
-    """Images that one task reads and decodes; decoded blocks of large photographs are split further."""
+    """Images that one task reads and decodes; Ray splits large blocks further."""
     images_per_file: int | None = None
-    """Images in one Parquet file; by default a sixteenth of the run, at least 16 and at most 1024."""
+    """Images in one Parquet file. By default a sixteenth of the run, at least 16, at most 1024 (segments: 128)."""
     tasks_in_flight: int = 4
     """Blocks that wait at an actor, so that it never waits for one."""
     commit_interval_s: float = 5.0
-    """Seconds between commits to a table; about this much work is lost when the driver is killed."""
+    """Seconds between commits to a table. A killed run loses about this much work."""
     images_per_wave: int = 200_000
-    """Images that one graph processes; a longer run is a row of graphs, so that nothing on the driver grows with it.
-    Models are loaded once a chunk."""
+    """Images of one graph. A longer run is split, which bounds the driver's memory; each part loads the model anew."""
     max_failures: str | None = None
-    """Stop when more images fail: a number, or a share such as 5% of those processed so far (of 100 at least). What was
-    finished is kept."""
+    """Stop when more images fail: a number, or a share such as 5% of the images so far (after 100). Results stay."""
     stall_timeout_s: float = 1800.0
-    """Seconds without a finished image after which a run is stopped, and says what each stage is at; long enough for
-    machines to come and models to load."""
+    """Stop after this many seconds without a finished image. It must cover adding machines and loading models."""
     ray_address: str | None = None
-    """Ray to join; by default RAY_ADDRESS (set inside a Ray job), else a Ray of its own on this machine."""
+    """Ray cluster to join. By default RAY_ADDRESS (set inside a Ray job), or a new Ray on this machine."""
     object_store_bytes: int = 512 << 20
-    """Shared memory of a Ray of its own, in bytes."""
+    """Shared memory of a new Ray on this machine, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorPlan:
-    """The actors of one run, every number settled."""
+    """The actors of one run, with every number chosen."""
 
     num_actors: int
     gpus: float
@@ -82,7 +87,7 @@ class ActorPlan:
     per_machine: int
     """Actors that share a machine, where machines are alike."""
     threads: int | None
-    """Threads of each; None shares the cores of the machine."""
+    """Threads of each actor; None divides the cores of the machine."""
 
     @property
     def device(self) -> str:
@@ -91,32 +96,21 @@ class ActorPlan:
 
     @property
     def cpu_threads(self) -> int:
-        """Threads of each, on the machine that asks."""
+        """Threads of each actor on the machine that calls this."""
         return self.threads or max(1, cores() // self.per_machine)
 
 
 def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:
-    """Settings left open, settled by what the Ray in use has.
+    """The actors of a run: settings as given, the others chosen for the resources of the Ray in use.
 
     Args:
-        execution: what was asked for.
-        nodes: resources of each machine of the cluster, as in `ray.nodes()[i]["Resources"]`.
+        nodes: resources of each machine, as `ray_session.cluster_nodes` gives them.
 
     Raises:
-        ValueError: a number is not positive, or the label selector is none.
+        ValueError: a number is not positive, or the label selector is malformed.
     """
-    selected(execution.label_selector)
-    for name in (
-        "num_actors",
-        "max_actors",
-        "cpus_per_actor",
-        "threads",
-        "batch_size",
-        "images_per_block",
-        "images_per_file",
-        "images_per_wave",
-        "stall_timeout_s",
-    ):
+    parse_label_selector(execution.label_selector)
+    for name in _POSITIVE:
         value = getattr(execution, name)
         if value is not None and value <= 0:
             raise ValueError(
@@ -134,8 +128,8 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     per_machine = -(-num_actors // max(1, len(nodes)))
     cpus = execution.cpus_per_actor
     if cpus is None:
-        largest = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
-        cpus = 1.0 if gpus and largest > 1 else max(0.5, (largest - RESERVED_CPUS) // per_machine)
+        max_cpus = max((node.get("CPU", 0.0) for node in nodes), default=1.0)
+        cpus = 1.0 if gpus and max_cpus > 1 else max(0.5, (max_cpus - RESERVED_CPUS) // per_machine)
     if num_actors * cpus + DECODE_CPUS > all_cpus or num_actors * gpus > all_gpus:
         logger.warning(
             "%d actors of %g CPUs and %g GPUs and a decoding task of %g CPUs do not fit into the %g CPUs and "
@@ -147,47 +141,47 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     )
 
 
-def actor_options(actors: ActorPlan, execution: Execution, most: int | None = None) -> dict[str, Any]:
-    """What `map_batches` is told of its actors: how many there are, where they run, and what each takes.
+def actor_options(actors: ActorPlan, execution: Execution, max_useful: int | None = None) -> dict[str, Any]:
+    """Arguments of `map_batches` about its actors: how many, where, and the resources of each.
 
     Args:
-        most: actors that have any use.
+        max_useful: more actors than this would have nothing to do.
     """
     from ray.data import ActorPoolStrategy
 
-    least = min(actors.num_actors, most or actors.num_actors)
-    greatest = min(execution.max_actors or least, most or sys.maxsize)
+    min_size = min(actors.num_actors, max_useful or actors.num_actors)
+    max_size = min(execution.max_actors or min_size, max_useful or sys.maxsize)
     pool = ActorPoolStrategy(
-        min_size=least, max_size=greatest, max_tasks_in_flight_per_actor=execution.tasks_in_flight
+        min_size=min_size, max_size=max_size, max_tasks_in_flight_per_actor=execution.tasks_in_flight
     )
     return {
         "compute": pool,
-        "label_selector": selected(execution.label_selector),
+        "label_selector": parse_label_selector(execution.label_selector),
         "num_cpus": actors.cpus,
         "num_gpus": actors.gpus,
     }
 
 
-def selected(told: str | None) -> dict[str, str] | None:
-    """A label selector as Ray takes it: label → condition; None where none was told.
+def parse_label_selector(text: str | None) -> dict[str, str] | None:
+    """A label selector as Ray takes it: label → condition; None for None.
 
     Args:
-        told: name=condition, separated by commas; those in brackets belong to a condition.
+        text: name=condition pairs separated by commas; commas in brackets belong to a condition.
 
     Raises:
-        ValueError: it is not that.
+        ValueError: the text is malformed.
     """
-    if told is None:
+    if text is None:
         return None
-    parts = [part.strip().partition("=") for part in re.split(r",(?![^(]*\))", told)]
+    parts = [part.strip().partition("=") for part in re.split(r",(?![^(]*\))", text)]
     if not all(name and condition for name, _, condition in parts):
         raise ValueError(
-            f"label_selector is {told!r}; expected name=value pairs separated by commas, such as market-type=spot"
+            f"label_selector is {text!r}; expected name=value pairs separated by commas, such as market-type=spot"
         )
     selector = {name.strip(): condition.strip() for name, _, condition in parts}
-    wrong = importlib.import_module("ray._private.label_utils").validate_label_selector(selector)
-    if wrong:
-        raise ValueError(f"label_selector is {told!r}: {wrong}")
+    problem = importlib.import_module("ray._private.label_utils").validate_label_selector(selector)
+    if problem:
+        raise ValueError(f"label_selector is {text!r}: {problem}")
     return selector
 
 

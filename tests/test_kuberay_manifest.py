@@ -14,7 +14,7 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 
-from jobs.label import Arguments
+from jobs.label import LabelOptions
 from jobs.main import COMMANDS
 
 
@@ -62,7 +62,7 @@ def test_the_command_is_one_that_our_parser_takes(job: dict[str, Any]) -> None:
     program, verb, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (program, verb) == ("zs3", "label")
     assert verb in COMMANDS
-    asked = tyro.cli(Arguments, args=arguments)
+    asked = tyro.cli(LabelOptions, args=arguments)
     assert asked.images.startswith("s3://") and asked.out.startswith("s3://")
     groups = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     most = {group["groupName"]: group["maxReplicas"] for group in groups}

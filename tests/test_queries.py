@@ -13,8 +13,8 @@ import torch
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipelines.labelling.name_plan import NameRequest
-from pipelines.labelling.segment_plan import SegmentRequest
+from pipelines.labelling.name import NameRequest
+from pipelines.labelling.segment import SegmentRequest
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.in_process import name_here, segment_here

@@ -1,5 +1,5 @@
-"""What the commands share: options, exit codes, progress, and the last line of JSON.
+"""What the commands share: options, exit codes, progress, dry runs, summaries, and the last line of JSON.
 
-Imports `pipelines.runs`, `pipelines.tables`, `pipelines.storage` and `pipelines.execution`.
+Imports `pipelines.runs`, `pipelines.tables`, `pipelines.storage`, `pipelines.ray_session` and `pipelines.execution`.
 Begin with `options.parse_command_line`.
 """

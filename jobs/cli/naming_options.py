@@ -15,7 +15,7 @@ class NamingChanges:
     weight: float | None = None
     """λ, the share of the leading branch, in [0, 1]."""
     calibration: float | None = None
-    """γ, subtracted from the pixel score of every seen class; a negative one is taken from unseen classes instead."""
+    """γ, subtracted from the pixel score of every seen class; a negative value is subtracted from unseen classes."""
     query_temperature: float | None = None
     """Divides the query branch's logits before the softmax."""
     image_logit_scale: float | None = None
@@ -23,11 +23,11 @@ class NamingChanges:
     void_in_image_softmax: Literal["yes", "no"] | None = None
     """Whether `no object` competes in the image branch's softmax."""
     resize_first: Literal["yes", "no"] | None = None
-    """Whether masks are resized before scoring instead of scores after."""
+    """Whether masks are resized before scoring, instead of scores after it."""
     templates: str | None = None
     """Prompt set of the text banks of both branches: plain, photo, single, imagenet_select, …"""
 
-    def given(self) -> dict[str, object]:
-        """The fields that were given, as `NamingSettings` has them."""
-        flags = {"yes": True, "no": False}
-        return {key: flags.get(value, value) for key, value in asdict(self).items() if value is not None}
+    def changes(self) -> dict[str, object]:
+        """The settings that have a value, as fields of `NamingSettings`."""
+        booleans = {"yes": True, "no": False}
+        return {key: booleans.get(value, value) for key, value in asdict(self).items() if value is not None}

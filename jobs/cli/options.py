@@ -1,7 +1,9 @@
-"""The two ends of a door that are for programs: options from the command line, and the one line of JSON."""
+"""From the command line to a request, and from a result to the one line of JSON: every command uses these."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,27 +14,57 @@ import tyro
 from pipelines.ray_session import leave_ray
 
 Options = TypeVar("Options")
+Request = TypeVar("Request")
 
 
-def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str]) -> Options:
+def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str] | None) -> Options:
     """The options of a command line.
 
     Args:
         kind: a dataclass, whose docstrings are the help.
-        prog: what the help calls the command.
+        prog: name of the command in the help.
+        argv: without the command; None takes those of the process.
 
     Raises:
         SystemExit: wrong usage, or --help.
     """
+    _order_fields(kind)
     return tyro.cli(
         kind,
         prog=prog,
-        args=list(argv),
+        description=inspect.cleandoc(kind.__doc__ or ""),
+        args=None if argv is None else list(argv),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
 
 
+def _order_fields(kind: type[Any]) -> None:
+    """Let --help list required options first, then those of the command itself, then inherited ones.
+
+    tyro lists fields in the order of the class, in which inherited ones come first.
+    """
+    own = inspect.get_annotations(kind)
+
+    def order(item: tuple[str, dataclasses.Field[Any]]) -> tuple[bool, bool]:
+        name, field = item
+        required = field.default is field.default_factory is dataclasses.MISSING
+        return not required, name not in own
+
+    kind.__dataclass_fields__ = dict(sorted(kind.__dataclass_fields__.items(), key=order))
+
+
+def request_from(options: object, kind: type[Request], **changes: Any) -> Request:
+    """A request whose fields are the options of the same names.
+
+    Args:
+        kind: a dataclass.
+        changes: fields that have other values than the options.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in changes]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names}, **changes)
+
+
 def print_json(values: Mapping[str, Any]) -> None:
-    """Write a result as the last line of standard output; Ray is left before, as it may write behind it."""
+    """Write a result as the last line of standard output; leaves Ray first, which may write there afterwards."""
     leave_ray()
     sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -1,75 +1,75 @@
-"""What a door that runs over images tells meanwhile and at the end, on standard error."""
+"""Progress on standard error: a bar in a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
-import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
-from pipelines.runs.run import Progress, RunResult
+from pipelines.runs.run import Progress
 
-LINE_EVERY_S = 5.0
+LINE_INTERVAL_S = 5.0
 """Seconds between lines of progress where standard error is no terminal."""
 
 
-def run_summary(result: RunResult, done: str) -> str:
-    """What a run did, in one line.
-
-    Args:
-        done: what was done to the images, as `labelled`.
-    """
-    before = (
-        f" ({result.failed_before} of them failed, for `zs3 retry --out {shlex.quote(result.out)}`)"
-        if result.failed_before
-        else ""
-    )
-    return (
-        f"{result.images} images {done}, {result.failed} failed, {result.skipped} skipped as done before{before}; "
-        f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
-        f"after {result.startup_seconds:.1f} s of start-up"
-    )
-
-
 @contextmanager
-def progress(doing: str) -> Iterator[Callable[[Progress], None]]:
-    """A function that shows progress on standard error: a bar in a terminal, else a line now and then.
+def progress_bar(activity: str) -> Iterator[Callable[[Progress], None]]:
+    """A function that shows progress.
+
+    Progress without `seconds` is timed from the start of the bar; without `total`, images are counted only.
 
     Args:
-        doing: what is being done, for the bar.
+        activity: label of the bar, such as "labelling".
     """
+    began = time.monotonic()
     if not sys.stderr.isatty():
-        yield _lines()
+        write = _line_writer()
+        yield lambda progress: write(_timed(progress, began))
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+    columns = TextColumn(activity), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=None)
-        yield lambda seen: bar.update(task, total=seen.total, completed=seen.done, description=_rate(seen))
+
+        def show(progress: Progress) -> None:
+            description = _rate(_timed(progress, began))
+            bar.update(task, total=progress.total, completed=progress.done, description=description)
+
+        yield show
 
 
-def _lines() -> Callable[[Progress], None]:
-    """A function that writes a line for the first, the last, and every now and then."""
+def _timed(progress: Progress, began: float) -> Progress:
+    if progress.seconds is not None:
+        return progress
+    return replace(progress, seconds=time.monotonic() - began)
+
+
+def _line_writer() -> Callable[[Progress], None]:
+    """A function that writes a line for the first progress, the last, and at intervals between them."""
     last = float("-inf")
 
-    def show(seen: Progress) -> None:
+    def write(progress: Progress) -> None:
         nonlocal last
-        if seen.seconds - last >= LINE_EVERY_S or seen.done == seen.total:
-            last = seen.seconds
-            sys.stderr.write(f"{seen.done}/{seen.total} images, {_rate(seen)}\n")
+        seconds = progress.seconds or 0.0
+        if seconds - last >= LINE_INTERVAL_S or progress.done == progress.total:
+            last = seconds
+            count = f"{progress.done}" if progress.total is None else f"{progress.done}/{progress.total}"
+            sys.stderr.write(f"{count} images, {_rate(progress)}\n")
             sys.stderr.flush()
 
-    return show
+    return write
 
 
-def _rate(seen: Progress) -> str:
+def _rate(progress: Progress) -> str:
     """Speed, time left and failures, in words."""
-    left = f", {clock(seen.remaining_s)} left" if seen.remaining_s is not None else ""
-    failed = f", {seen.failed} failed" if seen.failed else ""
-    return f"{seen.images_per_second:.2f} images/s{left}{failed}"
+    remaining = f", {clock(progress.remaining_s)} left" if progress.remaining_s is not None else ""
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{progress.images_per_second:.2f} images/s{remaining}{failed}"
 
 
 def clock(seconds: float) -> str:

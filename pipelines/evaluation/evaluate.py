@@ -29,8 +29,8 @@ from pipelines.evaluation.outputs import commit_scores, provenance, write_report
 from pipelines.evaluation.request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation.sources import Source, open_source
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import LabellerFactory
-from pipelines.labelling.name_plan import SegmentClassifierFactory
+from pipelines.labelling.label import LabellerFactory
+from pipelines.labelling.name import SegmentClassifierFactory
 from pipelines.ray_session import start_ray
 from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import existing_table, table_uri

@@ -17,9 +17,8 @@ from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import scores_of_labels
 from pipelines.evaluation.in_memory_labels import in_memory_labels
 from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabellerFactory
-from pipelines.labelling.read_images import read_and_decode
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, LabellerFactory
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.run import RETRIES
 from pipelines.tables.label_table import Labels

@@ -21,16 +21,15 @@ from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import IMAGE_SCORES, failed_image_scores, scores_of_image
 from pipelines.evaluation.in_memory_labels import in_memory_labels
 from pipelines.execution import Execution
-from pipelines.labelling.label_actor import rows_of_map
-from pipelines.labelling.name import NameActor, segments_graph
-from pipelines.labelling.name_plan import (
+from pipelines.labelling.label import rows_of_map
+from pipelines.labelling.name import (
+    NameActor,
     NameRequest,
     SegmentClassifierFactory,
     SegmentClassifierProtocol,
-    refuse_other_weights,
-    stored_segments,
-    tuned_settings,
 )
+from pipelines.labelling.segments_table import segments_graph, stored_segments
+from pipelines.labelling.tuned_settings import refuse_other_weights, tuned_settings
 from pipelines.runs.rows import BatchRunner, Rows
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.label_table import Labels
@@ -72,11 +71,11 @@ def described_names(
     uri, table = stored_segments(request.segments)
     held = provenance_of(table)
     checkpoint = request.checkpoint or held["checkpoint"]
-    tuned = tuned_settings(request)
+    tuned = tuned_settings(request.settings, request.naming)
     naming = tuned.changes if tuned else request.naming
     description = model.describe(checkpoint, vocabulary, naming, held["run"])
     if tuned:
-        refuse_other_weights(tuned, description, request)
+        refuse_other_weights(tuned, request.settings, description.provenance.get("checkpoint"))
     rows = table.to_pyarrow_dataset()
     if not rows.count_rows():
         raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.labelling.label_plan import ModelInfo
+from pipelines.labelling.label import ModelInfo
 from pipelines.tables.label_table import Labels
 from zs3.vocabulary import Vocabulary
 

@@ -19,8 +19,8 @@ from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import image_scores_graph
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.label_plan import LabellerFactory
-from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory
+from pipelines.labelling.label import LabellerFactory
+from pipelines.labelling.name import NameRequest, SegmentClassifierFactory
 from pipelines.tables.label_table import Labels, failed_images, open_labels
 from zs3.metrics import Protocol
 from zs3.vocabulary import Vocabulary, load_vocabulary

@@ -21,12 +21,11 @@ from pipelines.forecast.measure import Measured, files, measure_on_ray, written
 from pipelines.forecast.sample import Sample, draw
 from pipelines.labelling import label, segment
 from pipelines.labelling.external_masks import read_with_masks
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabellerFactory, LabelRequest, plan_label
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.labelling.segment_plan import SegmentExporterFactory, SegmentRequest, plan_segment
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, LabellerFactory, LabelRequest, prepare_label
+from pipelines.labelling.segment import SegmentExporterFactory, SegmentRequest, prepare_segment
 from pipelines.ray_session import cluster_nodes, start_ray
-from pipelines.runs.resume import Remaining, Target
+from pipelines.runs.resume import RemainingWork, Target
 from pipelines.runs.run import Chunk
 
 SECONDS_PER_HOUR = 3600.0
@@ -70,7 +69,7 @@ class Work:
     """What a run would do, whatever its verb."""
 
     target: Target
-    left: Remaining
+    left: RemainingWork
     actor: type
     arguments: Callable[[ActorPlan], dict[str, Any]]
     """Of the actor's constructor."""
@@ -82,8 +81,13 @@ class Work:
 
     def per_file(self, execution: Execution) -> int:
         """Images in a file."""
-        images = self.left.todo
-        chunk = Chunk(images=pa.table({}), total=len(images), notes="", asked=execution.images_per_file)
+        images = self.left.pending
+        chunk = Chunk(
+            images=pa.table({}),
+            total=len(images),
+            journal_id="",
+            requested_per_file=execution.images_per_file,
+        )
         return chunk.images_per_file(self.max_images_per_file)
 
 
@@ -91,17 +95,17 @@ def label_work(request: LabelRequest, model: LabellerFactory | None = None) -> W
     """What `label` would do.
 
     Raises:
-        ValueError, FileNotFoundError: as of `label_plan.plan_label`.
+        ValueError, FileNotFoundError: as of `label.prepare_label`.
     """
-    plan = plan_label(request, model)
-    if plan.left.todo:
-        model = (model or LabellerFactory()).with_names(plan.description)
+    plan = prepare_label(request, model)
+    if plan.work.pending:
+        model = (model or LabellerFactory()).with_names(plan.info)
     return Work(
-        target=plan.target,
-        left=plan.left,
+        target=plan.work.target,
+        left=plan.work,
         actor=LabelActor,
-        arguments=lambda actors: label.actor_arguments(plan, model or LabellerFactory(), actors),
-        read=functools.partial(read_and_decode, max_pixels=request.max_pixels, run=plan.target.digest),
+        arguments=lambda actors: label.label_arguments(plan, model or LabellerFactory(), actors),
+        read=functools.partial(read_and_decode, max_pixels=request.max_pixels, run=plan.work.target.digest),
         proposals=None,
         max_images_per_file=label.MAX_IMAGES_PER_FILE,
     )
@@ -111,17 +115,17 @@ def segment_work(request: SegmentRequest, model: SegmentExporterFactory | None =
     """What `segment` would do.
 
     Raises:
-        ValueError, FileNotFoundError: as of `segment_plan.plan_segment`.
+        ValueError, FileNotFoundError: as of `segment.prepare_segment`.
     """
-    plan = plan_segment(request, model)
-    read = read_and_decode if plan.proposals is None else read_with_masks
+    plan = prepare_segment(request, model)
+    read = read_and_decode if plan.masks is None else read_with_masks
     return Work(
-        target=plan.target,
-        left=plan.left,
+        target=plan.work.target,
+        left=plan.work,
         actor=segment.SegmentActor,
-        arguments=lambda actors: segment.actor_arguments(plan, model or SegmentExporterFactory(), actors),
-        read=functools.partial(read, max_pixels=request.max_pixels, run=plan.target.digest),
-        proposals=dict(plan.proposals.of_image) if plan.proposals else None,
+        arguments=lambda actors: segment.segment_arguments(plan, model or SegmentExporterFactory(), actors),
+        read=functools.partial(read, max_pixels=request.max_pixels, run=plan.work.target.digest),
+        proposals=dict(plan.masks.of_image) if plan.masks else None,
         max_images_per_file=segment.MAX_IMAGES_PER_FILE,
     )
 
@@ -149,16 +153,16 @@ def forecast(
     """
     called, execution = time.time(), execution or Execution()
     todo = work()
-    if not todo.left.todo:
+    if not todo.left.pending:
         return _nothing(todo.left)
-    drawn = draw(todo.left.todo, sample, seed)
+    drawn = draw(todo.left.pending, sample, seed)
     start_ray(execution)
     nodes = cluster_nodes()
     actors = actor_plan(execution, nodes)
     images = drawn.images
     if todo.proposals is not None:
         given = [todo.proposals.get(image_id, "") for image_id in images["image_id"].to_pylist()]
-        images = images.append_column("proposals", pa.array(given, pa.large_string()))
+        images = images.append_column("masks_at", pa.array(given, pa.large_string()))
     ready = time.time() - called
     make_actor = functools.partial(todo.actor, **todo.arguments(actors))
     measured = measuring(make_actor, todo.read, images, actors)
@@ -166,7 +170,7 @@ def forecast(
     seconds = seconds_of(drawn, measured, actors, cpus)
     hours = seconds.times(actors.num_actors / SECONDS_PER_HOUR)
     return Forecast(
-        images=len(todo.left.todo),
+        images=len(todo.left.pending),
         listed=todo.left.listed,
         skipped=todo.left.skipped,
         sample=drawn.images.num_rows,
@@ -208,13 +212,13 @@ def bytes_written(drawn: Sample, measured: Measured, work: Work, execution: Exec
     per_file = work.per_file(execution)
     name, schema = work.target.results, work.target.schema
     adds, remainder = written(measured.done, name, schema, per_file)
-    told = drawn.total(adds).plus(files(len(work.left.todo), per_file).times(remainder))
+    told = drawn.total(adds).plus(files(len(work.left.pending), per_file).times(remainder))
     return Interval(
         estimate=told.estimate, low=told.low * (1 - NEIGHBOURS), high=told.high * (1 + NEIGHBOURS)
     )
 
 
-def _nothing(left: Remaining) -> Forecast:
+def _nothing(left: RemainingWork) -> Forecast:
     """Of a run that has nothing to do."""
     zero = exactly(0.0)
     return Forecast(

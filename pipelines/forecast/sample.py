@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.forecast.estimate import Interval, Stratum, allocation, exactly, total
 from pipelines.runs.catalogue import read
-from pipelines.runs.resume import Todo
+from pipelines.runs.resume import PendingImages
 from pipelines.runs.rows import WORK
 from pipelines.storage.objects import filesystem_of
 
@@ -20,7 +20,7 @@ _STRATA = """
 CREATE OR REPLACE TABLE strata AS SELECT *, dense_rank() OVER (ORDER BY band) - 1 AS stratum FROM (
   SELECT *, floor({strata} * (sum(weight) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - weight / 2)
     / sum(weight) OVER ()) AS band
-  FROM (SELECT *, {weight} AS weight FROM todo))"""
+  FROM (SELECT *, {weight} AS weight FROM pending))"""
 """Parts of equal weight. Where sizes are known, an image weighs its share of all images and of all bytes. Parts of
 equal numbers would put a few huge files with many others, and intervals would be too narrow where they are not drawn;
 parts of equal bytes would know little of small files, where cost does not follow size. Tests simulate it."""
@@ -71,7 +71,7 @@ class Sample:
         return self.total([float(_size(uri)) for uri in self.images["uri"].to_pylist()])
 
 
-def draw(todo: Todo, sample: int, seed: int) -> Sample:
+def draw(todo: PendingImages, sample: int, seed: int) -> Sample:
     """Images drawn without replacement, as many from each stratum, or all of it where it has no more.
 
     Args:
@@ -84,7 +84,9 @@ def draw(todo: Todo, sample: int, seed: int) -> Sample:
     """
     strata, drawn = allocation(len(todo), sample)
     connection = todo.connection
-    known, all_bytes = connection.execute(f"SELECT count({_BYTES}), sum({_BYTES}) FROM todo").fetchone() or (
+    known, all_bytes = connection.execute(
+        f"SELECT count({_BYTES}), sum({_BYTES}) FROM pending"
+    ).fetchone() or (
         0,
         0,
     )

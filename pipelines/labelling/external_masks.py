@@ -1,8 +1,7 @@
-"""Masks from elsewhere for `segment`: what lies at a uri, which image it is for, and reading it beside the pictures.
+"""External masks for `segment`: what lies at a uri, which image each mask belongs to, and reading them with the images.
 
-Told apart by what is there. A file is COCO's JSON: `images` and `annotations`, or a list of results. A folder holds
-either a label PNG for each image, `<image id>.png`, or a folder for each image with a PNG for each mask,
-`<image id>/<anything>.png`.
+A file is COCO JSON: `images` and `annotations`, or a list of results. A folder holds either one label PNG per image,
+`<image id>.png`, or one folder per image with one PNG per mask, `<image id>/<anything>.png`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from pipelines.labelling.read_images import PIXELS, READS_AT_ONCE, read_and_decode
+from pipelines.labelling.image_stage import PARALLEL_READS, PIXELS, read_and_decode
 from pipelines.runs.rows import failure_of
 from pipelines.storage.objects import filesystem_of, read_bytes, uri_of
 from zs3.masks.binary import pack_masks
@@ -25,40 +24,40 @@ from zs3.masks.external import ProposalError, masks_of_coco, masks_of_label_png,
 from zs3.masks.external_index import coco_segmentations, names_of, no_image
 
 CHECKSUMS = ("ETag", "md5Hash")
-"""What object stores tell of a file's content in a listing (S3, Google Cloud Storage), so that it need not be read."""
+"""Keys of a listing in which object stores (S3, Google Cloud Storage) give a checksum; such files need no reading."""
 
-GIVEN = PIXELS.append(pa.field("masks", pa.large_binary()))
-"""As `PIXELS`, with the masks of the image, as `zs3.masks.binary.pack_masks` packs them."""
+PIXELS_AND_MASKS = PIXELS.append(pa.field("masks", pa.large_binary()))
+"""`PIXELS`, and the masks of the image as `zs3.masks.binary.pack_masks` packs them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposals:
+class ExternalMasks:
     """The masks that lie at a uri, by image."""
 
     kind: str
-    """What they are, in words."""
+    """What they are, for people."""
     digest: str
-    """SHA-256 of all that lies there, whichever images are asked for."""
+    """SHA-256 of all that lies there, including masks of other images."""
     of_image: Mapping[str, str]
-    """Image id → JSON that `read_with_masks` understands; images without an entry have no proposals."""
+    """Image id → JSON for `read_with_masks`; images without masks have no entry."""
 
 
-def list_proposals(source: str, ids: Collection[str]) -> Proposals:
-    """The masks at `source` for images of these ids; see `zs3.masks.external_index` for which is for which.
+def list_masks(source: str, ids: Collection[str]) -> ExternalMasks:
+    """The masks at `source` for images of these ids; `zs3.masks.external_index` says which file is for which image.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it is none of the three forms, or for none of these images.
+        ValueError: it has none of the three forms, or holds masks for none of these images.
     """
     filesystem, path = filesystem_of(source)
     if filesystem.isdir(path):
-        return _of_folder(source, filesystem, path, ids)
+        return _masks_in_folder(source, filesystem, path, ids)
     if not filesystem.exists(path):
         raise FileNotFoundError(
             f"no masks at {source!r}; expected COCO's JSON, a folder of label PNGs, or one with a folder for each image"
         )
     data = filesystem.cat_file(path)
-    return Proposals(
+    return ExternalMasks(
         kind="COCO's JSON",
         digest=hashlib.sha256(data).hexdigest(),
         of_image={
@@ -69,39 +68,38 @@ def list_proposals(source: str, ids: Collection[str]) -> Proposals:
 
 
 def read_with_masks(
-    refs: pa.Table, *, max_pixels: int, run: str, notes: str | None = None
+    refs: pa.Table, *, max_pixels: int, run: str, journal_id: str | None = None
 ) -> Iterator[pa.Table]:
-    """As `read_and_decode`, one table of one row of `GIVEN` for each image; masks that cannot be used fail their image.
+    """As `read_and_decode`, with rows of `PIXELS_AND_MASKS`; an image whose masks cannot be used becomes a failure.
 
     Args:
-        refs: columns image_id, uri, and proposals: JSON of `Proposals.of_image`, empty where there is none.
-        max_pixels: pictures and masks of more pixels are refused before they are decoded.
-        run: digest that failure rows carry.
-        notes: as of `read_and_decode`.
+        refs: columns image_id, uri, and masks_at: JSON of `ExternalMasks.of_image`, empty where there is none.
+        max_pixels: images and masks of more pixels are refused before they are decoded.
+        run, journal_id: as for `read_and_decode`.
     """
-    told = [json.loads(text) if text else None for text in refs["proposals"].to_pylist()]
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-        contents = pool.map(_contents, told)
-        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run, notes=notes)
-        for picture, proposals, content in zip(pictures, told, contents, strict=True):
+    places = [json.loads(text) if text else None for text in refs["masks_at"].to_pylist()]
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        contents = pool.map(_contents, places)
+        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run, journal_id=journal_id)
+        for picture, place, content in zip(pictures, places, contents, strict=True):
             (row,) = picture.drop_columns("pixels").to_pylist()
             row |= {"pixels": picture["pixels"][0].as_py(), "masks": b""}
             if not row["failures"]:
                 try:
-                    row["masks"] = _packed(row, proposals, content, max_pixels)
+                    row["masks"] = _packed_masks(row, place, content, max_pixels)
                 except Exception as error:  # one image's masks must not stop the others
                     row |= {"pixels": b"", "failures": [failure_of(row, "masks", error, run)]}
-            yield pa.Table.from_pylist([row], schema=GIVEN)
+            yield pa.Table.from_pylist([row], schema=PIXELS_AND_MASKS)
 
 
-def _packed(
+def _packed_masks(
     row: Mapping[str, Any],
-    proposals: Mapping[str, Any] | None,
+    place: Mapping[str, Any] | None,
     content: list[bytes] | Exception,
     max_pixels: int,
 ) -> bytes:
     """The masks of one image, as `pack_masks` packs them."""
-    if proposals is None:
+    if place is None:
         raise ProposalError(
             "missing",
             f"--masks has none for image {row['image_id']!r}; add them, or leave the image out of --images",
@@ -109,44 +107,44 @@ def _packed(
     if isinstance(content, Exception):
         raise content
     size = (row["height"], row["width"])
-    if "segmentations" in proposals:
-        name = f"{proposals['source']}, image {row['image_id']!r}"
-        masks = masks_of_coco(proposals["segmentations"], size, name, told_hw=proposals["size"])
-    elif "label" in proposals:
-        masks = masks_of_label_png(content[0], size, proposals["label"], max_pixels=max_pixels)
+    if "segmentations" in place:
+        name = f"{place['source']}, image {row['image_id']!r}"
+        masks = masks_of_coco(place["segmentations"], size, name, told_hw=place["size"])
+    elif "label" in place:
+        masks = masks_of_label_png(content[0], size, place["label"], max_pixels=max_pixels)
     else:
-        files = list(zip(proposals["masks"], content, strict=True))
+        files = list(zip(place["masks"], content, strict=True))
         masks = masks_of_pngs(files, size, max_pixels=max_pixels)
     return pack_masks(masks)
 
 
-def _contents(proposals: Mapping[str, Any] | None) -> list[bytes] | Exception:
-    """The files of one image's masks, or why they cannot be read."""
-    told = proposals or {}
+def _contents(place: Mapping[str, Any] | None) -> list[bytes] | Exception:
+    """The files of one image's masks, or the error that reading them raised."""
+    files = place or {}
     try:
-        return [read_bytes(uri) for uri in ([told["label"]] if "label" in told else told.get("masks", []))]
+        return [read_bytes(uri) for uri in ([files["label"]] if "label" in files else files.get("masks", []))]
     except Exception as error:  # each storage library raises its own
         return error
 
 
-def _of_folder(
+def _masks_in_folder(
     source: str, filesystem: fsspec.AbstractFileSystem, path: str, ids: Collection[str]
-) -> Proposals:
+) -> ExternalMasks:
     """The PNGs below a folder, by image."""
     root = path.rstrip("/")
-    below = {name[len(root) + 1 :]: info for name, info in filesystem.find(root, detail=True).items()}
+    files = {name[len(root) + 1 :]: info for name, info in filesystem.find(root, detail=True).items()}
     pngs = {
         name: (uri_of(filesystem, f"{root}/{name}"), info)
-        for name, info in sorted(below.items())
+        for name, info in sorted(files.items())
         if name.lower().endswith(".png") and not any(part.startswith(".") for part in name.split("/"))
     }
-    names = names_of(ids)
+    id_of_name = names_of(ids)
     labels: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
     for name, (uri, _) in pngs.items():
-        if (image_id := names.get(name[: -len(".png")])) is not None:
+        if (image_id := id_of_name.get(name[: -len(".png")])) is not None:
             labels[image_id] = uri
-        elif (image_id := names.get(name.rpartition("/")[0])) is not None:
+        elif (image_id := id_of_name.get(name.rpartition("/")[0])) is not None:
             masks.setdefault(image_id, []).append(uri)
     if not pngs:
         raise ValueError(
@@ -159,22 +157,22 @@ def _of_folder(
         )
     if not labels and not masks:
         raise no_image(source, [name[: -len(".png")] for name in pngs], ids)
-    digests = list(zip(pngs, _digests(list(pngs.values()))))
-    return Proposals(
+    digests = list(zip(pngs, _file_digests(list(pngs.values()))))
+    return ExternalMasks(
         kind="label PNGs" if labels else "a PNG for each mask",
         digest=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
-        of_image={one: json.dumps({"label": uri}) for one, uri in labels.items()}
-        | {one: json.dumps({"masks": uris}) for one, uris in masks.items()},
+        of_image={image_id: json.dumps({"label": uri}) for image_id, uri in labels.items()}
+        | {image_id: json.dumps({"masks": uris}) for image_id, uris in masks.items()},
     )
 
 
-def _digests(files: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """What tells the content of each file: the store's checksum, else a digest of it."""
+def _file_digests(files: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The store's checksum of each file, or a digest of its content where the store gives none."""
 
     def digest(file: tuple[str, Mapping[str, Any]]) -> str:
         uri, info = file
-        told = next((str(info[key]) for key in CHECKSUMS if info.get(key)), "")
-        return told or hashlib.sha256(read_bytes(uri)).hexdigest()
+        checksum = next((str(info[key]) for key in CHECKSUMS if info.get(key)), "")
+        return checksum or hashlib.sha256(read_bytes(uri)).hexdigest()
 
-    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
         return list(pool.map(digest, files))

@@ -1,11 +1,13 @@
-"""One loaded model that turns batches of decoded pictures into rows of a table: what `label` and `segment` share."""
+"""The steps that `label` and `segment` share: read and decode an image, give it to a model in an actor, write its rows.
+
+uris ─► read_and_decode (CPU tasks) ─► an actor that holds a ModelThread ─► write_tables (tasks)
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -14,139 +16,81 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution, actor_options
-from pipelines.labelling.external_masks import read_with_masks
-from pipelines.labelling.read_images import read_and_decode
+from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error
 from pipelines.runs.resume import Target
-from pipelines.runs.rows import BatchRunner, Rows, rows_table, with_bookkeeping, write_tables
+from pipelines.runs.rows import WORK, Rows, failure_of, work_rows, write_tables
 from pipelines.runs.run import Chunk
+from pipelines.storage.objects import (
+    CredentialsError,
+    StorageDownError,
+    classify_error,
+    describe_error,
+    read_bytes,
+)
+from zs3.images.codec import decode
+from zs3.tables import FAILURES
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+PARALLEL_READS = 8
+"""Files that one task reads at the same time; object stores answer with delay, not at a low rate."""
 
-class LoadedModel(Protocol):
-    """What has been loaded and knows which run it is for."""
+MAX_BYTES_PER_PIXEL, MAX_EXTRA_BYTES = 8, 64 << 20
+"""A file with more bytes than this for each pixel that may be decoded, plus the extra, is not read. 8 bytes: four
+channels of 16 bits; the extra: metadata and further pictures in the file."""
 
-    digest: str
+MAX_STORAGE_ERRORS = 8
+"""Images in a row for which a store gave only transient errors, after which it counts as down."""
 
+BLOCK_BYTES = 64 << 20
+"""Size of Ray's blocks of pixels; with Ray's default of 128 MiB, few blocks fill a small object store."""
 
-M = TypeVar("M", bound=LoadedModel)
-Image = Mapping[str, Any]
-Picture = NDArray[np.uint8]
-
-
-class ModelThread(Generic[M]):
-    """A model in a thread of its own, for an actor to hold.
-
-    Args:
-        load: the model, for the torch device of that name.
-        origin: where the model comes from, for messages.
-        actors: its threads and device.
-        run: digest of the run.
-        results: name of the table that its rows are for.
-        stage: what `failures` calls its work.
-        planned: digest that the model must have, where the run is defined by more than the model.
-        notes: name of the run's notes on crashes; none takes no notes.
-
-    Raises:
-        RuntimeError: the model here is not the one the run was planned with.
-    """
-
-    def __init__(
-        self,
-        load: Callable[[str], M],
-        *,
-        origin: str,
-        actors: ActorPlan,
-        run: str,
-        results: str,
-        stage: str,
-        planned: str | None = None,
-        notes: str | None = None,
-    ) -> None:
-        # The model lives in one thread. Ray constructs an actor in one and calls it from another; OpenMP would then
-        # keep a pool of threads for each, more threads than cores, and stop spinning at its barriers: 0.83 of the
-        # speed that one pool has.
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._model = self._thread.submit(_loaded, load, actors).result()
-        if self._model.digest != (planned or run):
-            raise RuntimeError(
-                f"checkpoint {origin!r} has digest {self._model.digest[:12]} here, but the run was planned with "
-                f"{(planned or run)[:12]}; do all machines see the same checkpoint and the same version of zs3?"
-            )
-        self._guard = BatchRunner(results=results, stage=stage, run=run, notes=notes)
-
-    def rows(
-        self,
-        batch: pa.Table,
-        rows_of: Callable[[M, Sequence[Image], Sequence[Picture]], Sequence[Rows]],
-        schemas: Mapping[str, pa.Schema],
-    ) -> pa.Table:
-        """The batch's rows of each table, as `rows_table` lays them out.
-
-        Args:
-            batch: decoded pictures, as `sources.PIXELS` or `proposals.GIVEN`.
-            rows_of: the rows of some images; called in the model's thread.
-            schemas: of the tables.
-
-        Raises:
-            RuntimeError: the model fails for every image.
-        """
-        started = time.time()
-        images = [
-            {**image, **told}
-            for image, told in zip(
-                batch.drop_columns("pixels").to_pylist(), with_bookkeeping(batch), strict=True
-            )
-        ]
-        done: list[dict[str, Rows]] = [{"failures": image["failures"]} for image in images]
-        readable = [index for index, image in enumerate(images) if not image["failures"]]
-        pictures = [_picture(batch, index) for index in readable]
-
-        def in_thread(some: Sequence[Image], theirs: Sequence[Picture]) -> Sequence[Rows]:
-            return self._thread.submit(rows_of, self._model, some, theirs).result()
-
-        outcomes = self._guard.outcomes([images[i] for i in readable], pictures, in_thread)
-        for index, outcome in zip(readable, outcomes, strict=True):
-            done[index] = outcome
-        return rows_table(started, images, done, schemas)
+PIXELS = pa.schema(
+    [
+        *WORK,
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("pixels", pa.large_binary()),
+        pa.field("failures", pa.list_(pa.struct(list(FAILURES)))),
+    ]
+)
+"""A decoded image: the bytes of (H, W, 3) uint8 RGB, or one row of `failures` and no pixels."""
 
 
-def picture_graph(
+def image_graph(
     actor: type,
     *,
     target: Target,
     chunk: Chunk,
+    read: Callable[..., Iterator[pa.Table]],
     max_pixels: int,
     max_images_per_file: int,
     actors: ActorPlan,
     execution: Execution,
     arguments: Mapping[str, Any],
-    proposals: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Read and decode, process in actors, write: the lazy dataset whose rows are the files written.
+    """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk.
 
     Args:
-        actor: the class whose instances hold the model.
-        max_pixels: pictures of more pixels become failures.
-        max_images_per_file: images in one file, where the execution leaves it open.
-        arguments: of the actor's constructor.
-        chunk: the images.
-        proposals: where masks are given: image id → JSON, see `proposals.Proposals`. They are read with the pictures.
+        actor: a class whose instances turn batches of pixels into rows (`rows.BatchRunner.table`).
+        read: `read_and_decode`, or a function of the same arguments.
+        max_pixels: images of more pixels become failures.
+        max_images_per_file: upper limit where `execution` gives no number.
+        arguments: of the actor's constructor, besides `journal_id`.
     """
     import ray
     from ray.data import DataContext
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = (
-        64 << 20
-    )  # bytes of pixels; with Ray's 128 MiB, few blocks fill a small store
-    read = read_and_decode if proposals is None else read_with_masks
+    context.target_max_block_size = BLOCK_BYTES
+    size = execution.images_per_block
+    blocks = [chunk.images.slice(start, size) for start in range(0, chunk.images.num_rows, size)]
     return (
-        ray.data.from_arrow(_blocks(chunk.images, execution.images_per_block, proposals))
+        ray.data.from_arrow(blocks)
         .map_batches(
-            functools.partial(read, max_pixels=max_pixels, run=target.digest, notes=chunk.notes),
+            functools.partial(read, max_pixels=max_pixels, run=target.digest, journal_id=chunk.journal_id),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
@@ -157,35 +101,131 @@ def picture_graph(
             batch_size=execution.batch_size,
             batch_format="pyarrow",
             **actor_options(actors, execution),
-            fn_constructor_kwargs={**arguments, "notes": chunk.notes},
+            fn_constructor_kwargs={**arguments, "journal_id": chunk.journal_id},
             max_task_retries=-1,
         )
         .map_batches(
             functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-            batch_size=execution.images_per_file or chunk.images_per_file(max_images_per_file),
+            batch_size=chunk.images_per_file(max_images_per_file),
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
         )
     )
 
 
-def _loaded(load: Callable[[str], M], actors: ActorPlan) -> M:
-    """The model, and the number of threads that it computes with."""
-    torch = importlib.import_module("torch") if actors.device == "cpu" else None
-    if torch:
-        torch.set_num_threads(actors.cpu_threads)
-    return load(actors.device)
+def read_and_decode(
+    refs: pa.Table, *, max_pixels: int, run: str, journal_id: str | None = None
+) -> Iterator[pa.Table]:
+    """One table of one row (`PIXELS`) per image, one at a time, so that memory holds one picture.
+
+    Args:
+        refs: columns image_id and uri, and other columns of `rows.WORK` where there are any.
+        max_pixels: images of more pixels are refused before they are decoded.
+        run: digest of the run, for rows of `failures`.
+        journal_id: which crash journal to keep (`pipelines.runs.crash_journal`); None keeps none.
+
+    Raises:
+        CredentialsError: the store refuses the credentials.
+        StorageDownError: the store returns nothing but errors.
+    """
+    journal = CrashJournal(journal_id, "decode") if journal_id else None
+    try:
+        yield from _decode_all(work_rows(refs), journal, max_pixels, run)
+    finally:
+        if journal:
+            journal.close()
 
 
-def _blocks(images: pa.Table, images_per_block: int, proposals: Mapping[str, str] | None) -> list[pa.Table]:
-    """The images in tables of at most `images_per_block`, one task each."""
-    if proposals is not None:
-        told = [proposals.get(image_id, "") for image_id in images["image_id"].to_pylist()]
-        images = images.append_column("proposals", pa.array(told, pa.large_string()))
-    return [images.slice(start, images_per_block) for start in range(0, images.num_rows, images_per_block)]
+def _decode_all(
+    images: list[dict[str, Any]], journal: CrashJournal | None, max_pixels: int, run: str
+) -> Iterator[pa.Table]:
+    crashes = journal.crashes()[0] if journal else {}
+    storage_errors = 0
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        read = functools.partial(_content, max_bytes=MAX_BYTES_PER_PIXEL * max_pixels + MAX_EXTRA_BYTES)
+        contents = pool.map(read, (image["uri"] for image in images))
+        for image, content in zip(images, contents, strict=True):
+            row: dict[str, Any] = {**image, "height": 0, "width": 0, "pixels": b"", "failures": []}
+            transient = isinstance(content, Exception) and classify_error(content, image["uri"]) == "passing"
+            storage_errors = storage_errors + 1 if transient else 0
+            if isinstance(content, Exception) and storage_errors == MAX_STORAGE_ERRORS:
+                raise StorageDownError(
+                    f"the store gave nothing but errors for {MAX_STORAGE_ERRORS} images in a row, the last time for "
+                    f"{image['uri']}: {describe_error(content)}; run again once it answers"
+                )
+            try:
+                if isinstance(content, Exception):
+                    raise content
+                if (count := crashes.get(image["image_id"], 0)) >= MAX_CRASHES:
+                    raise crash_error(count)
+                if journal:
+                    journal.enter([image["image_id"]])
+                pixels_HW3 = decode(content, max_pixels=max_pixels)
+                row["height"], row["width"] = pixels_HW3.shape[:2]
+                row["pixels"] = pixels_HW3.tobytes()
+            except CredentialsError:
+                raise
+            except Exception as error:  # whatever is wrong with one file must not stop the others
+                stage = "read" if isinstance(content, Exception) else "decode"
+                row["failures"] = [failure_of(image, stage, error, run)]
+            if journal:
+                journal.enter([])
+            yield pa.Table.from_pylist([row], schema=PIXELS)
 
 
-def _picture(batch: pa.Table, index: int) -> Picture:
-    """(H, W, 3) uint8 view of the pixels of one row."""
+def _content(uri: str, max_bytes: int) -> bytes | Exception:
+    """The content of a file, or the error that reading it raised."""
+    try:
+        return read_bytes(uri, max_bytes)
+    except Exception as error:  # each storage library raises its own
+        return error
+
+
+def picture_at(batch: pa.Table, index: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 view of the pixels in one row of `PIXELS`."""
     height, width = batch["height"][index].as_py(), batch["width"][index].as_py()
     return np.frombuffer(batch["pixels"][index].as_buffer(), dtype=np.uint8).reshape(height, width, 3)
+
+
+class LoadedModel(Protocol):
+    """A model in memory, with the digest of all that defines its results."""
+
+    digest: str
+
+
+M = TypeVar("M", bound=LoadedModel)
+
+
+class ModelThread(Generic[M]):
+    """A model that lives in a thread of its own.
+
+    Ray constructs an actor in one thread and calls it from another. OpenMP would keep a pool of threads for each, more
+    threads than cores, and stop spinning at its barriers: 0.83 of the speed that one pool has.
+
+    Args:
+        load: makes the model on a torch device, given by name.
+        origin: the checkpoint, for messages.
+        actors: threads and device.
+        digest: the model must have this one.
+
+    Raises:
+        RuntimeError: the model has another digest.
+    """
+
+    def __init__(self, load: Callable[[str], M], *, origin: str, actors: ActorPlan, digest: str) -> None:
+        def loaded() -> M:
+            if actors.device == "cpu":
+                importlib.import_module("torch").set_num_threads(actors.cpu_threads)
+            return load(actors.device)
+
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._model = self._thread.submit(loaded).result()
+        if self._model.digest != digest:
+            raise RuntimeError(
+                f"checkpoint {origin!r} has digest {self._model.digest[:12]} here, but the run was planned with "
+                f"{digest[:12]}; do all machines see the same checkpoint and the same version of zs3?"
+            )
+
+    def call(self, function: Callable[..., Sequence[Rows]], *arguments: Any) -> Sequence[Rows]:
+        """`function(model, *arguments)`, run in the model's thread."""
+        return self._thread.submit(function, self._model, *arguments).result()

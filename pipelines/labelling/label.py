@@ -1,29 +1,216 @@
-"""The labelling graph: list, read and decode, label, write, commit.
+"""`zs3 label`: what is asked for, what is left to do, and the graph that does it.
 
-images ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
-(driver)
+    images ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
+    (driver)
 
-Class names are embedded and checked once, on the driver, and travel to the actors.
+Class names are embedded and checked once, on the driver, and sent to the actors.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan, Execution, actor_plan
-from pipelines.labelling.image_stage import picture_graph
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabellerFactory, LabelPlan, LabelRequest, plan_label
+from pipelines.labelling.image_stage import ModelThread, image_graph, picture_at, read_and_decode
 from pipelines.ray_session import cluster_nodes
-from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
+from pipelines.runs.catalogue import catalogue_of
+from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
+from pipelines.runs.rows import BatchRunner, Image, Rows
+from pipelines.runs.run import Chunk, Progress, RunResult, run_table
+from zs3.images.codec import DEFAULT_MAX_PIXELS
+from zs3.tables import FAILURES, LABELS, label_rows
+from zs3.text.confusable import ClosePair, confusable_warnings
+from zs3.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from zs3.classification.classifier import SegmentClassifier
+
+logger = logging.getLogger(__name__)
+
+TABLES = {"labels": LABELS, "failures": FAILURES}
+"""The tables of images that a labelling run writes below its --out."""
+
 MAX_IMAGES_PER_FILE = 1024
-"""Images in one file of labels, some megabytes."""
+"""Images in one file of labels, which then takes some megabytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRequest:
+    """The options of `zs3 label` that define its tables."""
+
+    images: str
+    """Folder, glob, text file of uris, or Parquet table with a column `uri`."""
+    classes: str
+    """Name of a shipped class list, or a file."""
+    checkpoint: str
+    """Shipped name, folder or uri."""
+    out: str
+    """Folder or uri that gets the tables `labels`, `failures` and `shards`."""
+    limit: int | None = None
+    """Number of images to take from the listing; None takes all."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images of more pixels become failures."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that hold another run."""
+
+
+class ClassNames(Protocol):
+    """Embedded class names; sent to other processes."""
+
+    def confusable(self) -> list[ClosePair]:
+        """The pairs of classes that are hard to tell apart, nearest first.
+
+        Raises:
+            ValueError: two classes have the same embedding.
+        """
+
+
+class LabellerProtocol(Protocol):
+    """A model that labels pictures, such as `zs3.inference.labeller.Labeller`."""
+
+    seen: dict[int, bool]
+    digest: str
+
+    def label(
+        self, pictures: Sequence[NDArray[np.uint8]], /
+    ) -> Sequence[tuple[NDArray[np.integer], Mapping[int, float]]]:
+        """(H, W, 3) uint8 pictures → (H, W) class ids, and a score for each class that occurs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is known about a labeller before its network is loaded."""
+
+    digest: str
+    """Of all that defines a label."""
+    provenance: Mapping[str, str]
+    """The parts of the digest, by name."""
+    seen: Mapping[int, bool]
+    """Class id → whether the checkpoint was trained on masks of the class."""
+    names: Callable[[], ClassNames] | None = field(default=None, compare=False)
+    """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names."""
+
+
+def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
+    """What is known about a checkpoint with this vocabulary.
+
+    Raises:
+        ValueError: there is no such checkpoint, or zs3 did not write it.
+    """
+    import torch  # imports that take seconds wait until a request needs them
+
+    from zs3.checkpoint import load_checkpoint
+    from zs3.classification.classifier import SegmentClassifier
+    from zs3.classification.provenance import provenance
+    from zs3.config import digest_of
+    from zs3.vocabulary import known
+
+    loaded = load_checkpoint(checkpoint)
+    parts = provenance(loaded, vocabulary)
+    seen = {entry.id: known(entry, loaded.seen_concepts) for entry in vocabulary.candidates}
+
+    def names() -> SegmentClassifier:
+        classifier = SegmentClassifier(loaded, vocabulary, device=torch.device("cpu"))
+        warn_about_confusable(classifier)
+        return classifier
+
+    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
+
+
+def load_labeller(
+    checkpoint: str, vocabulary: Vocabulary, device: str, names: SegmentClassifier | None = None
+) -> LabellerProtocol:
+    """The labeller of a checkpoint; `names` are embedded class names, which are then not embedded again."""
+    from zs3.inference.labeller import load_labeller as load
+
+    return load(checkpoint, vocabulary, device, names)
+
+
+def warn_about_confusable(names: ClassNames) -> None:
+    """Warn about classes that are hard to tell apart.
+
+    Raises:
+        ValueError: two classes have the same embedding.
+    """
+    for line in confusable_warnings(names.confusable()):
+        logger.warning("zs3: warning: %s", line)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabellerFactory:
+    """How a run describes its labeller and loads it. Both functions are sent to other processes."""
+
+    describe: Callable[[str, Vocabulary], ModelInfo] = describe_labeller
+    load: Callable[..., LabellerProtocol] = load_labeller
+    """Checkpoint, vocabulary, device, and `names` where `ModelInfo` has them → the labeller."""
+
+    def with_names(self, info: ModelInfo) -> LabellerFactory:
+        """This factory with the class names embedded now, once for all labellers.
+
+        Raises:
+            ValueError: two classes have the same embedding.
+        """
+        if info.names is None:
+            return self
+        return replace(self, load=functools.partial(self.load, names=info.names()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedLabel:
+    """A request that was checked, and what it leaves to do."""
+
+    request: LabelRequest
+    vocabulary: Vocabulary
+    info: ModelInfo
+    work: RemainingWork
+
+
+def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -> PreparedLabel:
+    """Check a request and find what is left to do; reads, writes nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: the images, class list, checkpoint or tables cannot be used as they are.
+    """
+    if request.max_pixels < 1:
+        raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
+    vocabulary = load_vocabulary(request.classes)
+    images = catalogue_of(request.images, request.limit)
+    info = (model or LabellerFactory()).describe(request.checkpoint, vocabulary)
+    target = Target(
+        out=request.out,
+        results="labels",
+        schema=LABELS,
+        provenance=label_provenance(info, request.checkpoint, vocabulary)
+        | {"asked": stored_request("label", request)},
+        digest=info.digest,
+        replace=request.replace,
+    )
+    work = remaining_work(images, target, retry_failures=request.retry_failures)
+    return PreparedLabel(request=request, vocabulary=vocabulary, info=info, work=work)
+
+
+def label_provenance(info: ModelInfo, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a label table records about its making; `run` must agree between runs into the same table."""
+    return {
+        "run": dict(info.provenance),
+        "digest": info.digest,
+        "checkpoint": checkpoint,
+        "vocabulary": vocabulary.to_json(),
+        "seen": {str(class_id): seen for class_id, seen in info.seen.items()},
+    }
 
 
 def label(
@@ -37,51 +224,122 @@ def label(
 
     Args:
         request: what to label.
-        execution: how; changes no result.
-        model: how to come by the labeller; tests put their own here.
+        execution: how to run; changes no result.
+        model: replaces the labeller; for tests.
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
         ValueError, FileNotFoundError: the request cannot be carried out.
-        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call
-        continues.
+        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
     called = time.time()
     execution, model = execution or Execution(), model or LabellerFactory()
-    plan = plan_label(request, model)
-    if plan.left.todo:
-        model = model.with_names(plan.description)
-    return run_graph(
-        plan.target,
-        plan.left,
-        lambda chunk: label_graph(plan, chunk, model, execution),
+    prepared = prepare_label(request, model)
+    if prepared.work.pending:
+        model = model.with_names(prepared.info)
+    return run_table(
+        prepared.work,
+        lambda chunk: label_graph(prepared, chunk, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
     )
 
 
-def label_graph(plan: LabelPlan, chunk: Chunk, model: LabellerFactory, execution: Execution) -> Dataset:
-    """The lazy dataset whose rows tell of the files written below the plan's --out."""
+def label_graph(
+    prepared: PreparedLabel, chunk: Chunk, model: LabellerFactory, execution: Execution
+) -> Dataset:
+    """The lazy dataset that labels the images of a chunk; see `image_stage.image_graph`."""
     actors = actor_plan(execution, cluster_nodes())
-    return picture_graph(
+    return image_graph(
         LabelActor,
-        target=plan.target,
+        target=prepared.work.target,
         chunk=chunk,
-        max_pixels=plan.request.max_pixels,
+        read=read_and_decode,
+        max_pixels=prepared.request.max_pixels,
         max_images_per_file=MAX_IMAGES_PER_FILE,
         actors=actors,
         execution=execution,
-        arguments=actor_arguments(plan, model, actors),
+        arguments=label_arguments(prepared, model, actors),
     )
 
 
-def actor_arguments(plan: LabelPlan, model: LabellerFactory, actors: ActorPlan) -> dict[str, Any]:
-    """What the run's actors are made with."""
+def label_arguments(prepared: PreparedLabel, model: LabellerFactory, actors: ActorPlan) -> dict[str, Any]:
+    """The arguments of `LabelActor` for a run."""
     return {
         "model": model,
-        "checkpoint": plan.request.checkpoint,
-        "vocabulary": plan.vocabulary,
-        "run": plan.description.digest,
+        "checkpoint": prepared.request.checkpoint,
+        "vocabulary": prepared.vocabulary,
+        "run": prepared.info.digest,
         "actors": actors,
     }
+
+
+class LabelActor:
+    """One loaded model that turns batches of pixels into rows of `labels` and `failures`.
+
+    Raises:
+        RuntimeError: the model has another digest than the run, or it fails for every image.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: LabellerFactory,
+        checkpoint: str,
+        vocabulary: Vocabulary,
+        run: str,
+        actors: ActorPlan,
+        journal_id: str | None = None,
+    ) -> None:
+        self._model = ModelThread(
+            lambda device: model.load(checkpoint, vocabulary, device),
+            origin=checkpoint,
+            actors=actors,
+            digest=run,
+        )
+        self._runner = BatchRunner(results="labels", stage="label", run=run, journal_id=journal_id)
+        self._vocabulary, self._run = vocabulary, run
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """One row per image: its rows of `labels`, or its row of `failures`."""
+        return self._runner.table(batch, functools.partial(self._model.call, self._rows, batch), TABLES)
+
+    def _rows(
+        self, labeller: LabellerProtocol, batch: pa.Table, images: Sequence[Image], indices: Sequence[int]
+    ) -> list[Rows]:
+        """The label rows of some images, each with its row number in the batch."""
+        pictures = [picture_at(batch, index) for index in indices]
+        labelled = labeller.label(pictures)
+        for picture, (label_map_HW, _) in zip(pictures, labelled, strict=True):
+            if label_map_HW.shape != picture.shape[:2]:
+                raise ValueError(f"label map has shape {label_map_HW.shape}, its picture {picture.shape[:2]}")
+        return [
+            rows_of_map(
+                image, label_map_HW, scores, seen=labeller.seen, vocabulary=self._vocabulary, run=self._run
+            )
+            for image, (label_map_HW, scores) in zip(images, labelled, strict=True)
+        ]
+
+
+def rows_of_map(
+    image: Image,
+    label_map_HW: NDArray[np.integer],
+    scores: Mapping[int, float],
+    *,
+    seen: Mapping[int, bool],
+    vocabulary: Vocabulary,
+    run: str,
+) -> Rows:
+    """The label rows of one image, whose label map holds class ids of a vocabulary."""
+    return label_rows(
+        image["image_id"],
+        image["uri"],
+        label_map_HW,
+        {entry.id: entry.name for entry in vocabulary.candidates},
+        seen,
+        scores,
+        run,
+        ignore_id=vocabulary.ignore_id,
+        etag=image.get("etag", ""),
+    )

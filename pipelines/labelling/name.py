@@ -1,59 +1,203 @@
-"""The naming graph: read segments, name, write, commit. It sees no picture and runs on CPUs.
+"""`zs3 name`: what is asked for, what is left to do, and the graph that does it, on CPUs and without pictures.
 
     files of the segments table ─► read_segments (tasks) ─► NameActor (text banks) ─► write_tables (tasks) ─► commits
     (driver)
 
-Its tables are those of `pipelines/labelling/label.py`. The text banks are encoded once, on the driver, and travel to
-the actors.
+Its tables are those of `pipelines/labelling/label.py`. Text banks are encoded once, on the driver, and sent to actors.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-import fsspec
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan
-from pipelines.labelling.label_actor import rows_of_map
-from pipelines.labelling.label_plan import TABLES
-from pipelines.labelling.name_plan import (
-    NamePlan,
-    NameRequest,
-    SegmentClassifierFactory,
-    SegmentClassifierProtocol,
-    plan_name,
+from pipelines.execution import WRITE_CPUS, Execution
+from pipelines.labelling.label import (
+    MAX_IMAGES_PER_FILE,
+    TABLES,
+    ClassNames,
+    ModelInfo,
+    label_provenance,
+    rows_of_map,
+    warn_about_confusable,
 )
-from pipelines.ray_session import cluster_nodes
-from pipelines.runs.rows import (
-    BOOKKEEPING,
-    WORK,
-    BatchRunner,
-    Rows,
-    rows_table,
-    with_bookkeeping,
-    write_tables,
-)
-from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
-from zs3.segmentation.table import NEEDED, segments_at
-from zs3.vocabulary import Vocabulary
+from pipelines.labelling.segments_table import segments_graph, stored_segments
+from pipelines.labelling.tuned_settings import refuse_other_tuning, refuse_other_weights, tuned_settings
+from pipelines.runs.catalogue import Catalogue
+from pipelines.runs.resume import RemainingWork, Target, remaining_work, rows_of_images, stored_request
+from pipelines.runs.rows import BOOKKEEPING, BatchRunner, Image, Rows, write_tables
+from pipelines.runs.run import Chunk, Progress, RunResult, run_table
+from pipelines.tables.delta_reader import provenance_of
+from zs3.config import NamingSettings
+from zs3.segmentation.segments import Segments
+from zs3.segmentation.table import segments_at
+from zs3.tables import LABELS
+from zs3.vocabulary import ClassEntry, Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MAX_IMAGES_PER_FILE = 1024
-"""Images in one file of labels, some megabytes."""
 
-Wanted = Mapping[str, Mapping[str, Any]] | Container[str]
-"""Ids of images to read, maybe with the bookkeeping of each (`table_rows.BOOKKEEPING`)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRequest:
+    """The options of `zs3 name` that define its tables."""
 
-IMAGES_AT_ONCE = 16
-"""Rows of segments that a task reads and hands on together."""
+    segments: str
+    """A segments table, or the --out of a segmenting run, which holds it as `segments`."""
+    classes: str
+    """Name of a shipped class list, or a file."""
+    out: str
+    """Folder or uri that gets the tables `labels`, `failures` and `shards`."""
+    checkpoint: str | None = None
+    """The checkpoint that made the segments, where it lies now; by default where it lay then."""
+    naming: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `NamingSettings` that replace the checkpoint's own, and `templates`, a prompt set."""
+    settings: str | None = None
+    """The --out of a tuning run, or its tune.json: its settings are used instead of `naming`."""
+    limit: int | None = None
+    """Number of images to take from the table, in order of their uris; None takes all."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that hold another run."""
+
+
+class SegmentClassifierProtocol(ClassNames, Protocol):
+    """What a run needs of `zs3.classification.classifier.SegmentClassifier`; sent to other processes."""
+
+    seen: dict[int, bool]
+    entries: tuple[ClassEntry, ...]
+    settings: NamingSettings
+
+    def scores(self, segments: Segments, /) -> Tensor:
+        """Segments → (K, C) score of each entry for each segment."""
+
+    def name(self, segments: Segments, /) -> tuple[NDArray[np.integer], Mapping[int, float]]:
+        """Segments → (H, W) class ids, and a score for each class that occurs."""
+
+
+def describe_classifier(
+    checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any], segments: Mapping[str, str]
+) -> ModelInfo:
+    """What is known about the labels that a checkpoint's segments get.
+
+    With lossless masks it equals that of `zs3 label` with the same settings, and so do the labels.
+
+    Args:
+        naming: fields of `NamingSettings` that replace the checkpoint's own.
+        segments: all that defines the segments, part by part.
+
+    Raises:
+        ValueError: there is no such checkpoint, or other weights made the segments.
+    """
+    from zs3.checkpoint import load_checkpoint  # imports torch, which takes seconds
+    from zs3.classification.settings import TEMPLATES, naming_provenance, naming_settings
+    from zs3.config import digest_of
+    from zs3.vocabulary import known
+
+    loaded = load_checkpoint(checkpoint)
+    settings = naming_settings(loaded, naming)
+    parts = naming_provenance(loaded, vocabulary, settings, segments, naming.get(TEMPLATES))
+    seen = {entry.id: known(entry, loaded.seen_concepts) for entry in vocabulary.candidates}
+    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen)
+
+
+def load_classifier(
+    checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]
+) -> SegmentClassifierProtocol:
+    """The classifier of a checkpoint, with its text banks encoded and checked.
+
+    Raises:
+        ValueError: two classes have the same embedding.
+    """
+    import torch
+
+    from zs3.checkpoint import load_checkpoint
+    from zs3.classification.classifier import SegmentClassifier
+    from zs3.classification.settings import TEMPLATES, naming_settings, with_prompt_set
+
+    loaded = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
+    settings = naming_settings(loaded, naming)
+    classifier = SegmentClassifier(loaded, vocabulary, settings, device=torch.device("cpu"))
+    warn_about_confusable(classifier)
+    return classifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentClassifierFactory:
+    """How a run describes its classifier and loads it."""
+
+    describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = (
+        describe_classifier
+    )
+    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifierProtocol] = load_classifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedName:
+    """A request that was checked, and what it leaves to do."""
+
+    request: NameRequest
+    vocabulary: Vocabulary
+    checkpoint: str
+    naming: Mapping[str, Any]
+    """As in the request, or as tuned."""
+    info: ModelInfo
+    files: tuple[str, ...]
+    """Of the segments table, at one version."""
+    work: RemainingWork
+
+
+def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = None) -> PreparedName:
+    """Check a request and find what is left to do; reads, writes nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: the segments, class list, checkpoint or tables cannot be used as they are.
+    """
+    if request.limit is not None and request.limit < 1:
+        raise ValueError(
+            f"limit is {request.limit}; expected at least 1, or leave it out to take every image"
+        )
+    vocabulary = load_vocabulary(request.classes)
+    uri, segments = stored_segments(request.segments)
+    stored = provenance_of(segments)
+    checkpoint = request.checkpoint or stored["checkpoint"]
+    tuned = tuned_settings(request.settings, request.naming)
+    naming = tuned.changes if tuned else request.naming
+    info = (model or SegmentClassifierFactory()).describe(checkpoint, vocabulary, naming, stored["run"])
+    if tuned:
+        refuse_other_weights(tuned, request.settings, info.provenance.get("checkpoint"))
+    images = Catalogue(rows_of_images(segments), limit=request.limit)
+    if not images.images:
+        raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
+    target = Target(
+        out=request.out,
+        results="labels",
+        schema=LABELS,
+        provenance=label_provenance(info, checkpoint, vocabulary)
+        | ({"tuning": dict(tuned.tuned_on)} if tuned else {})
+        | {"asked": stored_request("name", request)},
+        digest=info.digest,
+        replace=request.replace,
+    )
+    refuse_other_tuning(target.uris["labels"], target.provenance)
+    return PreparedName(
+        request=request,
+        vocabulary=vocabulary,
+        checkpoint=checkpoint,
+        naming=naming,
+        info=info,
+        files=tuple(sorted(segments.file_uris())),
+        work=remaining_work(images, target, retry_failures=request.retry_failures),
+    )
 
 
 def name(
@@ -65,26 +209,17 @@ def name(
 ) -> RunResult:
     """Name the segments of every image that has no labels yet, and commit tables as the run goes.
 
-    Args:
-        request: what to name.
-        execution: how; changes no result.
-        model: how to come by the classifier; tests put their own here.
-        on_progress: called in this process whenever a file of rows has been written.
-
-    Raises:
-        ValueError, FileNotFoundError: the request cannot be carried out.
-        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+    Arguments and errors are those of `label.label`.
     """
     called = time.time()
     execution, model = execution or Execution(), model or SegmentClassifierFactory()
-    plan = plan_name(request, model)
-    classifier = functools.cache(lambda: model.load(plan.checkpoint, plan.vocabulary, plan.naming))
-    if plan.left.todo:
-        classifier()  # refuses class lists, so it comes before any table is made
-    return run_graph(
-        plan.target,
-        plan.left,
-        lambda chunk: name_graph(plan, chunk, classifier(), execution),
+    prepared = prepare_name(request, model)
+    load = functools.cache(lambda: model.load(prepared.checkpoint, prepared.vocabulary, prepared.naming))
+    if prepared.work.pending:
+        load()  # it may refuse the class list, so it comes before any table is made
+    return run_table(
+        prepared.work,
+        lambda chunk: name_graph(prepared, chunk, load(), execution),
         execution,
         called=called,
         on_progress=on_progress,
@@ -92,114 +227,27 @@ def name(
 
 
 def name_graph(
-    plan: NamePlan, chunk: Chunk, classifier: SegmentClassifierProtocol, execution: Execution
+    prepared: PreparedName, chunk: Chunk, classifier: SegmentClassifierProtocol, execution: Execution
 ) -> Dataset:
-    """The lazy dataset whose rows tell of the files written below the plan's --out."""
+    """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk."""
+    target = prepared.work.target
     wanted = {row.pop("image_id"): row for row in chunk.images.select(BOOKKEEPING.names).to_pylist()}
-    named = {
+    arguments = {
         "classifier": classifier,
-        "vocabulary": plan.vocabulary,
-        "run": plan.target.digest,
-        "notes": chunk.notes,
+        "vocabulary": prepared.vocabulary,
+        "run": target.digest,
+        "journal_id": chunk.journal_id,
     }
-    return segments_graph(plan.files, wanted, NameActor, named, execution).map_batches(
-        functools.partial(write_tables, uris=plan.target.uris, schemas=plan.target.schemas),
+    return segments_graph(prepared.files, wanted, NameActor, arguments, execution).map_batches(
+        functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
         batch_size=chunk.images_per_file(MAX_IMAGES_PER_FILE),
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )
 
 
-def segments_graph(
-    files: Sequence[str],
-    wanted: Wanted,
-    actor: type,
-    arguments: Mapping[str, Any],
-    execution: Execution,
-) -> Dataset:
-    """The lazy dataset of what an actor class makes of stored segments, batch by batch.
-
-    Args:
-        files: of the segments table.
-        wanted: the images to read.
-        actor: called with tables as `read_segments` gives them.
-        arguments: of its constructor, beside `threads`.
-    """
-    import ray
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = 64 << 20
-    actors = actor_plan(one_per_core(execution, cluster_nodes()), cluster_nodes())
-    return (
-        ray.data.from_arrow([pa.table({"file": [file]}) for file in files])
-        .map_batches(
-            functools.partial(read_segments, wanted=wanted),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=DECODE_CPUS,
-            max_retries=-1,
-        )
-        .map_batches(
-            actor,
-            batch_size=execution.batch_size,
-            batch_format="pyarrow",
-            **actor_options(actors, execution, most=len(files)),  # a file is what one task reads
-            fn_constructor_kwargs={**arguments, "threads": actors.threads or 1},
-            max_task_retries=-1,
-        )
-    )
-
-
-def one_per_core(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Execution:
-    """The execution with actors for naming: one of one thread per CPU of the Ray in use, room for tasks left."""
-    cpus = sum(node.get("CPU", 0.0) for node in nodes)
-    return replace(
-        execution,
-        num_actors=execution.num_actors or max(1, int(cpus - RESERVED_CPUS)),
-        cpus_per_actor=execution.cpus_per_actor or min(1.0, max(0.5, cpus - RESERVED_CPUS)),
-        gpus_per_actor=0.0,
-    )
-
-
-def read_segments(files: pa.Table, *, wanted: Wanted) -> Iterator[pa.Table]:
-    """The wanted rows of Parquet files of segments, some at a time, with the columns that naming needs.
-
-    Args:
-        files: a column `file`.
-        wanted: the images to read; their bookkeeping, where there is such, becomes columns.
-    """
-    columns = ["image_id", "uri", "etag", *NEEDED]
-    for file in files["file"].to_pylist():
-        with fsspec.open(file, "rb") as opened:
-            parquet = pq.ParquetFile(opened)
-            ids = parquet.read(columns=["image_id"])["image_id"].to_pylist()
-            if not any(image_id in wanted for image_id in ids):
-                continue
-            for batch in parquet.iter_batches(IMAGES_AT_ONCE, columns=columns):
-                # Row by row: Arrow cannot filter the string views of files that a Delta delete has rewritten.
-                rows = pa.Table.from_batches([batch])
-                kept = [
-                    index for index, image_id in enumerate(rows["image_id"].to_pylist()) if image_id in wanted
-                ]
-                if kept:
-                    yield _with_books(pa.concat_tables([rows.slice(index, 1) for index in kept]), wanted)
-
-
-def _with_books(rows: pa.Table, wanted: Wanted) -> pa.Table:
-    """The rows with the bookkeeping of their images, where there is such."""
-    if not isinstance(wanted, Mapping):
-        return rows
-    books = [wanted[image_id] for image_id in rows["image_id"].to_pylist()]
-    for name in BOOKKEEPING.names[1:]:
-        column = pa.array([book[name] for book in books], BOOKKEEPING.field(name).type)
-        rows = rows.append_column(name, column)
-    return rows
-
-
 class NameActor:
-    """Turns batches of segments into label rows and failure rows.
+    """Turns batches of segments into rows of `labels` and `failures`.
 
     Raises:
         RuntimeError: naming fails for every image.
@@ -212,30 +260,27 @@ class NameActor:
         vocabulary: Vocabulary,
         run: str,
         threads: int,
-        notes: str | None = None,
+        journal_id: str | None = None,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self._classifier, self._vocabulary, self._run = classifier, vocabulary, run
-        self._guard = BatchRunner(results="labels", stage="name", run=run, notes=notes)
+        self._runner = BatchRunner(results="labels", stage="name", run=run, journal_id=journal_id)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its rows of `labels`, or its row of `failures`."""
-        started = time.time()
-        images = with_bookkeeping(batch, WORK)
-        outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
-        return rows_table(started, images, outcomes, TABLES)
+        return self._runner.table(batch, functools.partial(self._rows, batch), TABLES)
 
-    def _rows(self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> list[Rows]:
-        """The label rows of some images, each with its row in the batch."""
+    def _rows(self, batch: pa.Table, images: Sequence[Image], indices: Sequence[int]) -> list[Rows]:
+        """The label rows of some images, each with its row number in the batch."""
         return [
             rows_of_map(
                 image,
-                *self._classifier.name(segments_at(batch, row)),
+                *self._classifier.name(segments_at(batch, index)),
                 seen=self._classifier.seen,
                 vocabulary=self._vocabulary,
                 run=self._run,
             )
-            for image, row in zip(images, rows, strict=True)
+            for image, index in zip(images, indices, strict=True)
         ]

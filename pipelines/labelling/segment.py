@@ -1,32 +1,33 @@
-"""The segmenting graph: list, read and decode, group, write, commit.
+"""`zs3 segment`: what is asked for, what is left to do, and the graph that does it.
 
     images ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
     (driver)
 
-What it leaves knows no class name; `pipelines/labelling/name.py` labels it with any class list. Masks from elsewhere
-are read with the pictures (`pipelines/labelling/external_masks.py`) and embedded instead of the network's own.
+Segments know no class name; `pipelines/labelling/name.py` labels them with any class list. External masks are read with
+the images (`pipelines/labelling/external_masks.py`) and embedded instead of the network's own.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan, Execution, actor_plan
-from pipelines.labelling.image_stage import Image, ModelThread, Picture, picture_graph
-from pipelines.labelling.segment_plan import (
-    SegmentExporterFactory,
-    SegmentExporterProtocol,
-    SegmentPlan,
-    SegmentRequest,
-    plan_segment,
-)
+from pipelines.labelling.external_masks import ExternalMasks, list_masks, read_with_masks
+from pipelines.labelling.image_stage import ModelThread, image_graph, picture_at, read_and_decode
 from pipelines.ray_session import cluster_nodes
-from pipelines.runs.rows import Rows
-from pipelines.runs.run import Chunk, Progress, RunResult, run_graph
+from pipelines.runs.catalogue import catalogue_of
+from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
+from pipelines.runs.rows import BatchRunner, Image, Rows
+from pipelines.runs.run import Chunk, Progress, RunResult, run_table
+from zs3.images.codec import DEFAULT_MAX_PIXELS
 from zs3.masks.binary import unpack_masks
 from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_row
@@ -35,12 +36,134 @@ from zs3.tables import FAILURES, SEGMENTS
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-MAX_IMAGES_PER_FILE = 128
-"""Images in one file of segments: 5 MB in the compact store, 80 MB in the lossless one. A file is also what one task
-of `name` reads."""
+DEFAULT_STORE = "compact"
 
 TABLES = {"segments": SEGMENTS, "failures": FAILURES}
-"""What a segmenting run leaves below its --out."""
+"""The tables of images that a segmenting run writes below its --out."""
+
+MAX_IMAGES_PER_FILE = 128
+"""Images in one file of segments: 5 MB in the compact store, 80 MB in the lossless one. One task of `name` reads one
+file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRequest:
+    """The options of `zs3 segment` that define its tables."""
+
+    images: str
+    """Folder, glob, text file of uris, or Parquet table with a column `uri`."""
+    checkpoint: str
+    """Shipped name, folder or uri."""
+    out: str
+    """Folder or uri that gets the tables `segments`, `failures` and `shards`."""
+    masks: str | None = None
+    """Masks to embed instead of the network's own: COCO JSON or a folder of PNGs."""
+    store: str = DEFAULT_STORE
+    """How segments are stored: a name in `zs3.masks.store.STORES`."""
+    limit: int | None = None
+    """Number of images to take from the listing; None takes all."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images of more pixels become failures."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that hold another run."""
+
+
+class SegmentExporterProtocol(Protocol):
+    """A model that segments pictures, such as `zs3.inference.segment_exporter.SegmentExporter`."""
+
+    digest: str
+
+    def segment(self, pictures: Sequence[NDArray[np.uint8]], /) -> Sequence[tuple[Segments, float]]:
+        """(H, W, 3) uint8 pictures → the segments of each, and how far its branches disagree."""
+
+    def segment_with_masks(
+        self, picture: NDArray[np.uint8], masks: NDArray[np.int8], /
+    ) -> tuple[Segments, float]:
+        """The same for one picture with (G, H, W) int8 logits of external masks instead of its own."""
+
+
+def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
+    """All that defines the segments of a checkpoint, part by part.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it makes no segments, or there is no such mask store.
+    """
+    from zs3.checkpoint import load_checkpoint  # imports torch, which takes seconds
+    from zs3.classification.provenance import segments_provenance
+
+    return segments_provenance(load_checkpoint(checkpoint), store)
+
+
+def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentExporterProtocol:
+    """The segment exporter of a checkpoint."""
+    from zs3.inference.segment_exporter import load_segment_exporter as load
+
+    return load(checkpoint, store, device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentExporterFactory:
+    """How a run describes its exporter and loads it. Both functions are sent to other processes."""
+
+    describe: Callable[[str, str], Mapping[str, str]] = describe_segment_exporter
+    load: Callable[[str, str, str], SegmentExporterProtocol] = load_segment_exporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedSegment:
+    """A request that was checked, and what it leaves to do."""
+
+    request: SegmentRequest
+    work: RemainingWork
+    exporter_digest: str
+    """Digest of the exporter; equals the run's where there are no external masks."""
+    masks: ExternalMasks | None
+
+    def with_masks(self, images: pa.Table) -> pa.Table:
+        """Some images (`rows.WORK`) with what `read_with_masks` needs, where there are external masks."""
+        if self.masks is None:
+            return images
+        places = [self.masks.of_image.get(image_id, "") for image_id in images["image_id"].to_pylist()]
+        return images.append_column("masks_at", pa.array(places, pa.large_string()))
+
+
+def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> PreparedSegment:
+    """Check a request and find what is left to do; reads, writes nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: the images, masks, checkpoint, mask store or tables cannot be used as they are.
+    """
+    from zs3.config import digest_of
+    from zs3.masks.store import mask_store
+
+    if request.max_pixels < 1:
+        raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
+    mask_store(request.store)
+    images = catalogue_of(request.images, request.limit)
+    parts = dict((model or SegmentExporterFactory()).describe(request.checkpoint, request.store))
+    exporter_digest, masks = digest_of(parts), None
+    if request.masks is not None:
+        ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]
+        masks = list_masks(request.masks, ids)
+        parts["proposals"] = masks.digest
+    digest = digest_of(parts)
+    target = Target(
+        out=request.out,
+        results="segments",
+        schema=SEGMENTS,
+        provenance={
+            "run": parts,
+            "digest": digest,
+            "checkpoint": request.checkpoint,
+            "asked": stored_request("segment", request),
+        },
+        digest=digest,
+        replace=request.replace,
+    )
+    work = remaining_work(images, target, retry_failures=request.retry_failures)
+    return PreparedSegment(request=request, work=work, exporter_digest=exporter_digest, masks=masks)
 
 
 def segment(
@@ -52,23 +175,14 @@ def segment(
 ) -> RunResult:
     """Segment every image that has no segments yet, and commit tables as the run goes.
 
-    Args:
-        request: what to segment.
-        execution: how; changes no result.
-        model: how to come by the exporter; tests put their own here.
-        on_progress: called in this process whenever a file of rows has been written.
-
-    Raises:
-        ValueError, FileNotFoundError: the request cannot be carried out.
-        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+    Arguments and errors are those of `label.label`.
     """
     called = time.time()
     execution, model = execution or Execution(), model or SegmentExporterFactory()
-    plan = plan_segment(request, model)
-    return run_graph(
-        plan.target,
-        plan.left,
-        lambda chunk: segment_graph(plan, chunk, model, execution),
+    prepared = prepare_segment(request, model)
+    return run_table(
+        prepared.work,
+        lambda chunk: segment_graph(prepared, chunk, model, execution),
         execution,
         called=called,
         on_progress=on_progress,
@@ -76,40 +190,42 @@ def segment(
 
 
 def segment_graph(
-    plan: SegmentPlan, chunk: Chunk, model: SegmentExporterFactory, execution: Execution
+    prepared: PreparedSegment, chunk: Chunk, model: SegmentExporterFactory, execution: Execution
 ) -> Dataset:
-    """The lazy dataset whose rows tell of the files written below the plan's --out."""
+    """The lazy dataset that segments the images of a chunk; see `image_stage.image_graph`."""
     actors = actor_plan(execution, cluster_nodes())
-    return picture_graph(
+    return image_graph(
         SegmentActor,
-        target=plan.target,
-        chunk=chunk,
-        max_pixels=plan.request.max_pixels,
+        target=prepared.work.target,
+        chunk=replace(chunk, images=prepared.with_masks(chunk.images)),
+        read=read_with_masks if prepared.masks else read_and_decode,
+        max_pixels=prepared.request.max_pixels,
         max_images_per_file=MAX_IMAGES_PER_FILE,
         actors=actors,
         execution=execution,
-        arguments=actor_arguments(plan, model, actors),
-        proposals=plan.proposals.of_image if plan.proposals else None,
+        arguments=segment_arguments(prepared, model, actors),
     )
 
 
-def actor_arguments(plan: SegmentPlan, model: SegmentExporterFactory, actors: ActorPlan) -> dict[str, Any]:
-    """What the run's actors are made with."""
+def segment_arguments(
+    prepared: PreparedSegment, model: SegmentExporterFactory, actors: ActorPlan
+) -> dict[str, Any]:
+    """The arguments of `SegmentActor` for a run."""
     return {
         "model": model,
-        "checkpoint": plan.request.checkpoint,
-        "store": plan.request.store,
-        "run": plan.target.digest,
-        "planned": plan.exporter,
+        "checkpoint": prepared.request.checkpoint,
+        "store": prepared.request.store,
+        "run": prepared.work.target.digest,
+        "exporter_digest": prepared.exporter_digest,
         "actors": actors,
     }
 
 
 class SegmentActor:
-    """One loaded model that turns batches of pixels, and given masks if there are, into rows of segments and failures.
+    """One loaded model that turns batches of pixels, with external masks if any, into rows of segments and failures.
 
     Raises:
-        RuntimeError: the model here is not the one the run was planned with, or it fails for every image.
+        RuntimeError: the model has another digest than `exporter_digest`, or it fails for every image.
     """
 
     def __init__(
@@ -119,40 +235,40 @@ class SegmentActor:
         checkpoint: str,
         store: str,
         run: str,
+        exporter_digest: str,
         actors: ActorPlan,
-        planned: str | None = None,
-        notes: str | None = None,
+        journal_id: str | None = None,
     ) -> None:
         self._model = ModelThread(
             lambda device: model.load(checkpoint, store, device),
             origin=checkpoint,
             actors=actors,
-            run=run,
-            results="segments",
-            stage="segment",
-            planned=planned,
-            notes=notes,
+            digest=exporter_digest,
         )
+        self._runner = BatchRunner(results="segments", stage="segment", run=run, journal_id=journal_id)
         self._store, self._run = store, run
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its row of `segments`, or its row of `failures`."""
-        return self._model.rows(batch, self._rows, TABLES)
+        return self._runner.table(batch, functools.partial(self._model.call, self._rows, batch), TABLES)
 
     def _rows(
-        self, exporter: SegmentExporterProtocol, images: Sequence[Image], pictures: Sequence[Picture]
+        self,
+        exporter: SegmentExporterProtocol,
+        batch: pa.Table,
+        images: Sequence[Image],
+        indices: Sequence[int],
     ) -> list[Rows]:
-        """The row of each image."""
-        if "masks" not in images[0]:
-            return [
-                [self._row(image, *one)]
-                for image, one in zip(images, exporter.segment(pictures), strict=True)
-            ]
+        """The row of each of some images, each with its row number in the batch."""
+        pictures = [picture_at(batch, index) for index in indices]
+        if "masks" not in batch.column_names:
+            segmented = exporter.segment(pictures)
+            return [[self._row(image, *result)] for image, result in zip(images, segmented, strict=True)]
         rows: list[Rows] = []
-        for image, picture in zip(images, pictures, strict=True):
-            # One by one: given masks have a cell for each pixel, up to a gigabyte for one picture.
-            given = unpack_masks(image["masks"], *picture.shape[:2])
-            rows.append([self._row(image, *exporter.segment_with_masks(picture, given))])
+        for image, picture, index in zip(images, pictures, indices, strict=True):
+            # One by one: external masks have a cell for each pixel, up to a gigabyte for one picture.
+            masks = unpack_masks(batch["masks"][index].as_py(), *picture.shape[:2])
+            rows.append([self._row(image, *exporter.segment_with_masks(picture, masks))])
         return rows
 
     def _row(self, image: Image, segments: Segments, disagreement: float) -> dict[str, Any]:
@@ -163,5 +279,5 @@ class SegmentActor:
             disagreement,
             self._run,
             store=self._store,
-            etag=image.get("etag", ""),
+            etag=image["etag"],
         )

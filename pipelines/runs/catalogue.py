@@ -1,12 +1,14 @@
-"""The images of a run: each once, in order of their uris, with ids, and cut into shards that tell whether they changed.
+"""The images of a run: each once, in order of their uris, with ids, and cut into shards whose digests show changes.
 
-A catalogue lies in a temporary DuckDB file and is read in batches, so memory stays the same for any number of images.
-A shard ends where the digest of a uri says so, not after a count: an image that is added to a bucket changes the one
-shard that it falls into, and all others are seen to be as they were by comparing digests, without a look at an image.
+A catalogue lies in a temporary DuckDB file and is read in batches, so memory stays constant for any number of images.
+A shard ends where the digest of a uri has a certain value, not after a count: an image that is added to a bucket
+changes only the shard that it falls into. Equal digests show that the others are unchanged, without a look at an image.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import tempfile
 import time
@@ -19,19 +21,19 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipelines.runs.listing import FOUND, found
+from pipelines.runs.listing import LISTED, listed_images
 
 SHARD = 1024
 """Images in a shard, on average."""
 
 PREFIX = "zs3-catalogue-"
-FORGOTTEN_S = 7 * 24 * 3600
-"""Age in seconds of a killed run's catalogue after which it is removed."""
+MAX_AGE_S = 7 * 24 * 3600
+"""Age in seconds after which the catalogue of a killed run is removed."""
 
 MEMORY = "256MB"
-"""What DuckDB may hold of a catalogue at once; beyond that it writes to its file."""
+"""Memory that DuckDB may take for a catalogue; beyond that it writes to its file."""
 
-ROWS_AT_ONCE = 8192
+ROWS_PER_BATCH = 8192
 
 _STEM = r"regexp_replace(regexp_extract(uri, '[^/]*$'), '^(.+)\.[^.]+$', '\1', 's')"
 """File name without folder and extension, as `PurePosixPath.stem` has it."""
@@ -45,26 +47,29 @@ class Shard:
 
     number: int
     digest: str
-    """Of ids, uris and etags, 128 bits (hex); the same images in any listing give the same."""
+    """Of ids, uris and etags, 128 bits (hex); equal for the same images in any listing."""
     images: int
     uris: tuple[str, str]
     """The first and the last."""
     ids: tuple[str, str]
-    """The least and the greatest."""
+    """The first and the last in order."""
 
 
 class Catalogue:
-    """Images as (image id, uri, etag), without end in mind.
+    """Images as (image id, uri, etag), in a database on disk.
 
-    An id is the file name without folder and extension where those are unique in the whole listing; otherwise
-    every id is the path relative to the listing's root: the folder itself, or the deepest folder that holds all. The
-    limit is applied last, so it changes no id.
+    An id is the file name without folder and extension where those are unique in the whole listing; otherwise every id
+    is the path relative to the listing's root: the folder that was listed, or the deepest folder that holds all images.
+    The limit is applied last, so it changes no id.
 
     Args:
-        batches: with the columns of `listing.FOUND`, in any order, uris maybe repeated; a column `image_id` beside them
-            settles the ids.
-        root: folder of the listing; empty takes the deepest that holds all.
-        limit: how many images to take; none takes all.
+        batches: with the columns of `listing.LISTED`, in any order; uris may repeat. A column `image_id` gives the ids.
+        root: folder of the listing; by default the deepest that holds all.
+        limit: how many images to take; None takes all.
+
+    Attributes:
+        images: their number.
+        digest: of ids, uris and etags, 128 bits (hex).
 
     Raises:
         ValueError: the limit is not positive, or the stream names no image.
@@ -73,132 +78,117 @@ class Catalogue:
     def __init__(self, batches: Iterable[pa.RecordBatch], root: str = "", limit: int | None = None) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1, or leave it out to take every image")
-        _remove_forgotten()
-        # Held by the instance, so that it is removed with it.
+        _remove_old_catalogues()
+        # An attribute, so that the folder is removed together with the catalogue.
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         self.connection = duckdb.connect(str(Path(self._folder.name) / "catalogue.duckdb"))
         for setting in (f"memory_limit = '{MEMORY}'", "threads = 2", "enable_progress_bar = false"):
             self.connection.execute(f"SET {setting}")
         stream = iter(batches)
-        first = next(stream, pa.RecordBatch.from_pylist([], schema=FOUND))
-        load(self.connection, "named", first.schema, _chained(first, stream))
-        given = "image_id" in first.schema.names
-        ids = "any_value(image_id)" if given else _STEM
+        first = next(stream, pa.RecordBatch.from_pylist([], schema=LISTED))
+        load(self.connection, "listed", first.schema, itertools.chain([first], stream))
+        has_ids = "image_id" in first.schema.names
+        ids = "any_value(image_id)" if has_ids else _STEM
         self.connection.execute(
-            f"CREATE TABLE once AS SELECT {ids} AS image_id, uri, max(etag) AS etag FROM named GROUP BY uri"
+            f"CREATE TABLE once AS SELECT {ids} AS image_id, uri, max(etag) AS etag FROM listed GROUP BY uri"
         )
-        if not given and self._one(
+        if not has_ids and self._value(
             "SELECT EXISTS (SELECT 1 FROM once GROUP BY image_id HAVING count(*) > 1)"
         ):
             ends = self.connection.execute("SELECT min(uri), max(uri) FROM once").fetchone() or ("", "")
-            skip = len(root or _common_folder(*ends))
+            common = os.path.commonprefix(ends)  # noqa: RUF071 -- uris are no paths
+            skip = len(root or common.rpartition("/")[0])
             self.connection.execute(f"UPDATE once SET image_id = ltrim(substr(uri, {skip + 1}), '/')")
-        kept = "" if limit is None else f" LIMIT {limit}"
+        limited = "" if limit is None else f" LIMIT {limit}"
         self.connection.execute(
-            f"CREATE TABLE ordered AS SELECT image_id, uri, etag FROM once ORDER BY uri{kept}"
+            f"CREATE TABLE ordered AS SELECT image_id, uri, etag FROM once ORDER BY uri{limited}"
         )
         self.connection.execute(
-            f"""CREATE TABLE ends AS
+            f"""CREATE TABLE starts AS
             SELECT row_number() OVER (ORDER BY position) - 1 AS shard, position FROM (
               SELECT rowid AS position FROM ordered WHERE md5_number_lower(uri) % {SHARD} = 0 UNION SELECT 0)"""
         )
         self.connection.execute(
             """CREATE TABLE images AS
-            SELECT image_id, uri, etag, shard FROM ordered ASOF JOIN ends ON ordered.rowid >= ends.position"""
+            SELECT image_id, uri, etag, shard FROM ordered ASOF JOIN starts ON ordered.rowid >= starts.position"""
         )
-        for done in ("named", "once", "ordered", "ends"):
-            self.connection.execute(f"DROP TABLE {done}")
-        self.images = int(self._one("SELECT count(*) FROM images"))
-        self.digest = f"{int(self._one(f'SELECT bit_xor(md5_number({_ROW})) FROM images') or 0):032x}"
+        for name in ("listed", "once", "ordered", "starts"):
+            self.connection.execute(f"DROP TABLE {name}")
+        self.images = int(self._value("SELECT count(*) FROM images"))
+        self.digest = f"{int(self._value(f'SELECT bit_xor(md5_number({_ROW})) FROM images') or 0):032x}"
 
     def shards(self) -> list[Shard]:
-        """All shards in order: one small value for about a thousand images."""
+        """All shards in order; there is one for about a thousand images."""
         rows = self.connection.execute(
             f"""SELECT shard, bit_xor(md5_number({_ROW})), count(*), min(uri), max(uri), min(image_id), max(image_id)
             FROM images GROUP BY shard ORDER BY shard"""
         ).fetchall()
         return [
-            Shard(number=number, digest=f"{digest:032x}", images=count, uris=(low, high), ids=(least, most))
-            for number, digest, count, low, high, least, most in rows
+            Shard(
+                number=number,
+                digest=f"{digest:032x}",
+                images=count,
+                uris=(min_uri, max_uri),
+                ids=(min_id, max_id),
+            )
+            for number, digest, count, min_uri, max_uri, min_id, max_id in rows
         ]
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """Batches with image_id, uri, etag and shard, in order of uris."""
         return read(self.connection, "SELECT image_id, uri, etag, shard FROM images ORDER BY uri")
 
-    def _one(self, query: str) -> Any:
+    def _value(self, query: str) -> Any:
         row = self.connection.execute(query).fetchone()
         assert row is not None
         return row[0]
 
 
 def catalogue_of(source: str, limit: int | None = None) -> Catalogue:
-    """The images that a source names; see `listing.found` and `Catalogue`.
+    """The images of a source; see `listing.listed_images` and `Catalogue`.
 
     Raises:
         FileNotFoundError: the source does not exist.
         ValueError: it names no image, or the limit is not positive.
     """
-    root, batches = found(source)
+    root, batches = listed_images(source)
     return Catalogue(batches, root, limit)
-
-
-def list_images(source: str, limit: int | None = None) -> list[tuple[str, str]]:
-    """(image id, uri) of every image that a source names, in order of uris; for short listings."""
-    return [
-        (row["image_id"], row["uri"])
-        for batch in catalogue_of(source, limit).rows()
-        for row in batch.to_pylist()
-    ]
 
 
 def load(
     connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
 ) -> None:
-    """Make a table of a stream, whose errors are raised as they are."""
-    failed: list[BaseException] = []
+    """Make a table of a stream. An error of the stream is raised as it is, not as one of DuckDB."""
+    errors: list[BaseException] = []
 
-    def guarded() -> Iterator[pa.RecordBatch]:
+    def recorded() -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
             raise
 
-    stream = pa.RecordBatchReader.from_batches(schema, guarded())
+    stream = pa.RecordBatchReader.from_batches(schema, recorded())
     connection.register("stream", stream)
     try:
         connection.execute(f"CREATE TABLE {name} AS FROM stream")
     except Exception:
-        if failed:
-            raise failed[0] from None
+        if errors:
+            raise errors[0] from None
         raise
     finally:
         connection.unregister("stream")
 
 
 def read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a query in batches, while the connection goes on being used."""
+    """The rows of a query in batches; the connection stays usable meanwhile."""
     with connection.cursor() as cursor:
-        yield from cursor.sql(query).to_arrow_reader(ROWS_AT_ONCE)
+        yield from cursor.sql(query).to_arrow_reader(ROWS_PER_BATCH)
 
 
-def _chained(first: pa.RecordBatch, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    yield first
-    yield from rest
-
-
-def _remove_forgotten() -> None:
-    """Remove catalogues of runs that were killed and could not do it."""
+def _remove_old_catalogues() -> None:
+    """Remove catalogues of runs that were killed before they could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
+            if time.time() - folder.stat().st_mtime > MAX_AGE_S:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _common_folder(least: str, greatest: str) -> str:
-    """The deepest folder that holds the first uri and the last, and so all between."""
-    shared = 0
-    while shared < min(len(least), len(greatest)) and least[shared] == greatest[shared]:
-        shared += 1
-    return least[:shared].rpartition("/")[0]

@@ -1,106 +1,121 @@
-"""What the driver of a run keeps while files come in: which are to be committed, what is done, which shards are whole.
+"""Commits the files of a run to its tables, on the driver: results first, then failures, then finished shards.
 
-Results are committed first, then failures, then shards. Whatever a run is stopped at, an image with a row is done, and
-a shard in the table `shards` has nothing but such images.
+Wherever a run is stopped, an image with a row is done, and a shard in the table `shards` has only such images.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable
 
-from pipelines.tables.delta_writer import DataFile, commit_start, publish, rewrite, write_data_file
-from pipelines.runs.resume import Remaining, Target
+from pipelines.runs.catalogue import Shard
+from pipelines.runs.resume import RemainingWork
+from pipelines.tables.delta_writer import (
+    DataFile,
+    commit_start,
+    open_table,
+    publish,
+    rewrite,
+    write_data_file,
+)
 from zs3.tables import SHARDS
 
-SHARD_FILES = 32
-"""Files of the table `shards` after which they are made one."""
-
-DATA_FILE_FIELDS = tuple(DataFile.__slots__)
+MAX_SHARD_FILES = 32
+"""Files of the table `shards` at which they are merged into one."""
 
 
 class Committer:
-    """The books of one run.
+    """Collects what was written and commits it; opens the tables, and creates those that do not exist.
 
     Args:
-        target: the tables.
-        left: what is to be done.
-        tables: the tables, opened for this run.
+        work: the tables and the images to process.
+
+    Raises:
+        ValueError: a table cannot be created, or holds another run.
     """
 
-    def __init__(self, target: Target, left: Remaining, tables: Mapping[str, DeltaTable]) -> None:
-        self._target, self._left, self._tables = target, left, tables
-        self._pending: dict[str, list[DataFile]] = {name: [] for name in target.schemas}
-        self._again: set[str] = set()
-        self._missing = left.todo.by_shard() if left.open else {}
-        self._whole = [number for number in left.open if number not in self._missing]
-        self._known = left.known
+    def __init__(self, work: RemainingWork) -> None:
+        self._work, self._target = work, work.target
+        self._tables = {
+            name: open_table(self._target.uris[name], schema, self._target.provenance, replace=work.replaces)
+            for name, schema in self._target.all_schemas.items()
+        }
+        self._files: dict[str, list[DataFile]] = {name: [] for name in self._target.schemas}
+        self._replaced_ids: set[str] = set()
+        self._unfinished = work.pending.by_shard() if work.open_shards else {}
+        self._finished = [number for number in work.open_shards if number not in self._unfinished]
         self.images = 0
-        """With results, in this run."""
+        """Images with results, in this run."""
         self.failed = 0
-        """In this run."""
+        """Images that failed, in this run."""
         self._first = float("inf")
 
     @property
     def done(self) -> int:
-        """Images processed in this run."""
+        """Images processed in this run, including failures."""
         return self.images + self.failed
 
     def begin(self) -> None:
-        """Put right what an earlier run left between two transactions.
+        """Repair what an earlier run left between two transactions, and record that a run begins.
 
         Raises:
-            ValueError: as of `commit.publish`.
+            ValueError: as of `delta_writer.publish`.
         """
-        if self._left.stale:
-            self._publish("failures", [], self._left.stale)
-        if self._left.changed:
-            # The rows of changed images make way later; until then no shard may say that it holds them.
+        work = self._work
+        if work.stale_failures:
+            self._publish("failures", [], work.stale_failures)
+        if work.changed:
+            # The rows of changed images are replaced later; until then no shard may list them as done.
             rewrite(
-                self._tables["shards"], SHARDS, self._known, run=self._target.digest, written_ms=_now_ms()
+                self._tables["shards"],
+                SHARDS,
+                work.done_shards,
+                run=self._target.digest,
+                written_ms=_now_ms(),
             )
-        if self._left.todo:
-            name = self._target.results
-            commit_start(self._tables[name], self._target.schema, self._target.digest, self._progress())
+        if work.pending:
+            table = self._tables[self._target.results]
+            commit_start(table, self._target.schema, self._target.digest, self._progress())
 
     def add(self, written: Mapping[str, Any]) -> None:
-        """Take note of some images whose rows were written, as `table_rows.WRITTEN`."""
+        """Add one row of `rows.WRITTEN`."""
         self.images += written["images"]
         self.failed += written["failed"]
         self._first = min(self._first, written["started"])
-        self._again.update(written["again"])
+        self._replaced_ids.update(written["again"])
         for file in written["files"]:
-            self._pending[file["table"]].append(DataFile(**{key: file[key] for key in DATA_FILE_FIELDS}))
+            values = {field.name: file[field.name] for field in fields(DataFile)}
+            self._files[file["table"]].append(DataFile(**values))
         for shard in written["shards"]:
-            if shard in self._missing:
-                self._missing[shard] -= 1
-                if not self._missing[shard]:
-                    del self._missing[shard]
-                    self._whole.append(shard)
+            if shard in self._unfinished:
+                self._unfinished[shard] -= 1
+                if not self._unfinished[shard]:
+                    del self._unfinished[shard]
+                    self._finished.append(shard)
 
     def commit(self) -> None:
-        """Make everything that is known part of the tables.
+        """Make everything that was added part of the tables.
 
         Raises:
-            ValueError: as of `commit.publish`.
+            ValueError: as of `delta_writer.publish`.
         """
-        again, self._again = frozenset(self._again), set()
+        replaced, self._replaced_ids = frozenset(self._replaced_ids), set()
         for name in self._target.schemas:
-            parts, self._pending[name] = self._pending[name], []
-            self._publish(name, parts, again)
-        whole, self._whole = self._whole, []
-        self._record([self._left.open[number] for number in whole])
+            files, self._files[name] = self._files[name], []
+            self._publish(name, files, replaced)
+        finished, self._finished = self._finished, []
+        self._add_shards([self._work.open_shards[number] for number in finished])
 
-    def _publish(self, name: str, parts: Sequence[DataFile], replaced: frozenset[str]) -> None:
-        """One transaction of a table of images, which also tells how far the run is."""
+    def _publish(self, name: str, files: Sequence[DataFile], replaced: frozenset[str]) -> None:
+        """One transaction of a table of images."""
         publish(
             self._tables[name],
             self._target.schemas[name],
-            parts,
+            files,
             run=self._target.digest,
             written_ms=_now_ms(),
             replaced=replaced,
@@ -108,22 +123,22 @@ class Committer:
         )
 
     def _progress(self) -> dict[str, Any]:
-        """What the log says beside a commit, for `zs3 status`; seconds are since the first image reached a model."""
-        left, now = self._left, time.time()
+        """Metadata of a commit, for `zs3 status`; seconds are since the first image reached a model."""
+        work, now = self._work, time.time()
         return {
             "progress": {
-                "listing": left.listing,
-                "listed": left.listed,
-                "done": left.skipped - left.failed_before + self.images,
-                "failed": left.failed_before + self.failed,
+                "listing": work.listing_digest,
+                "listed": work.listed,
+                "done": work.skipped - work.failed_before + self.images,
+                "failed": work.failed_before + self.failed,
                 "this_run": self.done,
-                "of": len(left.todo),
+                "of": len(work.pending),
                 "seconds": round(max(0.0, now - min(self._first, now)), 3),
             }
         }
 
-    def _record(self, shards: Sequence[Any]) -> None:
-        """Add rows to the table `shards`, whose files are made one when there are many."""
+    def _add_shards(self, shards: Sequence[Shard]) -> None:
+        """Add rows to the table `shards`, and merge its files when there are many."""
         if not shards:
             return
         table, run = self._tables["shards"], self._target.digest
@@ -140,12 +155,12 @@ class Committer:
             ],
             schema=SHARDS,
         )
-        if len(table.file_uris()) >= SHARD_FILES:
-            held = table.to_pyarrow_table().select(SHARDS.names).cast(SHARDS)
-            rewrite(table, SHARDS, pa.concat_tables([held, rows]), run=run, written_ms=_now_ms())
+        if len(table.file_uris()) >= MAX_SHARD_FILES:
+            stored = table.to_pyarrow_table().select(SHARDS.names).cast(SHARDS)
+            rewrite(table, SHARDS, pa.concat_tables([stored, rows]), run=run, written_ms=_now_ms())
         else:
-            part = write_data_file(self._target.uris["shards"], rows)
-            publish(table, SHARDS, [part], run=run, written_ms=_now_ms())
+            file = write_data_file(self._target.uris["shards"], rows)
+            publish(table, SHARDS, [file], run=run, written_ms=_now_ms())
 
 
 def _now_ms() -> int:

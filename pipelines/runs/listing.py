@@ -1,7 +1,7 @@
-"""What a source of images names: a folder, a glob, a text file, a Parquet table or one image, as a stream.
+"""Lists the images of a source: a folder, a glob, a text file, a Parquet table or one image.
 
-Nothing is held: a bucket of any size goes by in pages. Order and repetitions are as they come; `pipelines.runs.catalogue`
-puts them right. Paths on this machine stay plain absolute paths; all else keeps its scheme (`s3://`, `gs://`, …).
+Images come as a stream, page by page, so a bucket of any size fits. The stream may repeat images and has no order;
+`pipelines.runs.catalogue` sorts it. Local paths become plain absolute paths; uris keep their scheme (`s3://`, `gs://`).
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ import pyarrow as pa
 import pyarrow.dataset
 from fsspec.utils import glob_translate
 
-from pipelines.storage.objects import filesystem_of, with_retries, uri_of
+from pipelines.storage.objects import filesystem_of, uri_of, with_retries
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
 )
-"""What counts as an image in a folder; globs and lists are taken as they are."""
+"""Files in a folder that count as images; globs and lists are taken as they are."""
 
-FOUND = pa.schema({"uri": pa.string(), "etag": pa.string()})
-"""An image that a source names. etag is what tells its content without reading it: the store's ETag, or size and time
-of modification; empty where a source does not say."""
+LISTED = pa.schema({"uri": pa.string(), "etag": pa.string()})
+"""An image of a source. etag identifies its content without reading it: the store's ETag, or size and time of
+modification; empty where the source gives neither."""
 
-ROWS_AT_ONCE = 8192
+ROWS_PER_BATCH = 8192
 
-WILD = "*?["
+WILDCARDS = "*?["
 
 
-def found(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
-    """The root of a listing (empty if it has none of its own), and its images as batches of `FOUND`.
+def listed_images(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
+    """The root folder of a source (empty where it has none), and its images as batches of `LISTED`.
 
     Args:
-        source: a folder (searched with its subfolders), a glob, a `.txt` file of uris (one a line, relative
-            to the file's folder), a `.parquet` file or folder with a column `uri` and maybe `etag`, or one image.
+        source: a folder (searched with its subfolders), a glob, a `.txt` file of uris (one per line, relative to the
+            file's folder), a `.parquet` file or folder with a column `uri` and maybe `etag`, or one image.
 
     Raises:
         FileNotFoundError: the source does not exist.
-        ValueError: it is of no known kind; while the stream is read, that it names no image.
+        ValueError: it is of no known kind; raised while the stream is read: it names no image.
     """
     filesystem, path = filesystem_of(source)
     if source.endswith(".parquet") and filesystem.exists(path):
-        return "", _of_parquet(source, filesystem, path)
+        return "", _images_in_parquet(source, filesystem, path)
     if filesystem.isdir(path):
-        return uri_of(filesystem, path), _batches(_of_folder(source, filesystem, path))
+        return uri_of(filesystem, path), _batches(_images_in_folder(source, filesystem, path))
     if filesystem.exists(path):
         suffix = PurePosixPath(path).suffix.lower()
         if suffix == ".txt":
-            return "", _batches(_of_text(source, filesystem, path))
+            return "", _batches(_images_in_text(source, filesystem, path))
         if suffix in IMAGE_SUFFIXES:
             return "", _batches([(uri_of(filesystem, path), _etag(filesystem.info(path)))])
         raise ValueError(
             f"{source!r} is a file of kind {suffix or 'unknown'!r}; expected a folder, a glob, an image, "
             f".txt or .parquet"
         )
-    if any(mark in source for mark in WILD):
-        return "", _batches(_of_glob(source, filesystem, path))
+    if any(mark in source for mark in WILDCARDS):
+        return "", _batches(_images_of_glob(source, filesystem, path))
     raise FileNotFoundError(
         f"{source!r} does not exist; expected a folder, a glob, a .txt file of uris or a .parquet table"
     )
@@ -72,23 +72,25 @@ def found(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
 def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
     """Pairs of uri and etag in batches."""
     stream = iter(pairs)
-    while block := list(itertools.islice(stream, ROWS_AT_ONCE)):
+    while block := list(itertools.islice(stream, ROWS_PER_BATCH)):
         uris = [_utf8(uri) for uri, _ in block]
         yield pa.RecordBatch.from_arrays(
-            [pa.array(uris, pa.string()), pa.array([etag for _, etag in block], pa.string())], schema=FOUND
+            [pa.array(uris, pa.string()), pa.array([etag for _, etag in block], pa.string())], schema=LISTED
         )
 
 
 def _utf8(name: str) -> str:
-    """A name that can be written down: bytes that are no UTF-8 are spelt out, and reading such a file then fails."""
+    """A name as valid text: bytes that are not UTF-8 are escaped, so that reading the file becomes a failure."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _of_folder(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, str]]:
-    """Images below a folder, hidden files and folders left out."""
+def _images_in_folder(
+    source: str, filesystem: fsspec.AbstractFileSystem, path: str
+) -> Iterator[tuple[str, str]]:
+    """Images below a folder, without hidden files and folders."""
     kinds: Counter[str] = Counter()
     images = 0
-    for name, info in _below(filesystem, path):
+    for name, info in _visible_files(filesystem, path):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in IMAGE_SUFFIXES:
             images += 1
@@ -96,19 +98,21 @@ def _of_folder(source: str, filesystem: fsspec.AbstractFileSystem, path: str) ->
         elif not images:
             kinds[suffix or "none"] += 1
     if not images:
-        seen = ", ".join(f"{count} of kind {kind}" for kind, count in kinds.most_common(3))
+        others = ", ".join(f"{count} of kind {kind}" for kind, count in kinds.most_common(3))
         raise ValueError(
-            f"no image below {source!r} (it holds {seen or 'nothing at all'}); expected files such as .jpg, .png, "
+            f"no image below {source!r} (it holds {others or 'nothing at all'}); expected files such as .jpg, .png, "
             ".webp or .tif"
         )
 
 
-def _of_glob(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, str]]:
-    """Files that match a pattern, hidden ones left out."""
+def _images_of_glob(
+    source: str, filesystem: fsspec.AbstractFileSystem, path: str
+) -> Iterator[tuple[str, str]]:
+    """Files that match a pattern, without hidden ones."""
     images = 0
     if _is_s3(filesystem):
         pattern = re.compile(glob_translate(path))
-        folder = path[: min(path.find(mark) for mark in WILD if mark in path)].rpartition("/")[0]
+        folder = path[: min(path.find(mark) for mark in WILDCARDS if mark in path)].rpartition("/")[0]
         matching = (pair for pair in _s3_keys(filesystem, folder) if pattern.match(pair[0]))
     else:
         matching = (
@@ -124,65 +128,69 @@ def _of_glob(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> I
         raise ValueError(f"no file matches {source!r}; is its folder right, and the glob quoted?")
 
 
-def _of_text(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, str]]:
-    """Uris of a text file, one a line; blank lines are skipped, relative paths start at the file's folder."""
+def _images_in_text(
+    source: str, filesystem: fsspec.AbstractFileSystem, path: str
+) -> Iterator[tuple[str, str]]:
+    """The uris in a text file, one per line; blank lines are skipped, relative paths start at the file's folder."""
     folder, images = uri_of(filesystem, path).rpartition("/")[0], 0
     with filesystem.open(path, "r", encoding="utf-8-sig", newline="\n") as lines:
         for line in lines:
             if name := line.strip():
                 images += 1
-                yield _anchored(name, folder), ""
+                yield _absolute_uri(name, folder), ""
     if not images:
-        raise _lists_nothing(source)
+        raise _empty_list_error(source)
 
 
-def _of_parquet(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[pa.RecordBatch]:
+def _images_in_parquet(
+    source: str, filesystem: fsspec.AbstractFileSystem, path: str
+) -> Iterator[pa.RecordBatch]:
     """The columns `uri` and `etag` of a Parquet file or folder."""
     dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
     if "uri" not in dataset.schema.names:
         raise ValueError(f"{source!r} has the columns {dataset.schema.names}; expected one named 'uri'")
     folder = uri_of(filesystem, path).rpartition("/")[0]
-    columns = [name for name in FOUND.names if name in dataset.schema.names]
+    columns = [name for name in LISTED.names if name in dataset.schema.names]
 
     def rows() -> Iterator[tuple[str, str]]:
         images = 0
-        for batch in dataset.to_batches(columns=columns, batch_size=ROWS_AT_ONCE):
+        for batch in dataset.to_batches(columns=columns, batch_size=ROWS_PER_BATCH):
             for row in batch.to_pylist():
                 if row["uri"]:
                     images += 1
-                    yield _anchored(row["uri"], folder), str(row.get("etag") or "")
+                    yield _absolute_uri(row["uri"], folder), str(row.get("etag") or "")
         if not images:
-            raise _lists_nothing(source)
+            raise _empty_list_error(source)
 
     return _batches(rows())
 
 
-def _lists_nothing(source: str) -> ValueError:
+def _empty_list_error(source: str) -> ValueError:
     return ValueError(
         f"{source!r} lists no image; expected one uri a line, or a column 'uri' that is not empty"
     )
 
 
-def _anchored(name: str, folder: str) -> str:
-    """A name as a uri: with a scheme or a leading slash as it is, else below the listing's folder."""
-    below = name if "://" in name or name.startswith("/") else f"{folder}/{name}"
-    below = below.removeprefix("file://")
-    return below if "://" in below else os.path.normpath(below)
+def _absolute_uri(name: str, folder: str) -> str:
+    """A name with a scheme or a leading slash as it is; another one below the folder of its listing."""
+    uri = name if "://" in name or name.startswith("/") else f"{folder}/{name}"
+    uri = uri.removeprefix("file://")
+    return uri if "://" in uri else os.path.normpath(uri)
 
 
-def _below(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every file below a folder that is not hidden, and what its store says of it."""
+def _visible_files(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every file below a folder that is not hidden, with its metadata."""
     if _is_s3(filesystem):
-        found = _s3_keys(filesystem, path)
+        files = _s3_keys(filesystem, path)
     elif "file" in _protocols(filesystem):
-        found = _local_files(path)
+        files = _local_files(path)
     else:
-        found = iter(filesystem.find(path, detail=True).items())
-    return (pair for pair in found if "/." not in pair[0].removeprefix(path))
+        files = iter(filesystem.find(path, detail=True).items())
+    return (pair for pair in files if "/." not in pair[0].removeprefix(path))
 
 
 def _local_files(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files below a folder of this machine, one folder at a time; links are followed to files, not to folders."""
+    """Files below a local folder, one folder at a time; links to files are followed, links to folders are not."""
     folders = [folder]
     while folders:
         with os.scandir(folders.pop()) as entries:
@@ -193,7 +201,7 @@ def _local_files(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     continue
                 try:
                     status = entry.stat()
-                except OSError:  # a link to nothing, or in a circle: reading it will say so
+                except OSError:  # a broken or circular link: reading it becomes a failure
                     yield entry.path, {}
                     continue
                 if not stat.S_ISDIR(status.st_mode):
@@ -201,21 +209,21 @@ def _local_files(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _s3_keys(filesystem: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys of a bucket below a prefix, page by page; `find` would hold all of them."""
+    """Keys of a bucket below a prefix, page by page; `find` would keep all of them in memory."""
     bucket, _, prefix = path.strip("/").partition("/")
-    asked = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
+    arguments = {"Bucket": bucket, "Prefix": f"{prefix.rstrip('/')}/" if prefix else ""}
     while True:
-        page = with_retries(lambda: filesystem.call_s3("list_objects_v2", **asked), f"s3://{bucket}")
-        for held in page.get("Contents", ()):
-            if not held["Key"].endswith("/"):
-                yield f"{bucket}/{held['Key']}", held
+        page = with_retries(lambda: filesystem.call_s3("list_objects_v2", **arguments), f"s3://{bucket}")
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield f"{bucket}/{entry['Key']}", entry
         if not page.get("IsTruncated"):
             return
-        asked["ContinuationToken"] = page["NextContinuationToken"]
+        arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
 def _info(filesystem: fsspec.AbstractFileSystem, name: str) -> dict[str, Any]:
-    """What a file system says of a file; nothing of a link to nowhere or in a circle, which reading will tell."""
+    """The metadata of a file; empty for a broken or circular link, whose reading becomes a failure."""
     try:
         return dict(filesystem.info(name))
     except OSError:
@@ -223,7 +231,7 @@ def _info(filesystem: fsspec.AbstractFileSystem, name: str) -> dict[str, Any]:
 
 
 def _etag(info: dict[str, Any]) -> str:
-    """What tells a file's content: the store's checksum, else size and time of modification; empty if neither."""
+    """The store's checksum of a file, or else its size and time of modification; empty where there is neither."""
     for key in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(key):
             return str(info[key]).strip('"')

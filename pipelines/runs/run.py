@@ -1,8 +1,8 @@
-"""One run that fills a table image by image: what is left to do, and commits as the run goes.
+"""One run that fills tables image by image, and commits as it goes. `label`, `segment` and `name` share it.
 
-Shared by `label`, `segment` and `name`, whose graphs differ. An image that cannot be processed becomes a row of
-`failures` and the rest goes on. A run that is started again does what is not in its tables yet. A long run is a row of
-chunks, each a graph of its own, so that the driver holds one chunk at a time.
+An image that cannot be processed becomes a row of `failures`, and the run continues. A run that is started again does
+what is not in its tables yet. A long run is split into chunks, each with a graph of its own, so that the driver holds
+one chunk at a time.
 """
 
 from __future__ import annotations
@@ -16,45 +16,46 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.tables.delta_writer import open_table
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.runs.committer import Committer
 from pipelines.runs.crash_journal import remove_journals
-from pipelines.runs.resume import Remaining, Target
-from pipelines.runs.stall_timeout import stages, stop_graphs, iterate_with_timeout
+from pipelines.runs.resume import RemainingWork
+from pipelines.runs.stall_timeout import graph_state, iterate_with_timeout, stop_graphs
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 RETRIES = 3
-"""How often Ray repeats a task whose process was killed, in graphs that take no notes of crashes; by default it would
-do so for ever with an image that brings its process down."""
+"""How often Ray repeats a task whose process died, in graphs without a crash journal. By default Ray repeats it without
+end, also where an image crashes its process."""
 
-ENOUGH_TO_JUDGE = 100
-"""Images after which a share of failures means something."""
+MIN_IMAGES_FOR_SHARE = 100
+"""Images to process before a share of failures can stop a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is."""
+    """How far something over images is."""
 
     done: int
-    """Images processed or failed in this run."""
-    failed: int
-    total: int
-    seconds: float
-    """Since the first image reached a model."""
+    """Images processed so far, including failures."""
+    total: int | None = None
+    """None where it is not known."""
+    failed: int = 0
+    seconds: float | None = None
+    """Since the first image reached a model; None where the receiver takes the time itself."""
 
     @property
     def images_per_second(self) -> float:
-        """Over the run so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        """Over all images so far; 0 before it is known."""
+        return self.done / self.seconds if self.seconds else 0.0
 
     @property
     def remaining_s(self) -> float | None:
-        """At this speed; None before it is known."""
-        return (self.total - self.done) / self.images_per_second if self.images_per_second else None
+        """Seconds that the other images take at this speed; None before it is known."""
+        rate = self.images_per_second
+        return (self.total - self.done) / rate if rate and self.total is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class RunResult:
     startup_seconds: float
     """From the call to the first image at a model."""
     failed_before: int = 0
-    """Failed in an earlier run, and not tried again; part of `skipped`."""
+    """Failed in an earlier run and not tried again; part of `skipped`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +83,21 @@ class Chunk:
     """The images of one graph."""
 
     images: pa.Table
-    """As `table_rows.WORK`."""
+    """In the schema `rows.WORK`."""
     total: int
     """Images of the whole run."""
-    notes: str
-    """Name of the run's notes on crashes, see `pipelines.runs.crash_journal`."""
-    asked: int | None = None
-    """Images in one file, where the execution says so."""
+    journal_id: str
+    """Which crash journal the run keeps (`pipelines.runs.crash_journal`)."""
+    requested_per_file: int | None = None
+    """Images in one file, where the execution gives a number."""
 
-    def images_per_file(self, most: int) -> int:
-        """Images in one file: as asked for, else a sixteenth of the run, at least 16 and at most `most`."""
-        return self.asked or min(most, max(16, self.total // 16))
+    def images_per_file(self, max_images: int) -> int:
+        """Images in one file: as requested, or a sixteenth of the run, at least 16 and at most `max_images`."""
+        return self.requested_per_file or min(max_images, max(16, self.total // 16))
 
 
-def run_graph(
-    target: Target,
-    left: Remaining,
+def run_table(
+    work: RemainingWork,
     graph: Callable[[Chunk], Dataset],
     execution: Execution,
     *,
@@ -107,112 +107,108 @@ def run_graph(
     """Execute a graph that writes files, chunk by chunk, and commit the files as it goes.
 
     Args:
-        target: the tables.
-        left: what is to be done; nothing starts no Ray.
-        graph: makes the lazy dataset whose rows are those of `table_rows.write_tables`.
-        execution: how; changes no result.
-        called: when the run was asked for, in seconds since 1970.
+        work: the tables and the images to process; without images, Ray is not started.
+        graph: makes the lazy dataset whose rows are `rows.WRITTEN`.
+        execution: how to run; changes no result.
+        called: when the run was requested, in seconds since 1970.
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
-        ValueError: the tables cannot be written to, or are of another run.
+        ValueError: the tables cannot be written to, or hold another run.
         RuntimeError: too many images failed, or none was finished for too long.
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
     too_many = failure_limit(execution.max_failures)
-    ledger = Committer(
-        target,
-        left,
-        {
-            name: open_table(target.uris[name], schema, target.provenance, replace=left.replaces)
-            for name, schema in target.all_schemas.items()
-        },
-    )
-    ledger.begin()
-    first = time.time()
-    if left.todo:
+    committer = Committer(work)
+    committer.begin()
+    first, total = time.time(), len(work.pending)
+    if total:
         start_ray(execution)
         first = float("inf")
-        notes = uuid.uuid4().hex
+        journal_id = uuid.uuid4().hex
         try:
-            for images in left.todo.chunks(execution.images_per_wave):
-                chunk = Chunk(images=images, total=len(left.todo), notes=notes, asked=execution.images_per_file)
-                for written in committed(ledger, _written(graph(chunk)), execution):
+            for images in work.pending.chunks(execution.images_per_wave):
+                chunk = Chunk(
+                    images=images,
+                    total=total,
+                    journal_id=journal_id,
+                    requested_per_file=execution.images_per_file,
+                )
+                for written in commit_as_written(committer, _written(graph(chunk)), execution):
                     first = min(first, written["started"])
+                    done, failed = committer.done, committer.failed
                     if on_progress:
                         seconds = max(0.0, time.time() - first)
-                        on_progress(
-                            Progress(
-                                done=ledger.done, failed=ledger.failed, total=len(left.todo), seconds=seconds
-                            )
-                        )
-                    if too_many(ledger.done, ledger.failed):
+                        on_progress(Progress(done=done, failed=failed, total=total, seconds=seconds))
+                    if too_many(done, failed):
                         raise RuntimeError(
-                            f"{ledger.failed} of the first {ledger.done} images failed, more than --max-failures "
-                            f"{execution.max_failures} allows; {target.uris['failures']} says why. What was finished "
-                            "is kept, and the same command continues it"
+                            f"{failed} of the first {done} images failed, more than --max-failures "
+                            f"{execution.max_failures} allows; {work.target.uris['failures']} says why. What was "
+                            "finished is kept, and the same command continues it"
                         )
         except BaseException:
-            with suppress(ValueError):  # the first error is the one to tell
-                ledger.commit()
-            stop_graphs()  # before the notes go that its actors take
+            with suppress(ValueError):  # the first error is the one to report
+                committer.commit()
+            stop_graphs()  # before their journals are removed
             raise
         finally:
-            remove_journals(notes)
-    ledger.commit()
+            remove_journals(journal_id)
+    committer.commit()
     ended = time.time()
-    first = min(max(first, called), ended)  # the actors' clocks may differ from ours
+    first = min(max(first, called), ended)  # the clocks of actors may differ from this one
     return RunResult(
-        images=ledger.images,
-        failed=ledger.failed,
-        skipped=left.skipped,
+        images=committer.images,
+        failed=committer.failed,
+        skipped=work.skipped,
         seconds=ended - first,
-        images_per_second=ledger.images / (ended - first) if ledger.images else 0.0,
-        out=target.out,
+        images_per_second=committer.images / (ended - first) if committer.images else 0.0,
+        out=work.target.out,
         startup_seconds=first - called,
-        failed_before=left.failed_before,
+        failed_before=work.failed_before,
     )
 
 
-def committed(
-    ledger: Committer, written: Iterator[dict[str, Any]], execution: Execution
+def commit_as_written(
+    committer: Committer, written: Iterator[dict[str, Any]], execution: Execution
 ) -> Iterator[dict[str, Any]]:
-    """The same rows, entered into the books, which are committed now and then.
+    """The same rows, each added to the committer, which commits every `commit_interval_s`.
 
     Raises:
         StalledError: nothing came for too long.
         ValueError: the tables cannot be written to.
     """
     last = time.time()
-    for row in iterate_with_timeout(written, execution.stall_timeout_s, stages):
-        ledger.add(row)
+    for row in iterate_with_timeout(written, execution.stall_timeout_s, graph_state):
+        committer.add(row)
         if time.time() - last >= execution.commit_interval_s:
-            ledger.commit()
+            committer.commit()
             last = time.time()
         yield row
 
 
-def failure_limit(told: str | None) -> Callable[[int, int], bool]:
-    """Whether so many failures, of so many images, are more than were allowed.
+def failure_limit(max_failures: str | None) -> Callable[[int, int], bool]:
+    """A function of (images done, images failed): whether more failed than `max_failures` allows.
 
     Args:
-        told: a number, or a share such as `5%`; none allows all.
+        max_failures: a number, or a share such as `5%`; None allows all.
 
     Raises:
         ValueError: it is neither.
     """
-    if told is None:
+    if max_failures is None:
         return lambda done, failed: False
-    share = told.endswith("%")
+    is_share = max_failures.endswith("%")
     try:
-        limit = float(told.removesuffix("%"))
+        limit = float(max_failures.removesuffix("%"))
     except ValueError:
         limit = -1.0
-    if not (0 <= limit <= (100 if share else float("inf"))):
-        raise ValueError(f"max_failures is {told!r}; expected a number such as 100, or a share such as 5%")
-    if not share:
+    if not (0 <= limit <= (100 if is_share else float("inf"))):
+        raise ValueError(
+            f"max_failures is {max_failures!r}; expected a number such as 100, or a share such as 5%"
+        )
+    if not is_share:
         return lambda done, failed: failed > limit
-    return lambda done, failed: done >= ENOUGH_TO_JUDGE and 100 * failed > limit * done
+    return lambda done, failed: done >= MIN_IMAGES_FOR_SHARE and 100 * failed > limit * done
 
 
 def _written(dataset: Dataset) -> Iterator[dict[str, Any]]:

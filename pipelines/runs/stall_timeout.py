@@ -1,4 +1,4 @@
-"""Silence is an error: a stream of results that gives none for too long is stopped, with the state of each stage."""
+"""Stops a run that gives no result for too long, with an error that names the state of each stage."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-WAITING = 64
+MAX_WAITING = 64
 """Results that may wait to be taken."""
 
 
 class StalledError(RuntimeError):
-    """Nothing has come for too long."""
+    """No result came for too long."""
 
 
-def iterate_with_timeout(stream: Iterator[T], silence_s: float, state: Callable[[], str]) -> Iterator[T]:
-    """The values of a stream, which is read in a thread of its own, so that waiting for it can end.
+def iterate_with_timeout(stream: Iterator[T], timeout_s: float, state: Callable[[], str]) -> Iterator[T]:
+    """The values of a stream, which a thread of its own reads, so that waiting for it can end.
 
     Args:
-        stream: of results.
-        silence_s: seconds without a result that are taken for the end of the world.
-        state: tells what every stage is at.
+        timeout_s: seconds to wait for a value.
+        state: describes the state of each stage, for the error.
 
     Raises:
-        StalledError: nothing came for so long.
+        StalledError: no value came within `timeout_s`.
         Exception: what the stream raised.
     """
-    waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(WAITING)
+    waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(MAX_WAITING)
     stopped = threading.Event()
 
     def put(kind: str, value: T | BaseException | None) -> bool:
@@ -54,10 +53,10 @@ def iterate_with_timeout(stream: Iterator[T], silence_s: float, state: Callable[
     try:
         while True:
             try:
-                kind, value = waiting.get(timeout=silence_s)
+                kind, value = waiting.get(timeout=timeout_s)
             except queue.Empty:
                 raise StalledError(
-                    f"no image was finished for {silence_s:.0f} s, so the run was stopped; {state()}. What was "
+                    f"no image was finished for {timeout_s:.0f} s, so the run was stopped; {state()}. What was "
                     "finished is kept, and the same command continues it; --stall-timeout-s sets how long to wait"
                 ) from None
             if kind == "end":
@@ -70,17 +69,17 @@ def iterate_with_timeout(stream: Iterator[T], silence_s: float, state: Callable[
         stopped.set()
 
 
-def stages() -> str:
-    """What each stage of the running Ray Data graph is at, in one line."""
-    told = []
+def graph_state() -> str:
+    """How much each stage of the running Ray Data graph has to do, in one line."""
+    stages = []
     for executor in _executors():
         for operator, state in (executor._topology or {}).items():
             name = operator.name.removeprefix("MapBatches(").removesuffix(")")
-            told.append(
+            stages.append(
                 f"{name}: {operator.num_active_tasks()} tasks at work, {state.total_enqueued_input_blocks()} blocks "
                 f"before it, {state.total_enqueued_output_blocks()} behind"
             )
-    return "; ".join(told) or "no graph is running"
+    return "; ".join(stages) or "no graph is running"
 
 
 def stop_graphs() -> None:
@@ -89,8 +88,8 @@ def stop_graphs() -> None:
         executor.shutdown(force=True)
 
 
-def _executors() -> list:  # type: ignore[type-arg]  # a class of Ray's inside
-    """Ray Data's executors of this process: threads, which nothing else leads to before their first result."""
+def _executors() -> list:  # type: ignore[type-arg]  # a private class of Ray
+    """Ray Data's executors of this process. They are threads; before a first result, nothing else refers to them."""
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
     return [thread for thread in threading.enumerate() if isinstance(thread, StreamingExecutor)]

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from deltalake import DeltaTable
 
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
 from pipelines.runs.resume import rows_of_images
 from pipelines.storage.objects import read_bytes
+from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
 from zs3.tables import FAILURES, LABELS, SEGMENTS
 
 RESULTS = {"labels": LABELS, "segments": SEGMENTS}

@@ -19,7 +19,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
-from pipelines.ray_session import KEEP_BUFFERS
+from pipelines.ray_session import MALLOC_ENVIRONMENT
 from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
@@ -160,7 +160,7 @@ def train(
             storage_path=out,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={} if use_gpu else {"env_vars": KEEP_BUFFERS},  # type: ignore[call-arg]
+            worker_runtime_env={} if use_gpu else {"env_vars": MALLOC_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
     first: list[int] = []

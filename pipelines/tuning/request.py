@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipelines.labelling.class_lists import warn_of_confusable
-from pipelines.labelling.name_plan import describe_classifier, stored_segments
+from pipelines.labelling.label import warn_about_confusable
+from pipelines.labelling.name import describe_classifier
+from pipelines.labelling.segments_table import stored_segments
 from pipelines.tables.delta_reader import image_uris, provenance_of
 from pipelines.tables.label_table import failed_images
 from zs3.config import NamingSettings
@@ -106,7 +107,7 @@ def plan_tune(request: TuneRequest) -> TunePlan:
     namings = namings_of(request.grid, own, encoded_sets(held))
     wanted = _wanted(request, dataset, called, frozenset(image_uris(table)))
     trials = load_trials(held, vocabulary, namings, device=torch.device("cpu"))
-    warn_of_confusable(trials.classifiers[0])
+    warn_about_confusable(trials.classifiers[0])
     return TunePlan(
         request=request,
         dataset=dataset,

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipelines.evaluation.outputs import dataset_provenance
 from pipelines.execution import Execution
-from pipelines.labelling.name import segments_graph
+from pipelines.labelling.segments_table import segments_graph
 from pipelines.ray_session import start_ray
 from pipelines.runs.run import Progress
 from pipelines.storage.atomic import write_whole

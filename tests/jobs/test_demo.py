@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jobs.demo import SPLIT, UNLABELLED, demo_data, main, photograph_path, polygons_to_map, write_dataset
-from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
+from pipelines.labelling.label import LabellerFactory, ModelInfo
 from zs3.datasets import open_dataset, read_truth
 from zs3.vocabulary import Vocabulary, load_vocabulary
 

@@ -12,7 +12,7 @@ from jobs import label as door
 from jobs.cli.exit_codes import guarded, one_line
 from jobs.main import COMMANDS
 from jobs.main import main as zs3
-from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
+from pipelines.labelling.label import LabellerFactory, ModelInfo
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.tables import FAILURES
 

@@ -9,7 +9,7 @@ from jobs import label as label_door
 from jobs import name as name_door
 from jobs import retry as door
 from jobs import segment as segment_door
-from pipelines.labelling.retry import plan_retry
+from pipelines.labelling.retry import prepare_retry
 from pipelines.runs.status import status
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import GREEN, colours, picture
@@ -166,13 +166,13 @@ def test_a_limit_holds_if_it_held_last(photos):
         "verb": "label", "images": "photos", "classes": "classes.txt", "checkpoint": "c", "out": "run", "limit": 3,
     }  # fmt: skip
     tables_with(asked)
-    assert plan_retry("run").request.limit is None, "no commit says how many images were listed"
+    assert prepare_retry("run").request.limit is None, "no commit says how many images were listed"
     table = open_table("run/failures", FAILURES, {"run": {"weights": "w"}})
     row = {name: "i2" for name in FAILURES.names} | {"attempts": 1}
     part = write_data_file("run/failures", pa.Table.from_pylist([row], schema=FAILURES))
     progress = {"listing": "l", "listed": 3, "done": 1, "failed": 2, "this_run": 3, "of": 3, "seconds": 1.0}
-    publish(table, FAILURES, [part], run="w", written_ms=0, says={"progress": progress})
-    assert plan_retry("run").request.limit == 3
+    publish(table, FAILURES, [part], run="w", written_ms=0, commit_metadata={"progress": progress})
+    assert prepare_retry("run").request.limit == 3
 
 
 def test_help_names_what_it_reads(capsys):

@@ -4,8 +4,15 @@ import logging
 
 import pytest
 
-import pipelines.execution
-from pipelines.execution import DECODE_CPUS, WRITE_CPUS, Execution, actor_options, actor_plan, selected
+import pipelines.ray_session
+from pipelines.execution import (
+    DECODE_CPUS,
+    WRITE_CPUS,
+    Execution,
+    actor_options,
+    actor_plan,
+    parse_label_selector,
+)
 from pipelines.ray_session import leave_ray, start_ray
 
 
@@ -74,9 +81,9 @@ def test_a_pool_that_would_shrink_is_refused():
 
 
 def test_labels_are_read_as_ray_writes_them():
-    assert selected(None) is None
+    assert parse_label_selector(None) is None
     told = "ray.io/accelerator-type=in(L4,A10G), zone=!b"
-    assert selected(told) == {"ray.io/accelerator-type": "in(L4,A10G)", "zone": "!b"}
+    assert parse_label_selector(told) == {"ray.io/accelerator-type": "in(L4,A10G)", "zone": "!b"}
     for wrong in ("", "zone", "zone=", "=b", "zone=a b", "zone=in(", "a=b,"):
         with pytest.raises(ValueError, match="label_selector is"):
             actor_plan(Execution(label_selector=wrong), [{"CPU": 8.0}])
@@ -85,7 +92,7 @@ def test_labels_are_read_as_ray_writes_them():
 def test_a_ray_that_was_there_before_is_not_left(ray_session, monkeypatch):
     import ray
 
-    monkeypatch.setattr(pipelines.execution, "_joined", [])
+    monkeypatch.setattr(pipelines.ray_session, "_joined", [])
     assert start_ray(Execution()) is False
     leave_ray()
     assert ray.is_initialized(), "it was not ours to leave"

@@ -10,8 +10,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.execution import Execution
-from pipelines.labelling.label import LabelRequest
-from pipelines.labelling.label_plan import LabellerFactory, ModelInfo
+from pipelines.labelling.label import LabellerFactory, LabelRequest, ModelInfo
 from pipelines.storage.objects import storage_options
 from zs3.tables import label_rows
 

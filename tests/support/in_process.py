@@ -8,13 +8,13 @@ import pytest
 
 import pipelines.runs.run
 from pipelines.execution import ActorPlan, Execution
-from pipelines.labelling.name import NameActor, read_segments
-from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory, plan_name
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.labelling.segment import SegmentActor
-from pipelines.labelling.segment_plan import SegmentExporterFactory, SegmentRequest, plan_segment
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.name import NameActor, NameRequest, SegmentClassifierFactory, prepare_name
+from pipelines.labelling.segment import SegmentActor, SegmentExporterFactory, SegmentRequest, prepare_segment
+from pipelines.labelling.segments_table import read_segments
 from pipelines.runs.rows import write_tables
-from pipelines.runs.run import RunResult, run_graph
+from pipelines.runs.run import RunResult, run_table
+from tests.support.listings import pending_table
 
 ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
 
@@ -31,14 +31,13 @@ class Here:
             yield write_tables(done, uris=self.target.uris, schemas=self.target.schemas)
 
 
-def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_interval_s=0.0) -> RunResult:
-    """What `run_graph` does with the rows that an actor makes of some rows."""
+def run_here(rows, actor, work, *, size=4, on_progress=None, commit_interval_s=0.0) -> RunResult:
+    """What `run_table` does with the rows that an actor makes of some rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipelines.runs.run, "start_ray", lambda execution: False)
-        return run_graph(
-            target,
-            left,
-            lambda chunk: Here(rows, actor, target, size),
+        return run_table(
+            work,
+            lambda chunk: Here(rows, actor, work.target, size),
             Execution(commit_interval_s=commit_interval_s),
             called=0.0,
             on_progress=on_progress,
@@ -47,26 +46,28 @@ def run_here(rows, actor, target, left, *, size=4, on_progress=None, commit_inte
 
 def segment_here(request: SegmentRequest) -> RunResult:
     """As `pipelines.labelling.segment.segment`."""
-    plan = plan_segment(request)
+    plan = prepare_segment(request)
     pictures = pa.concat_tables(
-        read_and_decode(plan.left.todo.table(), max_pixels=request.max_pixels, run=plan.target.digest)
+        read_and_decode(pending_table(plan.work), max_pixels=request.max_pixels, run=plan.work.target.digest)
     )
     actor = SegmentActor(
         model=SegmentExporterFactory(),
         checkpoint=request.checkpoint,
         store=request.store,
-        run=plan.target.digest,
-        planned=plan.exporter,
+        run=plan.work.target.digest,
+        exporter_digest=plan.exporter_digest,
         actors=ONE,
     )
-    return run_here(pictures, actor, plan.target, plan.left)
+    return run_here(pictures, actor, plan.work)
 
 
 def name_here(request: NameRequest) -> RunResult:
     """As `pipelines.labelling.name.name`."""
-    plan = plan_name(request)
-    wanted = {row["image_id"]: row for row in plan.left.todo.table().to_pylist()}
+    plan = prepare_name(request)
+    wanted = {row["image_id"]: row for row in pending_table(plan.work).to_pylist()}
     rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
     classifier = SegmentClassifierFactory().load(plan.checkpoint, plan.vocabulary, plan.naming)
-    actor = NameActor(classifier=classifier, vocabulary=plan.vocabulary, run=plan.target.digest, threads=1)
-    return run_here(rows, actor, plan.target, plan.left)
+    actor = NameActor(
+        classifier=classifier, vocabulary=plan.vocabulary, run=plan.work.target.digest, threads=1
+    )
+    return run_here(rows, actor, plan.work)

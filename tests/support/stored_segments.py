@@ -3,9 +3,9 @@
 They are made inside functions, so that they travel to workers by value.
 """
 
-from pipelines.labelling.label_plan import ModelInfo
-from pipelines.labelling.name_plan import SegmentClassifierFactory
-from pipelines.labelling.segment_plan import SegmentExporterFactory
+from pipelines.labelling.label import ModelInfo
+from pipelines.labelling.name import SegmentClassifierFactory
+from pipelines.labelling.segment import SegmentExporterFactory
 
 
 def grouping(weights="w", poison=(0, 250, 0)):

@@ -12,8 +12,7 @@ from PIL import Image
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import LabellerFactory, LabelRequest, ModelInfo
+from pipelines.labelling.label import LabellerFactory, LabelRequest, ModelInfo, label
 from zs3.images.codec import encode_label_png
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

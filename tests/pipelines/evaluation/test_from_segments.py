@@ -16,8 +16,7 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.from_segments import described_names
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
-from pipelines.labelling.name import name
-from pipelines.labelling.name_plan import NameRequest, SegmentClassifierFactory
+from pipelines.labelling.name import NameRequest, SegmentClassifierFactory, name
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.evaluation.oracles import ORACLES

@@ -14,16 +14,16 @@ from pipelines.execution import ActorPlan, Execution
 from pipelines.forecast.forecast import forecast, label_work, seconds_of, segment_work
 from pipelines.forecast.measure import Measured, measure
 from pipelines.forecast.sample import draw
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabelRequest, plan_label
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.labelling.segment_plan import SegmentRequest
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, LabelRequest, prepare_label
+from pipelines.labelling.segment import SegmentRequest
 from pipelines.runs.catalogue import Catalogue
-from pipelines.runs.resume import Todo
+from pipelines.runs.resume import PendingImages
 from pipelines.runs.rows import WORK
 from tests.servers.object_store import LIMITED_BUCKET
 from tests.support.colour_labeller import colours
 from tests.support.in_process import run_here
+from tests.support.listings import pending_table
 from tests.support.stored_segments import grouping
 
 ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
@@ -66,14 +66,18 @@ def request_for(photos, **changes):
 
 def labelled_here(request, per_file):
     """Label in this process, with as many images in a file."""
-    plan = plan_label(request, colours())
+    plan = prepare_label(request, colours())
     pictures = pa.concat_tables(
-        read_and_decode(plan.left.todo.table(), max_pixels=request.max_pixels, run=plan.target.digest)
+        read_and_decode(pending_table(plan.work), max_pixels=request.max_pixels, run=plan.work.target.digest)
     )
     actor = LabelActor(
-        model=colours(), checkpoint="colours", vocabulary=plan.vocabulary, run=plan.target.digest, actors=ONE
+        model=colours(),
+        checkpoint="colours",
+        vocabulary=plan.vocabulary,
+        run=plan.work.target.digest,
+        actors=ONE,
     )
-    return run_here(pictures, actor, plan.target, plan.left, size=per_file)
+    return run_here(pictures, actor, plan.work, size=per_file)
 
 
 def bytes_of(table):
@@ -120,8 +124,7 @@ def test_what_is_done_is_not_forecast_and_all_of_few_are_measured(here, photos):
 
 @pytest.mark.parametrize("store", ["compact", "lossless"])
 def test_segments_are_forecast_too(here, photos, store):
-    from pipelines.labelling.segment import SegmentActor
-    from pipelines.labelling.segment_plan import plan_segment
+    from pipelines.labelling.segment import SegmentActor, prepare_segment
 
     request = SegmentRequest(
         images=str(photos), checkpoint="colours", out=str(photos.parent / "kept"), store=store, limit=100
@@ -132,14 +135,19 @@ def test_segments_are_forecast_too(here, photos, store):
         sample=48,
         measuring=measured_here,
     )
-    plan = plan_segment(request, grouping())
+    plan = prepare_segment(request, grouping())
     pictures = pa.concat_tables(
-        read_and_decode(plan.left.todo.table(), max_pixels=10_000, run=plan.target.digest)
+        read_and_decode(pending_table(plan.work), max_pixels=10_000, run=plan.work.target.digest)
     )
     actor = SegmentActor(
-        model=grouping(), checkpoint="colours", store=store, run=plan.target.digest, actors=ONE
+        model=grouping(),
+        checkpoint="colours",
+        store=store,
+        run=plan.work.target.digest,
+        exporter_digest=plan.exporter_digest,
+        actors=ONE,
     )
-    run_here(pictures, actor, plan.target, plan.left, size=25)
+    run_here(pictures, actor, plan.work, size=25)
     assert told.bytes_written.low <= bytes_of(f"{request.out}/segments") <= told.bytes_written.high
 
 
@@ -157,9 +165,9 @@ def todo_of(images, etags=None):
     ]
     catalogue = Catalogue([pa.RecordBatch.from_pylist(rows)])
     catalogue.connection.execute(
-        "CREATE TABLE todo AS SELECT image_id, uri, etag, shard, 0 AS attempts, false AS again FROM images"
+        "CREATE TABLE pending AS SELECT image_id, uri, etag, shard, 0 AS attempts, false AS again FROM images"
     )
-    return Todo(catalogue)
+    return PendingImages(catalogue)
 
 
 def test_a_sample_is_of_each_stratum_by_size_and_by_seed():
@@ -208,10 +216,10 @@ def test_sizes_of_objects_are_asked_of_the_sample_alone(object_store, tmp_path):
         filesystem.pipe_file(f"{path}/{index:02}.png", b"x" * (100 + index))
     (tmp_path / "classes.txt").write_text("red\nblue *\n")
     request = request_for(tmp_path / "none", images=f"s3://{LIMITED_BUCKET}/plan")
-    plan = plan_label(request, colours())
-    told = draw(plan.left.todo, 20, 0).bytes_read()
+    plan = prepare_label(request, colours())
+    told = draw(plan.work.pending, 20, 0).bytes_read()
     assert told.estimate == told.low == sum(range(100, 120))
-    some = draw(plan.left.todo, 16, 0).bytes_read()
+    some = draw(plan.work.pending, 16, 0).bytes_read()
     assert some.low <= sum(range(100, 120)) <= some.high and some.low < some.high
 
 

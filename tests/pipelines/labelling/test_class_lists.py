@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from tests.zs3.classification.test_painting import random_segments
+from tests.zs3.classification.test_semantic_map import random_segments
 
 from jobs import label as label_door
 from jobs import name as name_door
 from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
-from pipelines.labelling.label_plan import LabellerFactory, describe_labeller
-from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
+from pipelines.labelling.label import LabellerFactory, describe_labeller
+from pipelines.labelling.segment import SegmentRequest, prepare_segment
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.checkpoint import save_checkpoint
 from zs3.nets.networks import build_network
@@ -108,14 +108,14 @@ def test_evaluate_with_a_checkpoint_refuses_a_list_before_anything_is_written(he
 
 @pytest.mark.parametrize("checkpoint", ["zegformer"], indirect=True)
 def test_name_warns_and_refuses_as_label_does(here, checkpoint, capsys, caplog):
-    plan = plan_segment(SegmentRequest(images="photos", checkpoint=checkpoint, out="kept"))
-    held = open_table(plan.target.uris["segments"], SEGMENTS, plan.target.provenance)
+    plan = prepare_segment(SegmentRequest(images="photos", checkpoint=checkpoint, out="kept"))
+    held = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
     segments = random_segments(0, classes=384)
     row = segments_row(
-        "i", str(here / "photos" / "i.png"), segments, 0.0, plan.target.digest, store="lossless"
+        "i", str(here / "photos" / "i.png"), segments, 0.0, plan.work.target.digest, store="lossless"
     )
-    part = write_data_file(plan.target.uris["segments"], pa.Table.from_pylist([row], schema=SEGMENTS))
-    publish(held, SEGMENTS, [part], run=plan.target.digest, written_ms=0)
+    part = write_data_file(plan.work.target.uris["segments"], pa.Table.from_pylist([row], schema=SEGMENTS))
+    publish(held, SEGMENTS, [part], run=plan.work.target.digest, written_ms=0)
     name = lambda classes, *more: name_door.main(  # noqa: E731
         ["--segments", "kept", "--classes", classes, "--out", "named", *more]
     )

@@ -10,13 +10,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipelines.execution import Execution
-from pipelines.labelling.external_masks import list_proposals, read_with_masks
-from pipelines.labelling.name import name
-from pipelines.labelling.name_plan import NameRequest, plan_name
-from pipelines.labelling.segment import segment
-from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.external_masks import list_masks, read_with_masks
+from pipelines.labelling.name import NameRequest, name, prepare_name
+from pipelines.labelling.segment import SegmentRequest, prepare_segment, segment
 from tests.pipelines.labelling.test_name import rows_in
+from tests.support.listings import list_images
 from tests.support.stored_segments import grouping, naming
 from zs3.images.codec import encode_label_png
 from zs3.masks.binary import unpack_masks
@@ -64,9 +62,9 @@ def photos(tmp_path):
 
 def read(photos, masks, **changes):
     refs = list_images(str(photos))
-    found = list_proposals(str(photos.parent / masks), [image_id for image_id, _ in refs])
+    found = list_masks(str(photos.parent / masks), [image_id for image_id, _ in refs])
     columns = [*map(list, zip(*refs)), [found.of_image.get(image_id, "") for image_id, _ in refs]]
-    table = pa.table(dict(zip(("image_id", "uri", "proposals"), columns)))
+    table = pa.table(dict(zip(("image_id", "uri", "masks_at"), columns)))
     return pa.concat_tables(read_with_masks(table, **{"max_pixels": 1000, "run": "r"} | changes)).to_pylist()
 
 
@@ -109,10 +107,10 @@ def test_damaged_and_missing_files_are_rows(photos):
     masks = photos.parent / "masks"
     (masks / "a/1.png").write_bytes((masks / "a/1.png").read_bytes()[:-20])
     refs = list_images(str(photos))
-    found = list_proposals(str(masks), [image_id for image_id, _ in refs])
+    found = list_masks(str(masks), [image_id for image_id, _ in refs])
     (masks / "b/2.png").unlink()
     table = pa.table(
-        {"image_id": list(IDS), "uri": [uri for _, uri in refs], "proposals": list(found.of_image.values())}
+        {"image_id": list(IDS), "uri": [uri for _, uri in refs], "masks_at": list(found.of_image.values())}
     )
     a, b, c = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
     assert a["failures"][0]["error_type"] == "truncated" and "masks/a/1.png: " in a["failures"][0]["message"]
@@ -149,7 +147,7 @@ def test_what_is_no_masks_for_these_images_is_named_before_anything_runs(photos,
     for copy in ("strange/x.png", "mixed/a.png", "mixed/b/1.png"):
         (here / copy).write_bytes((here / "labels/a.png").read_bytes())
     with pytest.raises(error, match=message):
-        plan_segment(to_segment(photos, source), grouping())
+        prepare_segment(to_segment(photos, source), grouping())
 
 
 def test_masks_lie_at_uris_too(photos):
@@ -157,25 +155,27 @@ def test_masks_lie_at_uris_too(photos):
     store.pipe({f"/proposals/{one}.png": (photos.parent / f"labels/{one}.png").read_bytes() for one in IDS})
     store.pipe("/proposals/.hidden/a.png", b"")
     try:
-        found = list_proposals("memory://proposals", IDS)
+        found = list_masks("memory://proposals", IDS)
         table = pa.table(
-            {"image_id": ["a"], "uri": [str(photos / "a.png")], "proposals": [found.of_image["a"]]}
+            {"image_id": ["a"], "uri": [str(photos / "a.png")], "masks_at": [found.of_image["a"]]}
         )
         (row,) = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
         assert row["failures"] == [] and len(unpack_masks(row["masks"], 8, 12)) == 2
-        assert found.digest == list_proposals(str(photos.parent / "labels"), IDS).digest
+        assert found.digest == list_masks(str(photos.parent / "labels"), IDS).digest
     finally:
         store.rm("/proposals", recursive=True)
 
 
 def test_other_masks_are_another_run(photos):
-    plain = plan_segment(to_segment(photos, masks=None), grouping())
-    first = plan_segment(to_segment(photos), grouping())
-    assert plain.target.digest == plain.exporter == first.exporter != first.target.digest
-    assert set(first.target.provenance["run"]) == {*plain.target.provenance["run"], "proposals"}
-    assert plan_segment(to_segment(photos, limit=1), grouping()).target.digest == first.target.digest
+    plain = prepare_segment(to_segment(photos, masks=None), grouping())
+    first = prepare_segment(to_segment(photos), grouping())
+    assert (
+        plain.work.target.digest == plain.exporter_digest == first.exporter_digest != first.work.target.digest
+    )
+    assert set(first.work.target.provenance["run"]) == {*plain.work.target.provenance["run"], "proposals"}
+    assert prepare_segment(to_segment(photos, limit=1), grouping()).target.digest == first.work.target.digest
     (photos.parent / "labels/a.png").write_bytes(encode_label_png(truth("b")))
-    assert plan_segment(to_segment(photos), grouping()).target.digest != first.target.digest
+    assert prepare_segment(to_segment(photos), grouping()).work.target.digest != first.work.target.digest
 
 
 @pytest.mark.parametrize("masks", ["labels", "coco.json"])
@@ -201,6 +201,6 @@ def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, mas
         labels = label_map([row for row in rows_in(here / "named", "labels") if row["image_id"] == image_id])
         true = truth(image_id)
         assert np.array_equal(labels[true > 0], true[true > 0])
-    assert len(plan_name(asked, naming()).left.todo) == 0
+    assert len(prepare_name(asked, naming()).work.pending) == 0
     with pytest.raises(ValueError, match="made with a different proposals"):
         segment(to_segment(photos, "masks"), SMALL, model=grouping())

@@ -15,15 +15,14 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution
-from pipelines.labelling.label import label, label_graph, plan_label
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, label, label_graph, prepare_label
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.runs.run import Chunk
 from pipelines.tables.delta_reader import image_uris
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import GREEN, SMALL, colours, expected, picture, request_for, table
+from tests.support.listings import list_images, pending_table
 from zs3.tables import LABELS
 from zs3.vocabulary import load_vocabulary
 
@@ -40,11 +39,11 @@ def photos(tmp_path):
 
 def labelled_before(request, count, model):
     """Put the first images of a request into its table without a run."""
-    plan = plan_label(request, model)
-    held = open_table(f"{request.out}/labels", LABELS, plan.target.provenance)
-    rows = expected(Path(request.images), {image_id for image_id, _ in plan.left.todo[:count]})
+    plan = prepare_label(request, model)
+    held = open_table(f"{request.out}/labels", LABELS, plan.work.target.provenance)
+    rows = expected(Path(request.images), {image_id for image_id, _ in list(plan.work.pending)[:count]})
     part = write_data_file(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
-    publish(held, LABELS, [part], run=plan.description.digest, written_ms=0)
+    publish(held, LABELS, [part], run=plan.info.digest, written_ms=0)
 
 
 def an_actor(photos, model, run="w"):
@@ -119,8 +118,8 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
 
 DRIVER = """
 from pathlib import Path
-from tests.pipelines.colours import SMALL, colours, request_for
-from pipelines.label import label
+from tests.support.colour_labeller import SMALL, colours, request_for
+from pipelines.labelling.label import label
 label(request_for(Path({photos!r})), SMALL, model=colours(delay_s=0.3))
 """
 
@@ -158,8 +157,8 @@ def image_uris_so_far(request):
 def test_decoding_stays_apart_from_the_actors(ray_session, photos):
     from ray.data._internal.logical.optimizers import get_execution_plan
 
-    plan = plan_label(request_for(photos), colours())
-    chunk = Chunk(images=plan.left.todo.table(), total=len(plan.left.todo), notes="n")
+    plan = prepare_label(request_for(photos), colours())
+    chunk = Chunk(images=pending_table(plan.work), total=len(plan.work.pending), journal_id="n")
     dataset = label_graph(plan, chunk, colours(), SMALL)
     operator, operators = get_execution_plan(dataset._logical_plan)[0].dag, []
     while operator.input_dependencies:
@@ -208,19 +207,19 @@ def test_an_id_that_means_another_image_is_refused(photos, tmp_path):
     (tmp_path / "others").mkdir()
     picture(tmp_path / "others" / "i0.png")
     with pytest.raises(ValueError, match="already holds labels of an image called 'i0'"):
-        plan_label(request_for(photos, images=str(tmp_path / "others")), colours())
+        prepare_label(request_for(photos, images=str(tmp_path / "others")), colours())
     (photos / "sub").mkdir()
     picture(photos / "sub" / "i0.png")
     with pytest.raises(ValueError, match=r"in this listing its id is 'i0\.png'"):
-        plan_label(request_for(photos), colours())
+        prepare_label(request_for(photos), colours())
 
 
 def test_a_plan_counts_what_is_done_and_writes_nothing(photos):
-    assert (len(plan_label(request_for(photos, limit=4), colours()).left.todo)) == 4
+    assert (len(prepare_label(request_for(photos, limit=4), colours()).work.pending)) == 4
     assert not (photos.parent / "out").exists()
     labelled_before(request_for(photos), 3, colours())
-    plan = plan_label(request_for(photos, limit=4), colours())
-    assert (len(plan.left.todo), plan.left.skipped, plan.left.retried) == (1, 3, 0)
+    plan = prepare_label(request_for(photos, limit=4), colours())
+    assert (len(plan.work.pending), plan.work.skipped, plan.work.retried) == (1, 3, 0)
 
 
 @pytest.mark.parametrize(

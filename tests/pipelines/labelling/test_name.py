@@ -12,18 +12,25 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution
-from pipelines.labelling.label_actor import LabelActor
-from pipelines.labelling.label_plan import LabellerFactory, describe_labeller
-from pipelines.labelling.name import NameActor, name, one_per_core, read_segments
-from pipelines.labelling.name_plan import NameRequest, describe_classifier, load_classifier, plan_name
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.labelling.segment import SegmentActor, segment
-from pipelines.labelling.segment_plan import (
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, LabellerFactory, describe_labeller
+from pipelines.labelling.name import (
+    NameActor,
+    NameRequest,
+    describe_classifier,
+    load_classifier,
+    name,
+    prepare_name,
+)
+from pipelines.labelling.segment import (
+    SegmentActor,
     SegmentExporterFactory,
     SegmentRequest,
     describe_segment_exporter,
-    plan_segment,
+    prepare_segment,
+    segment,
 )
+from pipelines.labelling.segments_table import one_actor_per_core, read_segments
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
@@ -89,20 +96,22 @@ def decoded(photos):
 
 def segments_of(photos, model, run, checkpoint="colours", actors=ONE):
     """The rows of `segments` of all photographs, made in this process, as a table."""
-    actor = SegmentActor(model=model, checkpoint=checkpoint, store="lossless", run=run, actors=actors)
+    actor = SegmentActor(
+        model=model, checkpoint=checkpoint, store="lossless", run=run, exporter_digest=run, actors=actors
+    )
     lists = actor(decoded(photos))["segments"].combine_chunks()
     return pa.Table.from_struct_array(lists.flatten()).cast(SEGMENTS)
 
 
 def segmented_before(photos, model):
     """The segments table, without a run: all photographs in two files."""
-    plan = plan_segment(to_segment(photos), model)
-    held = open_table(plan.target.uris["segments"], SEGMENTS, plan.target.provenance)
-    rows = segments_of(photos, model, plan.target.digest)
+    plan = prepare_segment(to_segment(photos), model)
+    held = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
+    rows = segments_of(photos, model, plan.work.target.digest)
     parts = [
-        write_data_file(plan.target.uris["segments"], part) for part in (rows.slice(0, 6), rows.slice(6))
+        write_data_file(plan.work.target.uris["segments"], part) for part in (rows.slice(0, 6), rows.slice(6))
     ]
-    publish(held, SEGMENTS, parts, run=plan.target.digest, written_ms=0)
+    publish(held, SEGMENTS, parts, run=plan.work.target.digest, written_ms=0)
     return rows
 
 
@@ -124,7 +133,7 @@ def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_sessi
         ("poison", "segment")
     ]
     (photos / "poison.png").unlink()
-    expected = segments_of(photos, model, plan_segment(to_segment(photos), model).target.digest)
+    expected = segments_of(photos, model, prepare_segment(to_segment(photos), model).work.target.digest)
     assert rows_in(photos.parent / "kept", "segments") == expected.sort_by("image_id").to_pylist()
 
     with pytest.raises(KeyboardInterrupt):
@@ -212,7 +221,7 @@ def test_a_classifier_that_fails_on_everything_stops_the_run(photos):
 
 def test_only_wanted_rows_of_a_file_are_read(photos, tmp_path):
     rows = segmented_before(photos, grouping())
-    files = pa.table({"file": list(plan_name(to_name(photos), naming()).files)})
+    files = pa.table({"file": list(prepare_name(to_name(photos), naming()).files)})
     ids = rows["image_id"].to_pylist()
     read = pa.concat_tables(read_segments(files, wanted=frozenset([ids[1], ids[7]])))
     assert sorted(read["image_id"].to_pylist()) == sorted([ids[1], ids[7]])
@@ -222,34 +231,34 @@ def test_only_wanted_rows_of_a_file_are_read(photos, tmp_path):
 
 def test_another_class_list_or_setting_is_another_table_of_the_same_segments(photos):
     segmented_before(photos, grouping())
-    first = plan_name(to_name(photos), naming())
-    open_table(first.target.uris["labels"], first.target.schema, first.target.provenance)
+    first = prepare_name(to_name(photos), naming())
+    open_table(first.work.target.uris["labels"], first.work.target.schema, first.work.target.provenance)
     (photos.parent / "others.txt").write_text("blue\nred\n")
     for changes in ({"classes": str(photos.parent / "others.txt")}, {"naming": {"weight": 0.5}}):
         with pytest.raises(ValueError, match=r"made with a different (vocabulary|naming)"):
-            plan_name(to_name(photos, **changes), naming())
-        plan = plan_name(to_name(photos, out="other", **changes), naming())
-        assert len(plan.left.todo) == 10, "the segments serve every class list and setting"
-    assert len(plan_segment(to_segment(photos), grouping()).left.todo) == 0, "and are not made again"
+            prepare_name(to_name(photos, **changes), naming())
+        plan = prepare_name(to_name(photos, out="other", **changes), naming())
+        assert len(plan.work.pending) == 10, "the segments serve every class list and setting"
+    assert len(prepare_segment(to_segment(photos), grouping()).work.pending) == 0, "and are not made again"
 
 
 def test_other_weights_invalidate_the_segments_and_say_so(photos, tmp_path, tiny_recipe):
     segmented_before(photos, grouping())
     with pytest.raises(ValueError, match=r"made with a different checkpoint \(w there, v now\)"):
-        plan_segment(to_segment(photos), grouping("v"))
+        prepare_segment(to_segment(photos), grouping("v"))
     checkpoint = str(tmp_path / "model")
     save_checkpoint(Path(checkpoint), tiny_recipe, ZegFormer(tiny_recipe.model), ["dog"])
     with pytest.raises(
         ValueError, match=r"made with the checkpoint w, but .*model' is .* now.*segment the images"
     ):
-        plan_name(to_name(photos, checkpoint=checkpoint))
+        prepare_name(to_name(photos, checkpoint=checkpoint))
 
 
 def test_a_plan_reads_where_the_checkpoint_was(photos):
     segmented_before(photos, grouping())
-    assert plan_name(to_name(photos), naming()).checkpoint == "colours"
-    assert plan_name(to_name(photos, checkpoint="moved"), naming()).checkpoint == "moved"
-    assert len(plan_name(to_name(photos, limit=4), naming()).left.todo) == 4
+    assert prepare_name(to_name(photos), naming()).checkpoint == "colours"
+    assert prepare_name(to_name(photos, checkpoint="moved"), naming()).checkpoint == "moved"
+    assert len(prepare_name(to_name(photos, limit=4), naming()).work.pending) == 4
     assert not (photos.parent / "named").exists()
 
 
@@ -266,25 +275,25 @@ def test_a_plan_reads_where_the_checkpoint_was(photos):
 def test_a_request_that_cannot_be_carried_out_is_named(photos, monkeypatch, changes, error, message):
     monkeypatch.chdir(photos.parent)
     segmented_before(photos, grouping())
-    plan = plan_segment(to_segment(photos, out="empty"), grouping())
-    open_table(plan.target.uris["segments"], SEGMENTS, plan.target.provenance)
-    named = plan_name(to_name(photos), naming())
-    open_table(str(photos.parent / "labels"), named.target.schema, named.target.provenance)
+    plan = prepare_segment(to_segment(photos, out="empty"), grouping())
+    open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
+    named = prepare_name(to_name(photos), naming())
+    open_table(str(photos.parent / "labels"), named.work.target.schema, named.work.target.provenance)
     with pytest.raises(error, match=message):
-        plan_name(to_name(photos, **changes), naming())
+        prepare_name(to_name(photos, **changes), naming())
 
 
 def test_what_cannot_be_segmented_is_named(photos):
     with pytest.raises(ValueError, match="no mask store is called 'best'; there are: compact, lossless"):
-        plan_segment(to_segment(photos, store="best"), grouping())
+        prepare_segment(to_segment(photos, store="best"), grouping())
     with pytest.raises(ValueError, match="max_pixels is 0"):
-        plan_segment(to_segment(photos, max_pixels=0), grouping())
+        prepare_segment(to_segment(photos, max_pixels=0), grouping())
 
 
 def test_naming_takes_one_actor_of_one_cpu_per_core_and_no_gpu():
-    asked = one_per_core(Execution(), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 8.0}])
+    asked = one_actor_per_core(Execution(), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 8.0}])
     assert (asked.num_actors, asked.cpus_per_actor, asked.gpus_per_actor) == (16, 1.0, 0.0)
-    asked = one_per_core(Execution(num_actors=3), [{"CPU": 2.0}])
+    asked = one_actor_per_core(Execution(num_actors=3), [{"CPU": 2.0}])
     assert (asked.num_actors, asked.cpus_per_actor) == (3, 1.0)
 
 

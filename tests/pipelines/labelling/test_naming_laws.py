@@ -11,11 +11,12 @@ import torch
 from deltalake import DeltaTable
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.zs3.classification.test_painting import clear, random_segments
+from tests.zs3.classification.test_semantic_map import clear, random_segments
 
-from pipelines.labelling.label_plan import TABLES
+from pipelines.labelling.label import TABLES
 from pipelines.labelling.name import NameActor
-from pipelines.runs.resume import Target, remaining
+from pipelines.runs.catalogue import Catalogue
+from pipelines.runs.resume import Target, remaining_work
 from tests.support.in_process import run_here
 from zs3.checkpoint import Checkpoint
 from zs3.classification.classifier import SegmentClassifier
@@ -128,9 +129,13 @@ def run(rows, actor, out, size, *, stop_after=None, commit_interval_s=0.0):
     """Name what the table lacks; killed when so many files were written."""
     target = Target(out=out, results="labels", schema=LABELS, provenance={"run": {"made": "r"}}, digest="r")
     assert target.schemas == TABLES
-    left = remaining([(image_id, f"{image_id}.png") for image_id in rows["image_id"].to_pylist()], target)
-    ids = [image_id for image_id, _ in left.todo]
-    todo = rows.filter(pa.compute.is_in(rows["image_id"], pa.array(ids, pa.string())))
+    ids = rows["image_id"].to_pylist()
+    listing = pa.RecordBatch.from_pydict(
+        {"image_id": ids, "uri": [f"{image_id}.png" for image_id in ids], "etag": [""] * len(ids)}
+    )
+    work = remaining_work(Catalogue([listing]), target)
+    ids = [image_id for image_id, _ in work.pending]
+    pending = rows.filter(pa.compute.is_in(rows["image_id"], pa.array(ids, pa.string())))
     written = 0
 
     def count(_):
@@ -139,9 +144,7 @@ def run(rows, actor, out, size, *, stop_after=None, commit_interval_s=0.0):
         if written == stop_after:
             raise KeyboardInterrupt
 
-    return run_here(
-        todo, actor, target, left, size=size, on_progress=count, commit_interval_s=commit_interval_s
-    )
+    return run_here(pending, actor, work, size=size, on_progress=count, commit_interval_s=commit_interval_s)
 
 
 @given(

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.labelling.read_images import read_and_decode
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.image_stage import read_and_decode
+from tests.support.listings import list_images
 
 
 def picture(path, colour=(200, 10, 10), size=(6, 4)):

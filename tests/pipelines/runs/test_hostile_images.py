@@ -14,13 +14,15 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs import label as door
-from pipelines.runs.listing import found
-from pipelines.labelling.read_images import read_and_decode
-from tests.support.hostile_images import CLASSES, hostile_name, write_hostile_images, write_special_files
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.runs.listing import listed_images
 from tests.support.colour_labeller import colours
+from tests.support.hostile_images import CLASSES, hostile_name, write_hostile_images, write_special_files
 from zs3.images.codec import ImageError, decode
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # pytest undoes what zs3.images.codec asks for
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL"
+)  # pytest undoes what zs3.images.codec asks for
 
 KINDS = {"unreadable", "truncated", "too_large", "unsupported"}
 
@@ -123,10 +125,11 @@ def test_a_run_over_them_ends_with_every_image_in_one_of_its_tables(ray_session,
 def test_what_only_looks_like_a_file_is_refused_and_holds_nothing_up(tmp_path):
     special = write_special_files(tmp_path / "special")
     (tmp_path / "special" / "sound.png").write_bytes(CLASSES["sound"](random.Random(0)))
-    _, batches = found(str(tmp_path / "special"))
+    _, batches = listed_images(str(tmp_path / "special"))
     uris = sorted(uri for batch in batches for uri in batch["uri"].to_pylist())
     assert (
-        sorted(uri for batch in found(f"{tmp_path}/special/*")[1] for uri in batch["uri"].to_pylist()) == uris
+        sorted(uri for batch in listed_images(f"{tmp_path}/special/*")[1] for uri in batch["uri"].to_pylist())
+        == uris
     )
     assert {Path(uri).name for uri in uris} == {path.name for path in special if not path.is_dir()} | {
         "sound.png"

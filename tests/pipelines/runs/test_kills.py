@@ -8,8 +8,7 @@ import sys
 import pytest
 import ray
 
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import plan_label
+from pipelines.labelling.label import label, prepare_label
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 
 DRIVER = [
@@ -40,7 +39,7 @@ def run(repo, photos, point, flag, address):
         del environment["RAY_ADDRESS"]
     command = [
         sys.executable,
-        str(repo / "tests" / "pipelines" / "killed_driver.py"),
+        str(repo / "tests" / "support" / "killed_driver.py"),
         str(photos),
         point,
         str(flag),
@@ -57,8 +56,8 @@ def assert_complete(photos):
     assert table(request) == expected(photos)
     (failure,) = table(request, "failures")
     assert (failure["image_id"], failure["stage"], failure["attempts"]) == ("bad", "decode", 1)
-    left = plan_label(request, colours()).left
-    assert (len(left.todo), left.skipped, left.failed_before) == (0, 15, 1)
+    left = prepare_label(request, colours()).work
+    assert (len(left.pending), left.skipped, left.failed_before) == (0, 15, 1)
     assert sum(row["images"] for row in table_of_shards(request)) == 15
 
 

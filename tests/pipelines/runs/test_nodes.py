@@ -13,12 +13,11 @@ import ray
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
+from pipelines.labelling.label import label, prepare_label
 from pipelines.tables.delta_reader import provenance_of
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import plan_label
 from tests.servers.network import Network
-from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 from tests.servers.ray_nodes import Nodes
+from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 
 IMAGES = 120
 SETTINGS = {"delay_s": 0.2, "num_actors": 3, "cpus_per_actor": 1, "gpus_per_actor": 0}
@@ -38,7 +37,7 @@ def photos(tmp_path):
 def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
     """A run that has begun, in a process of its own; what it says is in `OUT.log`, its result in `OUT.json`."""
     environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
-    command = [sys.executable, str(repo / "tests" / "pipelines" / "node_run.py"), str(photos), out]
+    command = [sys.executable, str(repo / "tests" / "support" / "node_run.py"), str(photos), out]
     with (
         (photos.parent / f"{out}.log").open("wb") as log,
         (photos.parent / f"{out}.json").open("wb") as told,
@@ -95,8 +94,8 @@ def interrupted(repo, photos, nodes):
     for out in ("whole", "cut"):
         request = request_for(photos, out)
         assert table(request) == expected(photos)
-        left = plan_label(request, colours()).left
-        assert (len(left.todo), left.skipped, left.failed_before) == (0, IMAGES, 0)
+        left = prepare_label(request, colours()).work
+        assert (len(left.pending), left.skipped, left.failed_before) == (0, IMAGES, 0)
     assert (cut["images"], cut["failed"], cut["skipped"]) == (IMAGES, 0, 0)
     lost = cut["seconds"] - whole["seconds"]
     print(  # noqa: T201
@@ -142,7 +141,7 @@ def test_how_a_run_is_executed_changes_neither_its_digest_nor_its_rows(ray_sessi
     label(request, replace(SMALL, **settings), model=colours())
     assert table(request) == expected(photos)
     held = provenance_of(DeltaTable(f"{request.out}/labels"))
-    assert held["digest"] == plan_label(request, colours()).description.digest
+    assert held["digest"] == prepare_label(request, colours()).info.digest
     assert not any(name in json.dumps(held) for name in settings)
 
 

@@ -8,12 +8,11 @@ import pytest
 from deltalake import DeltaTable
 
 import pipelines.runs.resume
+from pipelines.labelling.label import label, prepare_label
 from pipelines.runs.catalogue import SHARD, Catalogue, catalogue_of
+from pipelines.runs.committer import MAX_SHARD_FILES, Committer
+from pipelines.runs.resume import Target, remaining_work
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import plan_label
-from pipelines.runs.committer import SHARD_FILES, Committer
-from pipelines.runs.resume import Target, remaining
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 from zs3.tables import FAILURES, SHARDS
 
@@ -56,14 +55,12 @@ def test_waves_hold_every_image_once_and_in_order(tmp_path):
     target = Target(
         out=str(tmp_path), results="failures", schema=FAILURES, provenance={"run": {"a": "b"}}, digest="r"
     )
-    left = remaining(Catalogue(batches(ids)), target)
-    chunks = list(left.todo.chunks(6_000))
+    left = remaining_work(Catalogue(batches(ids)), target)
+    chunks = list(left.pending.chunks(6_000))
     assert [chunk.num_rows for chunk in chunks] == [6_000, 6_000, 6_000, 2_001]
     assert [image_id for chunk in chunks for image_id in chunk["image_id"].to_pylist()] == ids
-    assert left.todo[3] == ("00003", "s3://b/00003.jpg") and list(left.todo[:1]) == [
-        ("00000", "s3://b/00000.jpg")
-    ]
-    assert sum(left.todo.by_shard().values()) == len(left.todo) == left.listed == 20_001
+    assert list(left.pending)[3] == ("00003", "s3://b/00003.jpg")
+    assert sum(left.pending.by_shard().values()) == len(left.pending) == left.listed == 20_001
 
 
 def test_a_run_in_waves_gives_the_same_tables(ray_session, photos):
@@ -80,8 +77,12 @@ def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(ray_se
     picture(photos / "i9.png", 9)
     picture(photos / "i2.png", 11)
     (photos / "i4.png").write_bytes(b"broken now")
-    left = plan_label(request, colours()).left
-    assert ([image_id for image_id, _ in left.todo], left.changed, left.skipped) == (["i2", "i4", "i9"], 2, 4)
+    left = prepare_label(request, colours()).work
+    assert ([image_id for image_id, _ in left.pending], left.changed, left.skipped) == (
+        ["i2", "i4", "i9"],
+        2,
+        4,
+    )
     result = label(request, SMALL, model=colours())
     assert (result.images, result.failed, result.skipped) == (2, 1, 4)
     (photos / "i4.png").unlink()
@@ -91,7 +92,7 @@ def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(ray_se
     third = label(request, SMALL, model=colours())
     assert (third.images, third.skipped) == (1, 6), "a repaired image is tried again without being asked for"
     assert table(request) == expected(photos) and table(request, "failures") == []
-    assert len(plan_label(request, colours()).left.todo) == 0
+    assert len(prepare_label(request, colours()).work.pending) == 0
 
 
 def test_content_that_comes_back_is_labelled_again(ray_session, photos):
@@ -113,7 +114,7 @@ def test_other_weights_are_refused_or_start_a_new_version_in_one_transaction(ray
     with pytest.raises(ValueError, match=r"different weights \(w there, v now\).*with --replace"):
         label(request, SMALL, model=colours(weights="v"))
     replacing = request_for(photos, replace=True)
-    assert plan_label(replacing, colours(weights="v")).left.replaces
+    assert prepare_label(replacing, colours(weights="v")).work.replaces
     result = label(replacing, SMALL, model=colours(weights="v"))
     assert (result.images, result.skipped) == (6, 0)
     assert {row["run"] for row in table(request)} == {"v"}
@@ -127,7 +128,7 @@ def test_a_replacement_that_was_stopped_between_its_tables_goes_on(ray_session, 
     (photos / "bad.jpg").write_bytes(b"no picture")
     request = request_for(photos)
     label(request, SMALL, model=colours())
-    target = plan_label(request_for(photos, replace=True), colours(weights="v")).target
+    target = prepare_label(request_for(photos, replace=True), colours(weights="v")).target
     open_table(target.uris["labels"], target.schema, target.provenance, replace=True)
     result = label(request, SMALL, model=colours(weights="v"))
     assert (result.images, result.failed, result.skipped) == (6, 1, 0)
@@ -140,15 +141,15 @@ def test_a_finished_listing_opens_no_file_of_its_tables(ray_session, photos, mon
     monkeypatch.setattr(
         pipelines.runs.resume, "read_data_file", lambda *given: pytest.fail("opened a file of labels")
     )
-    left = plan_label(request, colours()).left
-    assert (len(left.todo), left.skipped) == (0, 6)
+    left = prepare_label(request, colours()).work
+    assert (len(left.pending), left.skipped) == (0, 6)
 
 
 def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
     """A retry that is killed between its two commits leaves an image in both tables."""
     request = request_for(photos)
     label(request, SMALL, model=colours())
-    target = plan_label(request, colours()).target
+    target = prepare_label(request, colours()).work.target
     (row,) = [row for row in table(request) if row["image_id"] == "i3"][:1]
     failed = {name: "x" for name in FAILURES.names} | {
         name: row[name] for name in ("image_id", "uri", "etag")
@@ -160,8 +161,8 @@ def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
     publish(held, FAILURES, [part], run="w", written_ms=1)
     shards = open_table(target.uris["shards"], SHARDS, target.provenance)
     shards.delete()
-    left = plan_label(request, colours()).left
-    assert (len(left.todo), left.stale, left.failed_before) == (0, {"i3"}, 0)
+    left = prepare_label(request, colours()).work
+    assert (len(left.pending), left.stale_failures, left.failed_before) == (0, {"i3"}, 0)
     label(request, SMALL, model=colours())
     assert table(request, "failures") == []
     assert DeltaTable(target.uris["shards"]).to_pyarrow_table().num_rows == 1, "and the shard is known again"
@@ -171,18 +172,14 @@ def test_many_files_of_shards_become_one(tmp_path):
     target = Target(
         out=str(tmp_path), results="failures", schema=FAILURES, provenance={"run": {"a": "b"}}, digest="r"
     )
-    tables = {
-        name: open_table(target.uris[name], schema, target.provenance)
-        for name, schema in target.all_schemas.items()
-    }
     catalogue = Catalogue(batches([f"{number:06}" for number in range(50_000)]))
-    left = remaining(catalogue, target)
-    ledger = Committer(target, left, tables)
-    for shard in list(left.open.values())[: SHARD_FILES + 3]:
-        ledger._record([shard])
+    left = remaining_work(catalogue, target)
+    committer = Committer(left)
+    for shard in list(left.open_shards.values())[: MAX_SHARD_FILES + 3]:
+        committer._add_shards([shard])
     held = DeltaTable(target.uris["shards"])
-    assert len(held.file_uris()) < 5 and held.to_pyarrow_table().num_rows == SHARD_FILES + 3
-    assert len(remaining(catalogue, target).open) == len(left.open) - SHARD_FILES - 3
+    assert len(held.file_uris()) < 5 and held.to_pyarrow_table().num_rows == MAX_SHARD_FILES + 3
+    assert len(remaining_work(catalogue, target).open_shards) == len(left.open_shards) - MAX_SHARD_FILES - 3
 
 
 def test_a_name_that_is_no_utf_8_is_a_failure_and_not_the_end(photos):

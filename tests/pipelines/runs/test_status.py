@@ -11,14 +11,14 @@ from PIL import Image
 
 import pipelines.runs.status
 from jobs import status as door
-from pipelines.tables.delta_writer import commit_start, open_table, publish, write_data_file
 from pipelines.execution import ActorPlan
-from pipelines.labelling.segment import SegmentActor
-from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
-from pipelines.labelling.read_images import read_and_decode
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.segment import SegmentActor, SegmentRequest, prepare_segment
 from pipelines.runs.status import status
+from pipelines.tables.delta_writer import commit_start, open_table, publish, write_data_file
 from tests.servers.object_store import LIMITED_BUCKET
 from tests.support.in_process import run_here
+from tests.support.listings import pending_table
 from tests.support.stored_segments import grouping
 from zs3.tables import LABELS, SEGMENTS
 
@@ -44,18 +44,23 @@ def photos(tmp_path, monkeypatch):
 def segmented(images, out, stop_at=None, **changes):
     """Segment in this process, two images a file and a commit for each; maybe until some images are done."""
     request = SegmentRequest(images=str(images), checkpoint="colours", out=str(out), **changes)
-    plan = plan_segment(request, grouping())
-    refs = plan.left.todo.table()
-    pictures = pa.concat_tables(read_and_decode(refs, max_pixels=1000, run=plan.target.digest))
+    plan = prepare_segment(request, grouping())
+    refs = pending_table(plan.work)
+    pictures = pa.concat_tables(read_and_decode(refs, max_pixels=1000, run=plan.work.target.digest))
     actor = SegmentActor(
-        model=grouping(), checkpoint="colours", store="compact", run=plan.target.digest, actors=ONE
+        model=grouping(),
+        checkpoint="colours",
+        store="compact",
+        run=plan.work.target.digest,
+        exporter_digest=plan.exporter_digest,
+        actors=ONE,
     )
 
     def progress(seen):
         if stop_at is not None and seen.done >= stop_at:
             raise StopError
 
-    return run_here(pictures, actor, plan.target, plan.left, size=2, on_progress=progress)
+    return run_here(pictures, actor, plan.work, size=2, on_progress=progress)
 
 
 def test_a_stopped_run_then_a_complete_one(photos):
@@ -70,11 +75,11 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert sum(commit.size for commit in told.commits) == sum(sizes) + sum(failures)
     assert told.images_per_second > 0 and told.images_per_second_run > 0
     assert told.left_s == pytest.approx(6 / told.images_per_second)
-    plan = plan_segment(SegmentRequest(images=str(photos), checkpoint="colours", out="kept"), grouping())
-    assert (told.digest, told.listing) == (plan.target.digest, plan.left.listing)
-    assert told.run == plan.target.provenance["run"]
+    plan = prepare_segment(SegmentRequest(images=str(photos), checkpoint="colours", out="kept"), grouping())
+    assert (told.digest, told.listing) == (plan.work.target.digest, plan.work.listing_digest)
+    assert told.run == plan.work.target.provenance["run"]
 
-    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.target.digest, {"progress": begun(told)})
+    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.work.target.digest, {"progress": begun(told)})
     (again,) = status("kept")
     assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
         "a run that has begun is told"

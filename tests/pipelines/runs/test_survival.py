@@ -9,12 +9,11 @@ import time
 import pyarrow as pa
 import pytest
 
-import pipelines.labelling.read_images
+import pipelines.labelling.image_stage
 from pipelines.execution import Execution
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import plan_label
-from pipelines.runs.crash_journal import TRIES, CrashJournal, given_up, remove_journals
-from pipelines.labelling.read_images import read_and_decode
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import label, prepare_label
+from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error, remove_journals
 from pipelines.runs.run import failure_limit
 from pipelines.runs.stall_timeout import StalledError, iterate_with_timeout
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
@@ -62,7 +61,7 @@ def test_an_image_that_kills_its_process_is_given_up_and_costs_its_neighbours_no
     assert (result.images, result.failed) == (7, 1)
     (failure,) = table(request, "failures")
     assert (failure["image_id"], failure["stage"], failure["error_type"]) == ("i3x", "label", "crash")
-    assert f"the process died {TRIES} times while it worked on this image alone" in failure["message"]
+    assert f"the process died {MAX_CRASHES} times while it worked on this image alone" in failure["message"]
     (photos / "i3x.png").unlink()
     assert table(request) == expected(photos)
 
@@ -73,7 +72,7 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
         picture(tmp_path / f"{name}.png")
     refs = pa.table({"image_id": list("abc"), "uri": [str(tmp_path / f"{name}.png") for name in "abc"]})
     monkeypatch.setattr(pipelines.runs.crash_journal, "journals_folder", lambda: tmp_path / "notes")
-    decode = pipelines.labelling.read_images.decode
+    decode = pipelines.labelling.image_stage.decode
 
     def crashes(content, max_pixels):
         if content == (tmp_path / "b.png").read_bytes():
@@ -81,16 +80,16 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
         return decode(content, max_pixels=max_pixels)
 
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes() + b"deadly")
-    monkeypatch.setattr(pipelines.labelling.read_images, "decode", crashes)
+    monkeypatch.setattr(pipelines.labelling.image_stage, "decode", crashes)
     out, deaths = tmp_path / "rows.json", 0
     while not out.exists():
         child = os.fork()
         if not child:
-            rows = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r", notes="n"))
+            rows = pa.concat_tables(read_and_decode(refs, max_pixels=10_000, run="r", journal_id="n"))
             out.write_text(json.dumps([row["failures"] for row in rows.to_pylist()]))
             os._exit(0)
         deaths += os.waitpid(child, 0)[1] != 0
-    assert deaths == TRIES
+    assert deaths == MAX_CRASHES
     good, bad, other = json.loads(out.read_text())
     assert good == other == []
     assert (bad[0]["image_id"], bad[0]["stage"], bad[0]["error_type"]) == ("b", "decode", "crash")
@@ -98,10 +97,10 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
 
 def test_a_journal_tells_the_dead_from_the_living(tmp_path):
     mine = CrashJournal("run", "label", tmp_path)
-    mine.at(["living"])
+    mine.enter(["living"])
     for images in (["x"], ["x"], ["y", "z"], []):
         if not (child := os.fork()):
-            CrashJournal("run", "label", tmp_path).at(images)
+            CrashJournal("run", "label", tmp_path).enter(images)
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
     for other in (mine, CrashJournal("run", "label", tmp_path)):
@@ -111,7 +110,7 @@ def test_a_journal_tells_the_dead_from_the_living(tmp_path):
     assert CrashJournal("later", "label", tmp_path).crashes() == ({}, frozenset())
     remove_journals("run", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["later"]
-    assert given_up(3).kind == "crash"
+    assert crash_error(3).kind == "crash"
 
 
 def test_silence_is_told_with_the_state_of_each_stage():
@@ -163,7 +162,7 @@ def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_se
     )
     with pytest.raises(StalledError, match=r"LabelActor: 1 tasks at work"):
         label(request_for(photos), execution, model=slow_at_the_end())
-    left = plan_label(request_for(photos), colours()).left
+    left = prepare_label(request_for(photos), colours()).work
     assert 0 < left.skipped < 7
     label(request_for(photos), SMALL, model=colours())
     assert table(request_for(photos)) == expected(photos)

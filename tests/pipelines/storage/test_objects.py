@@ -10,11 +10,9 @@ import pytest
 from deltalake import DeltaTable
 
 import pipelines.storage.objects
-from pipelines.labelling.label import label
-from pipelines.labelling.label_plan import plan_label
-from pipelines.labelling.read_images import DOWN, read_and_decode
-from pipelines.runs.catalogue import list_images
-from pipelines.runs.listing import found
+from pipelines.labelling.image_stage import MAX_STORAGE_ERRORS, read_and_decode
+from pipelines.labelling.label import label, prepare_label
+from pipelines.runs.listing import listed_images
 from pipelines.storage.objects import (
     ATTEMPTS,
     CredentialsError,
@@ -28,6 +26,7 @@ from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.servers.fault_proxy import FaultProxy
 from tests.servers.object_store import LIMITED_BUCKET, Identity
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+from tests.support.listings import list_images
 from zs3.tables import FAILURES
 
 
@@ -108,12 +107,12 @@ def test_a_bucket_is_labelled_and_only_what_changed_is_labelled_again(
     picture(folder / "i3.png", 11)
     picture(folder / "i3b.png", 4)
     upload(object_store, folder, bucket)
-    plan = plan_label(request, colours())
-    assert ([image_id for image_id, _ in plan.left.todo], plan.left.changed) == (["i3", "i3b"], 1)
+    plan = prepare_label(request, colours())
+    assert ([image_id for image_id, _ in plan.work.pending], plan.work.changed) == (["i3", "i3b"], 1)
     third = label(request, SMALL, model=colours())
     assert (third.images, third.skipped) == (2, 5)
     assert without_place(table(request)) == without_place(expected(folder))
-    assert len(plan_label(request, colours()).left.todo) == 0
+    assert len(prepare_label(request, colours()).work.pending) == 0
 
 
 def test_a_bucket_is_listed_page_by_page(object_store, bucket, monkeypatch):
@@ -129,7 +128,7 @@ def test_a_bucket_is_listed_page_by_page(object_store, bucket, monkeypatch):
         return call(self, method, **{**asked, "MaxKeys": 3})
 
     monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", three)
-    root, batches = found(f"s3://{bucket}/many")
+    root, batches = listed_images(f"s3://{bucket}/many")
     assert pages == [] and root == f"s3://{bucket}/many", "nothing is listed before it is asked for"
     assert sum(len(batch) for batch in batches) == 7
     assert len(pages) == 3
@@ -150,7 +149,7 @@ def test_lists_in_a_bucket_name_images_beside_them_and_elsewhere(object_store, b
     sink = pa.BufferOutputStream()
     pa.parquet.write_table(table_of_uris, sink)
     put(object_store, f"{bucket}/lists/a.parquet", sink.getvalue().to_pybytes())
-    root, batches = found(f"s3://{bucket}/lists/a.parquet")
+    root, batches = listed_images(f"s3://{bucket}/lists/a.parquet")
     rows = [row for batch in batches for row in batch.to_pylist()]
     assert root == "" and rows == [
         {"uri": f"s3://{bucket}/lists/x/i1.jpg", "etag": "e1"},
@@ -223,8 +222,10 @@ def test_a_store_that_is_down_stops_the_run_instead_of_failing_every_image(
         at(object_store.environment(endpoint=proxy.endpoint))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipelines.storage.objects, "ATTEMPTS", 1)
-            with pytest.raises(StorageDownError, match=f"nothing but errors for {DOWN} images in a row"):
-                decoded(refs(*[f"s3://{bucket}/i.png"] * (DOWN + 1)))
+            with pytest.raises(
+                StorageDownError, match=f"nothing but errors for {MAX_STORAGE_ERRORS} images in a row"
+            ):
+                decoded(refs(*[f"s3://{bucket}/i.png"] * (MAX_STORAGE_ERRORS + 1)))
 
 
 def test_patience_waits_longer_each_time_and_ends():

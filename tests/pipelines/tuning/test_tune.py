@@ -13,14 +13,14 @@ from PIL import Image
 
 from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
 from pipelines.execution import Execution
-from pipelines.labelling.name import name, read_segments
-from pipelines.labelling.name_plan import NameRequest, load_classifier, plan_name
-from pipelines.labelling.segment_plan import SegmentRequest, plan_segment
-from pipelines.runs.catalogue import list_images
+from pipelines.labelling.name import NameRequest, load_classifier, name, prepare_name
+from pipelines.labelling.segment import SegmentRequest, prepare_segment
+from pipelines.labelling.segments_table import read_segments
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tuning.request import TuneRequest, plan_tune
 from pipelines.tuning.tune import TuneActor, sums_of, tune
+from tests.support.listings import list_images
 from zs3.checkpoint import save_checkpoint
 from zs3.datasets import read_truth
 from zs3.images.codec import encode_label_png
@@ -75,7 +75,7 @@ def store_segments(here, out):
     request = SegmentRequest(
         images=str(here / "images"), checkpoint=str(here / "model"), out=str(here / out), store="lossless"
     )
-    plan = plan_segment(request)
+    plan = prepare_segment(request)
     bank = load_classifier(
         request.checkpoint, load_vocabulary(str(here / "classes.json")), {}
     ).query_bank.embeddings
@@ -91,13 +91,13 @@ def store_segments(here, out):
             no_object_logits_K=4 * torch.randn(6, generator=draw),
             padded_hw=(64, 96), resized_hw=(64, 90), height=height, width=width,
         )  # fmt: skip
-        rows.append(segments_row(image_id, uri, segments, 0.0, plan.target.digest, store="lossless"))
-    uri = plan.target.uris["segments"]
-    held = open_table(uri, SEGMENTS, plan.target.provenance)
+        rows.append(segments_row(image_id, uri, segments, 0.0, plan.work.target.digest, store="lossless"))
+    uri = plan.work.target.uris["segments"]
+    held = open_table(uri, SEGMENTS, plan.work.target.provenance)
     parts = [
         write_data_file(uri, pa.Table.from_pylist(part, schema=SEGMENTS)) for part in (rows[:4], rows[4:])
     ]
-    publish(held, SEGMENTS, parts, run=plan.target.digest, written_ms=0)
+    publish(held, SEGMENTS, parts, run=plan.work.target.digest, written_ms=0)
 
 
 def to_tune(farm, out, **changes):
@@ -235,38 +235,43 @@ def settings_file(folder, **changes):
 def test_tuned_settings_define_labels_by_their_values_alone(farm, tmp_path):
     digest = plan_tune(to_tune(farm, tmp_path / "x")).checkpoint_digest
     settings = settings_file(tmp_path / "tuned", checkpoint=digest)
-    by_hand = plan_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
-    tuned = plan_name(to_name(farm, tmp_path / "out", settings=settings))
-    assert tuned.target.digest == by_hand.target.digest
-    assert tuned.target.provenance["run"] == by_hand.target.provenance["run"]
-    assert tuned.target.provenance["tuning"] == {"title": "a train"}
-    assert "templates" not in tuned.target.provenance["run"]
+    by_hand = prepare_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
+    tuned = prepare_name(to_name(farm, tmp_path / "out", settings=settings))
+    assert tuned.work.target.digest == by_hand.work.target.digest
+    assert tuned.work.target.provenance["run"] == by_hand.work.target.provenance["run"]
+    assert tuned.work.target.provenance["tuning"] == {"title": "a train"}
+    assert "templates" not in tuned.work.target.provenance["run"]
 
-    prompts = plan_name(to_name(farm, tmp_path / "out", naming={"templates": "photo"}))
-    own = plan_name(to_name(farm, tmp_path / "out", naming={"templates": "plain"}))
-    assert prompts.target.provenance["run"]["templates"] == "photo"
-    assert own.target.digest == plan_name(to_name(farm, tmp_path / "out")).target.digest
+    prompts = prepare_name(to_name(farm, tmp_path / "out", naming={"templates": "photo"}))
+    own = prepare_name(to_name(farm, tmp_path / "out", naming={"templates": "plain"}))
+    assert prompts.work.target.provenance["run"]["templates"] == "photo"
+    assert own.work.target.digest == prepare_name(to_name(farm, tmp_path / "out")).work.target.digest
 
-    held = open_table(tuned.target.uris["labels"], tuned.target.schema, tuned.target.provenance)
+    held = open_table(
+        tuned.work.target.uris["labels"], tuned.work.target.schema, tuned.work.target.provenance
+    )
     assert provenance_of(held)["tuning"] == {"title": "a train"}
-    assert plan_name(to_name(farm, tmp_path / "out", settings=settings)).target.digest == tuned.target.digest
+    assert (
+        prepare_name(to_name(farm, tmp_path / "out", settings=settings)).target.digest
+        == tuned.work.target.digest
+    )
     with pytest.raises(ValueError, match="as of settings that were tuned on a train, now they are not tuned"):
-        plan_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
+        prepare_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
 
 
 def test_settings_that_cannot_be_used_are_named(farm, tmp_path):
     other = settings_file(tmp_path / "other")
     with pytest.raises(ValueError, match="was tuned for the checkpoint c, and the segments are of"):
-        plan_name(to_name(farm, tmp_path / "out", settings=other))
+        prepare_name(to_name(farm, tmp_path / "out", settings=other))
     with pytest.raises(ValueError, match=r"--settings and --naming\.weight are both given"):
-        plan_name(to_name(farm, tmp_path / "out", settings=other, naming={"weight": 0.5}))
+        prepare_name(to_name(farm, tmp_path / "out", settings=other, naming={"weight": 0.5}))
     with pytest.raises(FileNotFoundError, match=r"no tuned settings at .*gone/tune\.json; give the --out"):
-        plan_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "gone")))
+        prepare_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "gone")))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):
-        plan_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "bad.json")))
+        prepare_name(to_name(farm, tmp_path / "out", settings=str(tmp_path / "bad.json")))
     with pytest.raises(ValueError, match="no prompt templates are called 'poem'"):
-        plan_name(to_name(farm, tmp_path / "out", naming={"templates": "poem"}))
+        prepare_name(to_name(farm, tmp_path / "out", naming={"templates": "poem"}))
 
 
 def test_what_cannot_be_tuned_on_is_named(farm, tmp_path, tiny_recipe):
