@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from jobs.cli.exit_codes import guarded
 from jobs.cli.options import request_from
 from jobs.cli.progress import progress_bar
-from jobs.cli.run_options import ImageOptions, RunOptions, TableRunOptions, parse_run_options
+from jobs.cli.run_options import RunOptions, TableRunOptions, parse_run_options
 from jobs.cli.run_output import (
     LABELS_QUERY,
     class_values,
@@ -30,15 +30,12 @@ MAX_NAMES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelOptions(TableRunOptions, ImageOptions):
+class LabelOptions(LabelRequest, TableRunOptions):
     """Label images with a list of class names, seen in training or not.
 
     Writes the Delta Lake tables `labels` and `failures` below --out. The same command continues a run that was stopped.
     Exit codes: 0 all images are done, 1 stopped by an error, 2 wrong usage, 3 some images failed.
     """
-
-    classes: str
-    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: LabellerFactory | None = None) -> int:

@@ -27,23 +27,14 @@ from pipelines.labelling.name import NameRequest, PreparedName, SegmentClassifie
 
 
 @dataclass(frozen=True, kw_only=True)
-class NameOptions(TableRunOptions):
+class NameOptions(NameRequest, TableRunOptions):
     """Label stored segments with a list of class names, on CPUs, without images or networks.
 
     Writes the Delta Lake tables `labels` and `failures` below --out, as `zs3 label` does. The same command continues a
     run that was stopped. Exit codes: 0 all images are done, 1 stopped by an error, 2 wrong usage, 3 some images failed.
     """
 
-    segments: str
-    """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
-    classes: str
-    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
-    checkpoint: str | None = None
-    """The checkpoint that made the segments, where it lies now. By default where it lay then."""
-    settings: str | None = None
-    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings.
-    The label table and its reports then record the split that they were tuned on."""
-    naming: NamingChanges = field(default_factory=NamingChanges)
+    naming: NamingChanges = field(default_factory=NamingChanges)  # type: ignore[assignment]  # one option a setting
     """Naming settings that replace the checkpoint's own."""
 
 

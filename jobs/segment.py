@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from jobs.cli.exit_codes import guarded
 from jobs.cli.options import request_from
 from jobs.cli.progress import progress_bar
-from jobs.cli.run_options import ImageOptions, RunOptions, TableRunOptions, parse_run_options
+from jobs.cli.run_options import RunOptions, TableRunOptions, parse_run_options
 from jobs.cli.run_output import print_dry_run, print_summary, query, work_summary
 from pipelines.labelling.segment import (
-    DEFAULT_STORE,
     PreparedSegment,
     SegmentExporterFactory,
     SegmentRequest,
@@ -32,17 +31,12 @@ SEGMENTS_QUERY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentOptions(TableRunOptions, ImageOptions):
+class SegmentOptions(SegmentRequest, TableRunOptions):
     """Run the networks over images once and store their segments; `zs3 name` then labels them with any class list.
 
     Writes the Delta Lake tables `segments` and `failures` below --out. The same command continues a run that was
     stopped. Exit codes: 0 all images are done, 1 stopped by an error, 2 wrong usage, 3 some images failed.
     """
-
-    masks: str | None = None
-    """External masks instead of predicted ones: COCO JSON, label PNGs, or one folder per image, one PNG per mask."""
-    store: str = DEFAULT_STORE
-    """How segments are stored: compact, or lossless. With lossless, names equal those of `zs3 label` bit for bit."""
 
 
 def main(argv: Sequence[str] | None = None, *, model: SegmentExporterFactory | None = None) -> int:

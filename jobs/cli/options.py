@@ -32,23 +32,23 @@ def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str] | Non
     return tyro.cli(
         kind,
         prog=prog,
-        description=inspect.cleandoc(kind.__doc__ or ""),
         args=None if argv is None else list(argv),
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
     )
 
 
 def _order_fields(kind: type[Any]) -> None:
-    """Let --help list required options first, then those of the command itself, then inherited ones.
+    """Let --help list required options first, and those of a class before those that it inherits.
 
-    tyro lists fields in the order of the class, in which inherited ones come first.
+    tyro lists fields in the order of the dataclass, in which inherited ones come first.
     """
-    own = inspect.get_annotations(kind)
+    bases = reversed(list(enumerate(kind.__mro__)))
+    place = {name: index for index, base in bases for name in inspect.get_annotations(base)}
 
-    def order(item: tuple[str, dataclasses.Field[Any]]) -> tuple[bool, bool]:
+    def order(item: tuple[str, dataclasses.Field[Any]]) -> tuple[bool, int]:
         name, field = item
         required = field.default is field.default_factory is dataclasses.MISSING
-        return not required, name not in own
+        return not required, place[name]
 
     kind.__dataclass_fields__ = dict(sorted(kind.__dataclass_fields__.items(), key=order))
 

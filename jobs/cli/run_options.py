@@ -11,7 +11,6 @@ import tyro
 from jobs.cli.options import parse_command_line
 from pipelines.execution import Execution
 from pipelines.storage.objects import use_storage_options
-from zs3.images.codec import DEFAULT_MAX_PIXELS
 
 ExecutionOptions = tyro.conf.OmitArgPrefixes[Execution]
 """A group of its own in --help, titled "execution options"."""
@@ -55,23 +54,11 @@ class RequestOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRunOptions(RequestOptions):
-    """Options of every command that fills tables."""
+class TableRunOptions(RunOptions):
+    """Options of every command that fills tables, besides its request."""
 
     dry_run: bool = False
     """Print what the command would do, and write nothing. `zs3 plan` prints how long it would take."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageOptions:
-    """Options of every command that reads images and gives them to a model."""
-
-    images: str
-    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or gs://."""
-    checkpoint: str
-    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    """Images of more pixels are not decoded; they become failures."""
 
 
 Options = TypeVar("Options", bound=TableOptions)

@@ -26,7 +26,6 @@ from pipelines.labelling.name import (
     NameActor,
     NameRequest,
     SegmentClassifierFactory,
-    SegmentClassifierProtocol,
 )
 from pipelines.labelling.segments_table import segments_graph, stored_segments
 from pipelines.labelling.tuned_settings import refuse_other_weights, tuned_settings
@@ -43,6 +42,8 @@ from zs3.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import ray.data
 
+    from zs3.classification.classifier import SegmentClassifier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedSegments:
@@ -52,7 +53,7 @@ class NamedSegments:
     ids: Callable[[], Iterator[pa.Table]]
     """A column `image_id`, some rows at a time."""
     labels: Labels
-    classifier: Callable[[], SegmentClassifierProtocol]
+    classifier: Callable[[], SegmentClassifier]
     """Encodes the text banks, the first time it is called."""
 
 
@@ -141,7 +142,7 @@ class ErrorActor:
     def __init__(
         self,
         *,
-        classifier: SegmentClassifierProtocol,
+        classifier: SegmentClassifier,
         vocabulary: Vocabulary,
         run: str,
         truth: Truth,

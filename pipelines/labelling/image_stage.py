@@ -9,6 +9,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution, actor_options
 from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error
-from pipelines.runs.resume import Target
+from pipelines.runs.resume import TableRequest, Target
 from pipelines.runs.rows import WORK, Rows, failure_of, work_rows, write_tables
 from pipelines.runs.run import Chunk
 from pipelines.storage.objects import (
@@ -27,11 +28,24 @@ from pipelines.storage.objects import (
     describe_error,
     read_bytes,
 )
-from zs3.images.codec import decode
+from zs3.images.codec import DEFAULT_MAX_PIXELS, decode
 from zs3.tables import FAILURES
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesRequest(TableRequest):
+    """What `label` and `segment` are both asked for."""
+
+    images: str
+    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or gs://."""
+    checkpoint: str
+    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images of more pixels are not decoded; they become failures."""
+
 
 PARALLEL_READS = 8
 """Files that one task reads at the same time; object stores answer with delay, not at a low rate."""

@@ -13,28 +13,34 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan, Execution, actor_plan
-from pipelines.labelling.image_stage import ModelThread, image_graph, picture_at, read_and_decode
+from pipelines.labelling.image_stage import (
+    ImagesRequest,
+    ModelThread,
+    image_graph,
+    picture_at,
+    read_and_decode,
+)
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
-from zs3.images.codec import DEFAULT_MAX_PIXELS
 from zs3.tables import FAILURES, LABELS, label_rows
-from zs3.text.confusable import ClosePair, confusable_warnings
+from zs3.text.confusable import confusable_warnings
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
     from zs3.classification.classifier import SegmentClassifier
+    from zs3.inference.labeller import Labeller, PixelLabeller
 
 logger = logging.getLogger(__name__)
 
@@ -46,48 +52,11 @@ MAX_IMAGES_PER_FILE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelRequest:
+class LabelRequest(ImagesRequest):
     """The options of `zs3 label` that define its tables."""
 
-    images: str
-    """Folder, glob, text file of uris, or Parquet table with a column `uri`."""
     classes: str
-    """Name of a shipped class list, or a file."""
-    checkpoint: str
-    """Shipped name, folder or uri."""
-    out: str
-    """Folder or uri that gets the tables `labels`, `failures` and `shards`."""
-    limit: int | None = None
-    """Number of images to take from the listing; None takes all."""
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    """Images of more pixels become failures."""
-    retry_failures: bool = False
-    """Process the images that failed before, and only these."""
-    replace: bool = False
-    """Start a new version of tables that hold another run."""
-
-
-class ClassNames(Protocol):
-    """Embedded class names; sent to other processes."""
-
-    def confusable(self) -> list[ClosePair]:
-        """The pairs of classes that are hard to tell apart, nearest first.
-
-        Raises:
-            ValueError: two classes have the same embedding.
-        """
-
-
-class LabellerProtocol(Protocol):
-    """A model that labels pictures, such as `zs3.inference.labeller.Labeller`."""
-
-    seen: dict[int, bool]
-    digest: str
-
-    def label(
-        self, pictures: Sequence[NDArray[np.uint8]], /
-    ) -> Sequence[tuple[NDArray[np.integer], Mapping[int, float]]]:
-        """(H, W, 3) uint8 pictures → (H, W) class ids, and a score for each class that occurs."""
+    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +69,7 @@ class ModelInfo:
     """The parts of the digest, by name."""
     seen: Mapping[int, bool]
     """Class id → whether the checkpoint was trained on masks of the class."""
-    names: Callable[[], ClassNames] | None = field(default=None, compare=False)
+    names: Callable[[], SegmentClassifier] | None = field(default=None, compare=False)
     """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names."""
 
 
@@ -132,14 +101,14 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
 
 def load_labeller(
     checkpoint: str, vocabulary: Vocabulary, device: str, names: SegmentClassifier | None = None
-) -> LabellerProtocol:
+) -> Labeller | PixelLabeller:
     """The labeller of a checkpoint; `names` are embedded class names, which are then not embedded again."""
     from zs3.inference.labeller import load_labeller as load
 
     return load(checkpoint, vocabulary, device, names)
 
 
-def warn_about_confusable(names: ClassNames) -> None:
+def warn_about_confusable(names: SegmentClassifier) -> None:
     """Warn about classes that are hard to tell apart.
 
     Raises:
@@ -154,7 +123,7 @@ class LabellerFactory:
     """How a run describes its labeller and loads it. Both functions are sent to other processes."""
 
     describe: Callable[[str, Vocabulary], ModelInfo] = describe_labeller
-    load: Callable[..., LabellerProtocol] = load_labeller
+    load: Callable[..., Labeller | PixelLabeller] = load_labeller
     """Checkpoint, vocabulary, device, and `names` where `ModelInfo` has them → the labeller."""
 
     def with_names(self, info: ModelInfo) -> LabellerFactory:
@@ -306,7 +275,11 @@ class LabelActor:
         return self._runner.table(batch, functools.partial(self._model.call, self._rows, batch), TABLES)
 
     def _rows(
-        self, labeller: LabellerProtocol, batch: pa.Table, images: Sequence[Image], indices: Sequence[int]
+        self,
+        labeller: Labeller | PixelLabeller,
+        batch: pa.Table,
+        images: Sequence[Image],
+        indices: Sequence[int],
     ) -> list[Rows]:
         """The label rows of some images, each with its row number in the batch."""
         pictures = [picture_at(batch, index) for index in indices]

@@ -12,18 +12,14 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from torch import Tensor
 
 from pipelines.execution import WRITE_CPUS, Execution
 from pipelines.labelling.label import (
     MAX_IMAGES_PER_FILE,
     TABLES,
-    ClassNames,
     ModelInfo,
     label_provenance,
     rows_of_map,
@@ -32,56 +28,42 @@ from pipelines.labelling.label import (
 from pipelines.labelling.segments_table import segments_graph, stored_segments
 from pipelines.labelling.tuned_settings import refuse_other_tuning, refuse_other_weights, tuned_settings
 from pipelines.runs.catalogue import Catalogue
-from pipelines.runs.resume import RemainingWork, Target, remaining_work, rows_of_images, stored_request
+from pipelines.runs.resume import (
+    RemainingWork,
+    TableRequest,
+    Target,
+    remaining_work,
+    rows_of_images,
+    stored_request,
+)
 from pipelines.runs.rows import BOOKKEEPING, BatchRunner, Image, Rows, write_tables
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
 from pipelines.tables.delta_reader import provenance_of
-from zs3.config import NamingSettings
-from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_at
 from zs3.tables import LABELS
-from zs3.vocabulary import ClassEntry, Vocabulary, load_vocabulary
+from zs3.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from zs3.classification.classifier import SegmentClassifier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NameRequest:
+class NameRequest(TableRequest):
     """The options of `zs3 name` that define its tables."""
 
     segments: str
-    """A segments table, or the --out of a segmenting run, which holds it as `segments`."""
+    """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
     classes: str
-    """Name of a shipped class list, or a file."""
-    out: str
-    """Folder or uri that gets the tables `labels`, `failures` and `shards`."""
+    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
     checkpoint: str | None = None
-    """The checkpoint that made the segments, where it lies now; by default where it lay then."""
+    """The checkpoint that made the segments, where it lies now. By default where it lay then."""
     naming: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `NamingSettings` that replace the checkpoint's own, and `templates`, a prompt set."""
+    """Naming settings that replace the checkpoint's own: fields of `NamingSettings`, and `templates`, a prompt set."""
     settings: str | None = None
-    """The --out of a tuning run, or its tune.json: its settings are used instead of `naming`."""
-    limit: int | None = None
-    """Number of images to take from the table, in order of their uris; None takes all."""
-    retry_failures: bool = False
-    """Process the images that failed before, and only these."""
-    replace: bool = False
-    """Start a new version of tables that hold another run."""
-
-
-class SegmentClassifierProtocol(ClassNames, Protocol):
-    """What a run needs of `zs3.classification.classifier.SegmentClassifier`; sent to other processes."""
-
-    seen: dict[int, bool]
-    entries: tuple[ClassEntry, ...]
-    settings: NamingSettings
-
-    def scores(self, segments: Segments, /) -> Tensor:
-        """Segments → (K, C) score of each entry for each segment."""
-
-    def name(self, segments: Segments, /) -> tuple[NDArray[np.integer], Mapping[int, float]]:
-        """Segments → (H, W) class ids, and a score for each class that occurs."""
+    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings.
+    The label table and its reports then record the split that they were tuned on."""
 
 
 def describe_classifier(
@@ -110,9 +92,7 @@ def describe_classifier(
     return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen)
 
 
-def load_classifier(
-    checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]
-) -> SegmentClassifierProtocol:
+def load_classifier(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> SegmentClassifier:
     """The classifier of a checkpoint, with its text banks encoded and checked.
 
     Raises:
@@ -121,14 +101,14 @@ def load_classifier(
     import torch
 
     from zs3.checkpoint import load_checkpoint
-    from zs3.classification.classifier import SegmentClassifier
+    from zs3.classification import classifier
     from zs3.classification.settings import TEMPLATES, naming_settings, with_prompt_set
 
     loaded = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
     settings = naming_settings(loaded, naming)
-    classifier = SegmentClassifier(loaded, vocabulary, settings, device=torch.device("cpu"))
-    warn_about_confusable(classifier)
-    return classifier
+    names = classifier.SegmentClassifier(loaded, vocabulary, settings, device=torch.device("cpu"))
+    warn_about_confusable(names)
+    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +118,7 @@ class SegmentClassifierFactory:
     describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = (
         describe_classifier
     )
-    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifierProtocol] = load_classifier
+    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifier] = load_classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +207,7 @@ def name(
 
 
 def name_graph(
-    prepared: PreparedName, chunk: Chunk, classifier: SegmentClassifierProtocol, execution: Execution
+    prepared: PreparedName, chunk: Chunk, classifier: SegmentClassifier, execution: Execution
 ) -> Dataset:
     """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk."""
     target = prepared.work.target
@@ -256,7 +236,7 @@ class NameActor:
     def __init__(
         self,
         *,
-        classifier: SegmentClassifierProtocol,
+        classifier: SegmentClassifier,
         vocabulary: Vocabulary,
         run: str,
         threads: int,

@@ -13,21 +13,24 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan, Execution, actor_plan
 from pipelines.labelling.external_masks import ExternalMasks, list_masks, read_with_masks
-from pipelines.labelling.image_stage import ModelThread, image_graph, picture_at, read_and_decode
+from pipelines.labelling.image_stage import (
+    ImagesRequest,
+    ModelThread,
+    image_graph,
+    picture_at,
+    read_and_decode,
+)
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
-from zs3.images.codec import DEFAULT_MAX_PIXELS
 from zs3.masks.binary import unpack_masks
 from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_row
@@ -35,6 +38,8 @@ from zs3.tables import FAILURES, SEGMENTS
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+    from zs3.inference.segment_exporter import SegmentExporter
 
 DEFAULT_STORE = "compact"
 
@@ -47,41 +52,13 @@ file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentRequest:
+class SegmentRequest(ImagesRequest):
     """The options of `zs3 segment` that define its tables."""
 
-    images: str
-    """Folder, glob, text file of uris, or Parquet table with a column `uri`."""
-    checkpoint: str
-    """Shipped name, folder or uri."""
-    out: str
-    """Folder or uri that gets the tables `segments`, `failures` and `shards`."""
     masks: str | None = None
-    """Masks to embed instead of the network's own: COCO JSON or a folder of PNGs."""
+    """External masks instead of predicted ones: COCO JSON, label PNGs, or one folder per image, one PNG per mask."""
     store: str = DEFAULT_STORE
-    """How segments are stored: a name in `zs3.masks.store.STORES`."""
-    limit: int | None = None
-    """Number of images to take from the listing; None takes all."""
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    """Images of more pixels become failures."""
-    retry_failures: bool = False
-    """Process the images that failed before, and only these."""
-    replace: bool = False
-    """Start a new version of tables that hold another run."""
-
-
-class SegmentExporterProtocol(Protocol):
-    """A model that segments pictures, such as `zs3.inference.segment_exporter.SegmentExporter`."""
-
-    digest: str
-
-    def segment(self, pictures: Sequence[NDArray[np.uint8]], /) -> Sequence[tuple[Segments, float]]:
-        """(H, W, 3) uint8 pictures → the segments of each, and how far its branches disagree."""
-
-    def segment_with_masks(
-        self, picture: NDArray[np.uint8], masks: NDArray[np.int8], /
-    ) -> tuple[Segments, float]:
-        """The same for one picture with (G, H, W) int8 logits of external masks instead of its own."""
+    """How segments are stored: compact, or lossless. With lossless, names equal those of `zs3 label` bit for bit."""
 
 
 def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
@@ -96,7 +73,7 @@ def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
     return segments_provenance(load_checkpoint(checkpoint), store)
 
 
-def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentExporterProtocol:
+def load_segment_exporter(checkpoint: str, store: str, device: str) -> SegmentExporter:
     """The segment exporter of a checkpoint."""
     from zs3.inference.segment_exporter import load_segment_exporter as load
 
@@ -108,7 +85,7 @@ class SegmentExporterFactory:
     """How a run describes its exporter and loads it. Both functions are sent to other processes."""
 
     describe: Callable[[str, str], Mapping[str, str]] = describe_segment_exporter
-    load: Callable[[str, str, str], SegmentExporterProtocol] = load_segment_exporter
+    load: Callable[[str, str, str], SegmentExporter] = load_segment_exporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +231,7 @@ class SegmentActor:
 
     def _rows(
         self,
-        exporter: SegmentExporterProtocol,
+        exporter: SegmentExporter,
         batch: pa.Table,
         images: Sequence[Image],
         indices: Sequence[int],

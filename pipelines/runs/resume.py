@@ -39,6 +39,21 @@ _PLACES = ("images", "classes", "checkpoint", "masks", "segments", "settings", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TableRequest:
+    """What every command that fills tables is asked for; its own request has more fields. They are its options."""
+
+    out: str
+    """Folder or uri that gets the tables."""
+    limit: int | None = None
+    """Take only the first images, in order of their uris."""
+    retry_failures: bool = False
+    """Process the images that failed before, and only these."""
+    replace: bool = False
+    """Start a new version of tables that were made with other weights, settings or classes.
+    The old version stays readable by its number. Without this option such tables are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """The tables that a run adds to."""
 
@@ -71,12 +86,8 @@ class Target:
         return {name: table_uri(self.out, name) for name in self.all_schemas}
 
 
-def stored_request(command: str, request: Any) -> dict[str, Any]:
-    """A request as a table stores it for `zs3 retry`: with absolute paths, without what only concerns one run.
-
-    Args:
-        request: a dataclass of plain values.
-    """
+def stored_request(command: str, request: TableRequest) -> dict[str, Any]:
+    """A request as a table stores it for `zs3 retry`: with absolute paths, without what only concerns one run."""
     values = {
         key: value
         for key, value in asdict(request).items()

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from tests.zs3.classification.test_semantic_map import random_segments
 
 from jobs import label as label_door
 from jobs import name as name_door
@@ -18,6 +17,7 @@ from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
 from pipelines.labelling.label import LabellerFactory, describe_labeller
 from pipelines.labelling.segment import SegmentRequest, prepare_segment
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
+from tests.zs3.classification.test_semantic_map import random_segments
 from zs3.checkpoint import save_checkpoint
 from zs3.nets.networks import build_network
 from zs3.segmentation.table import segments_row

@@ -11,13 +11,13 @@ import torch
 from deltalake import DeltaTable
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.zs3.classification.test_semantic_map import clear, random_segments
 
 from pipelines.labelling.label import TABLES
 from pipelines.labelling.name import NameActor
 from pipelines.runs.catalogue import Catalogue
 from pipelines.runs.resume import Target, remaining_work
 from tests.support.in_process import run_here
+from tests.zs3.classification.test_semantic_map import clear, random_segments
 from zs3.checkpoint import Checkpoint
 from zs3.classification.classifier import SegmentClassifier
 from zs3.config import NamingSettings, TextConfig
