@@ -13,6 +13,7 @@ from tests.servers.object_store import LIMITED_BUCKET, ObjectStore
 
 if TYPE_CHECKING:
     from zs3.config import Recipe
+    from zs3.encoders import Encoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -87,6 +88,29 @@ def ray_session() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def recorded_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded CLIP, tiny and with random weights, in a file in OpenAI's names."""
+    import torch
+
+    from tests.support.parity import released_state
+
+    path = tmp_path_factory.mktemp("clip") / "clip_openai_names.pth"
+    torch.save(released_state("clip"), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recorded_encoder(recorded_clip: Path) -> "Encoder":
+    """The recorded CLIP as an encoder."""
+    import torch
+
+    from zs3.encoders import EncoderConfig, load_encoder
+
+    config = EncoderConfig(kind="open_clip", weights=str(recorded_clip))
+    return load_encoder(config, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zs3.vocabulary
+from tests.support.parity import facts
 from zs3.vocabulary import (
     SHIPPED,
     ClassEntry,
@@ -223,13 +223,12 @@ def test_shipped_lists_agree_with_the_published_ones_in_order(shared: Path, name
     ],
 )
 def test_ids_order_names_and_roles_are_those_of_the_published_code(
-    shared: Path, name: str, key: str, parts: tuple[str, str, str]
+    name: str, key: str, parts: tuple[str, str, str]
 ) -> None:
-    folder = shared / "reference/fixtures/text"
-    published = json.loads((folder / "class_names.json").read_text())
-    label_map = sorted(json.loads((folder / "label_maps.json").read_text())[key], key=itemgetter("trainId"))
+    recorded = facts("text")
+    published = recorded["class_names"]
     ours = load_vocabulary(name).candidates
-    assert [entry.id for entry in ours] == [entry["id"] for entry in label_map]
+    assert [entry.id for entry in ours] == recorded["ids"][key]
     for role, part in zip((("seen", "unseen"), ("seen",), ("unseen",)), parts, strict=True):
         # Theirs hold all names of a class; ours is called by one of them and has the others as synonyms.
         names = [{name.strip() for name in names.split(", ")} for names in published[part]]

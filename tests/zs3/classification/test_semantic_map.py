@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.parity import Recording
 from tests.support.pixel_scores import pixel_scores
 from zs3.classification.fusion import fuse
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import candidate_classes, probabilities, semantic_map
 from zs3.config import NamingSettings
+from zs3.segmentation.segmenter import resized_size
 from zs3.segmentation.segments import Segments
 
 MODES = {
@@ -23,10 +24,10 @@ MODES = {
     "mode_style_crop_img0": NamingSettings(calibration=0.1),
     "mode_resize_first_img0": NamingSettings(calibration=0.1, resize_first=True),
     "mode_prompts_select_img0": NamingSettings(calibration=0.1),
-    "img2": NamingSettings(calibration=0.1),
     "img3": NamingSettings(calibration=0.1),
 }
 SEEN = torch.arange(20) < 15
+NETWORK, HANDMADE = Recording("network"), Recording("handmade")
 
 
 def random_segments(seed, *, segments=5, classes=7, size=(37, 53)):
@@ -58,75 +59,75 @@ def clear(segments, scores, seen, settings, lead=1e-5):
     return first - second > lead * first.abs()
 
 
-def recorded(folder, record):
-    """Segments that carry the recorded logits of both branches; what a mode leaves out is that of img0."""
-    base = np.load(folder / "img0.npz")
-    record = np.load(folder / f"{record}.npz")
-    take = lambda key: record[key] if key in record else base[key]  # noqa: E731
-    logits = torch.from_numpy(take("pred_logits")).float()
-    return record, Segments(
-        mask_logits_Khw=torch.from_numpy(take("pred_masks")).float(),
+def recorded(record):
+    """Segments that carry the recorded logits of both branches; what a mode does not record is that of img0."""
+
+    def values(key):
+        name = f"{record}/{key}" if f"{record}/{key}" in NETWORK else f"img0/{key}"
+        return torch.from_numpy(NETWORK[name])
+
+    picture = "img0" if record.startswith("mode") else record
+    short_side_px = {"img0": 128, "img3": 64}[picture]
+    height, width = NETWORK[f"{picture}/image"].shape[:2]
+    logits = values("pred_logits").float()
+    return Segments(
+        mask_logits_Khw=values("pred_masks").float(),
         query_embeddings_KD=logits[:, :-1],
-        image_embeddings_KE=torch.from_numpy(take("clip_logits")).float(),
+        image_embeddings_KE=values("clip_logits").float(),
         no_object_logits_K=logits[:, -1],
-        padded_hw=tuple(int(v) for v in take("padded_hw")),
-        resized_hw=record["image_resized"].shape[1:],
-        height=int(record["height"]),
-        width=int(record["width"]),
+        padded_hw=tuple(values("padded_hw").tolist()),
+        resized_hw=resized_size(height, width, short_side_px, 512),
+        height=height,
+        width=width,
     )
 
 
 @pytest.mark.parametrize("record", MODES)
-def test_every_fusion_mode_scores_and_paints_as_recorded(shared, record):
-    settings = MODES[record]
-    numbers, segments = recorded(shared / "reference/fixtures/tiny", record)
+def test_every_fusion_mode_gives_the_recorded_scores_and_label_map(record):
+    settings, segments = MODES[record], recorded(record)
     scores = scores_of(segments, settings, SEEN)
-    fused = torch.from_numpy(numbers["mask_cls"])
+    fused = torch.from_numpy(NETWORK[f"{record}/mask_cls"])
     if fused.shape[1] == 21:  # a branch alone was recorded as logits, `no object` last
         fused = fused.softmax(dim=1)[:, :-1]
     # 6e-8 measured: one rounding of float32. Leaving out the mean over seen classes moves 1e-2.
     assert float((scores - fused).abs().max()) < 2e-6
-    volume = pixel_scores(segments, scores, SEEN, settings)
     # 4e-6 measured; a half-pixel shift of the masks moves 1e-1, leaving out γ moves 0.1.
-    assert float((volume - torch.from_numpy(numbers["sem_seg"])).abs().max()) < 2e-5
+    assert NETWORK.worst(f"{record}/sem_seg", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
     labels, _ = semantic_map(segments, scores, SEEN, settings, strip_rows=17)
     # Where two classes tie to rounding either may win: at most 2 pixels between independent implementations.
-    assert int((labels != torch.from_numpy(numbers["argmax"]).long()).sum()) <= 2
+    assert int((labels != torch.from_numpy(NETWORK[f"{record}/argmax"]).long()).sum()) <= 2
 
 
-@pytest.mark.parametrize("record", ["img0", "img2"])
-def test_scores_on_the_padded_grid_are_those_recorded(shared, record):
-    numbers, segments = recorded(shared / "reference/fixtures/tiny", record)
+def test_scores_on_the_padded_grid_are_those_recorded():
+    segments = recorded("img0")
     height, width = segments.padded_hw
     padded = replace(segments, resized_hw=segments.padded_hw, height=height, width=width)
     scores = scores_of(padded, NamingSettings(), SEEN)
     volume = pixel_scores(padded, scores, SEEN, NamingSettings())
     # As above; this one would show a mask that is resized to the picture instead of to the padded input.
-    assert float((volume - torch.from_numpy(numbers["semseg_padded"])).abs().max()) < 2e-5
+    assert NETWORK.worst("img0/semseg_padded", volume) < 2e-5
 
 
 @pytest.mark.parametrize("style", ["cropmask", "crop", "mask"])
 @pytest.mark.parametrize("index", [0, 1])
-def test_handmade_masks_of_every_crop_style_are_fused_and_painted_as_recorded(shared, index, style):
-    numbers = np.load(shared / "reference/fixtures/postproc/postproc.npz")
-    take = lambda key: torch.from_numpy(numbers[key]).float()  # noqa: E731
-    logits, clip_logits = take("pred_logits")[index], take(f"{style}/clip_logits{index}")
+def test_handmade_masks_of_every_crop_style_give_the_recorded_scores(index, style):
+    logits = torch.from_numpy(HANDMADE["pred_logits"][index]).float()
+    height, width = HANDMADE[f"image{index}"].shape[:2]
     segments = Segments(
-        mask_logits_Khw=take("pred_masks")[index],
+        mask_logits_Khw=torch.from_numpy(HANDMADE["pred_masks"][index]).float(),
         query_embeddings_KD=logits[:, :-1],
-        image_embeddings_KE=clip_logits,
+        image_embeddings_KE=torch.from_numpy(HANDMADE[f"{style}/clip_logits{index}"]).float(),
         no_object_logits_K=logits[:, -1],
-        padded_hw=tuple(int(v) for v in numbers["padded_hw"]),
-        resized_hw=numbers[f"image_resized{index}"].shape[1:],
-        height=numbers[f"image{index}"].shape[0],
-        width=numbers[f"image{index}"].shape[1],
+        padded_hw=tuple(HANDMADE["padded_hw"].tolist()),
+        resized_hw=resized_size(height, width, 128, 512),
+        height=height,
+        width=width,
     )
     settings = NamingSettings(calibration=0.1)
     scores = scores_of(segments, settings, SEEN)
-    assert float((scores - take(f"{style}/mask_cls{index}")).abs().max()) < 2e-6
-    volume = pixel_scores(segments, scores, SEEN, settings)
+    assert HANDMADE.worst(f"{style}/mask_cls{index}", scores) < 2e-6
     # Both pictures share one padded size here, that of the larger: padding taken for picture moves 1e-2.
-    assert float((volume - take(f"{style}/sem_seg{index}")).abs().max()) < 2e-5
+    assert HANDMADE.worst(f"{style}/sem_seg{index}", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
 
 
 @pytest.mark.parametrize("resize_first", [False, True])

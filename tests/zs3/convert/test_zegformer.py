@@ -4,11 +4,10 @@ import json
 import math
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 import torch
 
-from tests.zs3.nets.test_parity import TINY, padded, worst
+from tests.support.parity import TINY, Recording, facts, released_state
 from tests.zs3.test_tensor_files import Touch
 from zs3.checkpoint import load_checkpoint
 from zs3.config import NamingSettings, SegmentSettings, TextConfig
@@ -19,6 +18,7 @@ from zs3.inference.labeller import load_labeller
 from zs3.nets.networks import build_network
 from zs3.nets.zegformer import class_logits
 from zs3.recipes import recipe
+from zs3.segmentation.segmenter import normalise_and_pad, resize
 from zs3.vocabulary import load_vocabulary
 
 
@@ -186,13 +186,12 @@ def test_where_the_recipe_cannot_be_told_it_is_asked_for(length, blocks):
 
 
 @pytest.mark.parametrize("name", ["voc_r50", "coco_stuff_r101"])
-def test_names_go_to_the_published_ones_and_back(name, shared):
+def test_names_go_to_the_published_ones_and_back(name):
     ours = list(build_network(recipe(name).model).state_dict())
     official = [released_name(one) for one in ours]
     assert [our_name(one) for one in official] == ours
     if name == "voc_r50":
-        lines = (shared / "reference/fixtures/tiny/state_dict_keys.txt").read_text().splitlines()
-        published = {line.split("\t")[0] for line in lines}
+        published = set(facts("text")["state_dict_keys"])
         # The recorded network has three decoder layers and not six.
         assert {one for one in official if ".layers.3." not in one and ".layers.4." not in one} >= {
             one for one in published if our_name(one)
@@ -271,12 +270,10 @@ def test_the_published_listing_in_full_size_is_what_a_recipe_wants(name, classes
     }
 
 
-def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(shared, tmp_path):
-    folder = shared / "reference/fixtures/tiny"
-    clip = EncoderConfig(kind="open_clip", weights=str(folder / "clip_openai_names.pth"))
-    base = recipe("voc_r50")
+def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(recorded_clip, tmp_path):
+    clip = EncoderConfig(kind="open_clip", weights=str(recorded_clip))
     tiny = replace(
-        base,
+        recipe("voc_r50"),
         name="tiny",
         model=TINY,
         query_text=TextConfig(encoder=clip, templates="single", synonyms=False),
@@ -285,15 +282,18 @@ def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(shar
         naming=NamingSettings(calibration=0.1),
     )
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(tiny)))
-    convert(str(folder / "model_no_clip.pth"), tmp_path / "model", str(tmp_path / "recipe.json"))
-    record, texts = np.load(folder / "img3.npz"), np.load(folder / "text_features.npz")
-    network = load_checkpoint(str(tmp_path / "model")).network()
+    torch.save({"model": released_state("zegformer")}, tmp_path / "released.pth")
+    convert(str(tmp_path / "released.pth"), tmp_path / "model", str(tmp_path / "recipe.json"))
+    recording = Recording("network")
+    network, picture = load_checkpoint(str(tmp_path / "model")).network(), recording["img3/image"]
+    image = normalise_and_pad(resize(picture, tiny.segmenting), TINY.image_mean, TINY.image_std, 32)
     with torch.no_grad():
-        output = network(padded(record["image_resized"], TINY))[-1]
-    bank = torch.from_numpy(texts["test"]).float()
+        output = network(image[None])[-1]
+    bank = torch.from_numpy(recording["text/test"])
     # As in nets/test_parity: the published code's own noise is 1e-4 on logits of ±100 and 1e-3 on masks of ±40.
-    assert worst(class_logits(output, bank, TINY.temperature)[0], record["pred_logits"]) < 1e-3
-    assert worst(output.mask_logits_BQhw[0], record["pred_masks"]) < 2e-3
-    labels, _ = load_labeller(str(tmp_path / "model"), load_vocabulary("voc")).label([record["image"]])[0]
+    logits = class_logits(output, bank, TINY.temperature)[0]
+    assert recording.worst("img3/pred_logits", logits) < 1e-3
+    assert recording.worst("img3/pred_masks", output.mask_logits_BQhw[0]) < 2e-3
+    labels, _ = load_labeller(str(tmp_path / "model"), load_vocabulary("voc")).label([picture])[0]
     # Ids of VOC count from 1; two independent implementations differ in at most two pixels.
-    assert int((labels - 1 != record["argmax"]).sum()) <= 2
+    assert int((labels - 1 != recording["img3/argmax"]).sum()) <= 2

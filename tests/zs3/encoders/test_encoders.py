@@ -24,11 +24,6 @@ def words() -> ImageNetWords:
     return encoder
 
 
-@pytest.fixture(scope="module")
-def tiny_weights(shared: Path) -> Path:
-    return shared / "reference/fixtures/tiny/clip_openai_names.pth"
-
-
 def test_minilm_equals_the_same_weights_in_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     folder = str(minilm.package_folder())
@@ -147,8 +142,8 @@ def test_weights_of_another_network_are_refused_by_their_shapes() -> None:
         by_order({"x.weight": torch.ones(2), "y.bias": torch.ones(4)}, target)
 
 
-def test_clip_of_a_local_path_has_the_shapes_of_its_weights(tiny_weights: Path) -> None:
-    encoder = load_encoder(EncoderConfig(kind="open_clip", weights=str(tiny_weights)), device=CPU)
+def test_clip_of_a_local_path_has_the_shapes_of_its_weights(recorded_clip: Path) -> None:
+    encoder = load_encoder(EncoderConfig(kind="open_clip", weights=str(recorded_clip)), device=CPU)
     assert (encoder.text_dim, encoder.image_dim, encoder.image_size_px) == (512, 512, 224)
     assert encoder.logit_scale == pytest.approx(100, rel=1e-5)
     rows = encoder.encode_text(["a cat", "a dog"])
@@ -156,8 +151,8 @@ def test_clip_of_a_local_path_has_the_shapes_of_its_weights(tiny_weights: Path) 
     assert torch.allclose(encoder.average_views(rows[None]), rows)
 
 
-def test_openai_layout_gives_what_open_clip_builds_with_quick_gelu(tiny_weights: Path) -> None:
-    weights = load_weights(str(tiny_weights))
+def test_openai_layout_gives_what_open_clip_builds_with_quick_gelu(recorded_clip: Path) -> None:
+    weights = load_weights(str(recorded_clip))
     ours = openai_layout(weights).eval()
     build = open_clip.model.build_model_from_openai_state_dict
     theirs = build(dict(weights), cast_dtype=torch.float32).float()

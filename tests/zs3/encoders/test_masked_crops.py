@@ -1,6 +1,5 @@
 """Boxes and crops against those of the published code, and what must not change them."""
 
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -8,8 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, pad
 
-from zs3.encoders import EncoderConfig, load_encoder
+from tests.support.parity import Recording
+from zs3.config import SegmentSettings
 from zs3.encoders.masked_crops import Style, boxes_from_masks, masked_crops, segment_embeddings
+from zs3.segmentation.segmenter import normalise_and_pad, resize
 
 # Measured worst case 3.2e-5 (interpolation weights of float32 box coordinates, values up to 2): a box or mask
 # that is off by one pixel moves values by 0.1 and more.
@@ -19,22 +20,15 @@ LOGIT_TOLERANCE = 1e-3
 STYLES = {"crop_and_mask": ("cropmask", 4), "crop": ("crop", 4), "mask": ("mask", 8)}
 
 
-@pytest.fixture(scope="module")
-def fixtures(shared: Path) -> Path:
-    return shared / "reference/fixtures"
+NETWORK, HANDMADE = Recording("network"), Recording("handmade")
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(fixtures: Path) -> object:
-    config = EncoderConfig(kind="open_clip", weights=str(fixtures / "tiny/clip_openai_names.pth"))
-    return load_encoder(config, device=torch.device("cpu"))
-
-
-def prepared(image_3HW: np.ndarray, logits_Khw: np.ndarray, padded_hw: np.ndarray, encoder) -> tuple:
+def prepared(recording, record, number, short_side_px, logits_Khw, padded_hw, encoder) -> tuple:
     """The normalised, padded picture and the mask logits at its size."""
     height, width = (int(value) for value in padded_hw)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (encoder.image_mean, encoder.image_std))
-    image = (torch.from_numpy(image_3HW).float() - mean) / std
+    settings = SegmentSettings(short_side_px=short_side_px, max_side_px=512)
+    resized = resize(recording[f"{record}image{number}"], settings)
+    image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, 1)
     image = pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))
     logits = interpolate(
         torch.from_numpy(logits_Khw)[None], size=(height, width), mode="bilinear", align_corners=False
@@ -45,52 +39,51 @@ def prepared(image_3HW: np.ndarray, logits_Khw: np.ndarray, padded_hw: np.ndarra
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("index", [0, 1])
 def test_boxes_crops_and_logits_of_handmade_masks_equal_the_recorded_ones(
-    index: int, style: str, fixtures: Path, tiny_clip
+    index: int, style: str, recorded_encoder
 ) -> None:
-    recorded = np.load(fixtures / "postproc/postproc.npz")
     image, logits = prepared(
-        recorded[f"image_resized{index}"], recorded["pred_masks"][index], recorded["padded_hw"], tiny_clip
+        HANDMADE, "", index, 128, HANDMADE["pred_masks"][index], HANDMADE["padded_hw"], recorded_encoder
     )
     inside = logits > 0
-    assert np.array_equal(inside.sum((1, 2)).numpy(), recorded["mask_area_px"][index])
+    assert np.array_equal(inside.sum((1, 2)).numpy(), HANDMADE["mask_area_px"][index])
     boxes = boxes_from_masks(inside)
-    assert np.array_equal(boxes.numpy(), recorded["boxes"][index])
+    assert np.array_equal(boxes.numpy(), HANDMADE["boxes"][index])
     crops = masked_crops(image, logits if style == "mask" else inside, boxes, 224, style)
     key, step = STYLES[style]
-    assert np.abs(crops[:, :, ::step, ::step].numpy() - recorded[f"{key}/crops{index}_s{step}"]).max() < (
-        CROP_TOLERANCE
-    )
-    assert np.abs(crops.mean((2, 3)).numpy() - recorded[f"{key}/crops_mean{index}"]).max() < CROP_TOLERANCE
-    assert np.abs(crops.std((2, 3)).numpy() - recorded[f"{key}/crops_std{index}"]).max() < CROP_TOLERANCE
-    text = torch.from_numpy(np.load(fixtures / "tiny/text_features.npz")["test_clip"])
-    scaled = tiny_clip.logit_scale * tiny_clip.encode_images(crops) @ text.T
-    assert np.abs(scaled.numpy() - recorded[f"{key}/clip_logits{index}"]).max() < LOGIT_TOLERANCE
+    assert HANDMADE.worst(f"{key}/crops{index}_s{step}", crops[:, :, ::step, ::step]) < CROP_TOLERANCE
+    assert HANDMADE.worst(f"{key}/crops_mean{index}", crops.mean((2, 3))) < CROP_TOLERANCE
+    assert HANDMADE.worst(f"{key}/crops_std{index}", crops.std((2, 3))) < CROP_TOLERANCE
+    text = torch.from_numpy(NETWORK["text/test_clip"])
+    scaled = recorded_encoder.logit_scale * recorded_encoder.encode_images(crops) @ text.T
+    assert HANDMADE.worst(f"{key}/clip_logits{index}", scaled) < LOGIT_TOLERANCE
 
 
-@pytest.mark.parametrize("index", [0, 2, 3])
-def test_boxes_and_clip_features_of_the_tiny_images_equal_the_recorded_ones(
-    index: int, fixtures: Path, tiny_clip
+@pytest.mark.parametrize(("record", "short_side_px"), [("img0/", 128), ("img3/", 64)])
+def test_boxes_and_clip_features_of_predicted_masks_equal_the_recorded_ones(
+    record: str, short_side_px: int, recorded_encoder
 ) -> None:
-    recorded = np.load(fixtures / f"tiny/img{index}.npz")
-    image, logits = prepared(
-        recorded["image_resized"], recorded["pred_masks"], recorded["padded_hw"], tiny_clip
-    )
+    masks, size = NETWORK[f"{record}pred_masks"], NETWORK[f"{record}padded_hw"]
+    image, logits = prepared(NETWORK, record, "", short_side_px, masks, size, recorded_encoder)
     inside = logits > 0
     # Where a logit of the recording lies within rounding of zero, a pixel may fall on either side.
-    same = inside.sum((1, 2)).numpy() == recorded["mask_area_px"]
+    same = inside.sum((1, 2)).numpy() == NETWORK[f"{record}mask_area_px"]
     assert same.mean() > 0.8
+
+    def worst(key: str, ours: torch.Tensor) -> float:
+        """Over the segments with the recorded masks."""
+        return NETWORK.worst_by_row(f"{record}{key}", ours)[same[: len(ours)]].max()
+
     boxes = boxes_from_masks(inside)
-    assert np.array_equal(boxes.numpy()[same], recorded["boxes"][same])
+    assert worst("boxes", boxes) == 0
     crops = masked_crops(image, inside, boxes, 224, "crop_and_mask")
-    if "crops_mean" in recorded:
-        assert np.abs(crops[:4].numpy() - recorded["crops_first4"])[same[:4]].max() < CROP_TOLERANCE
-        assert np.abs(crops.mean((2, 3)).numpy() - recorded["crops_mean"])[same].max() < CROP_TOLERANCE
-        assert np.abs(crops.std((2, 3)).numpy() - recorded["crops_std"])[same].max() < CROP_TOLERANCE
-    features = tiny_clip.encode_images(crops)
-    assert np.abs(features.numpy() - recorded["clip_image_feat"])[same].max() < 1e-4
-    text = torch.from_numpy(np.load(fixtures / "tiny/text_features.npz")["test_clip"])
-    scaled = (tiny_clip.logit_scale * features @ text.T).numpy()
-    assert np.abs(scaled - recorded["clip_logits"])[same].max() < LOGIT_TOLERANCE
+    if f"{record}crops_mean" in NETWORK:
+        assert worst("crops_first4", crops[:4]) < CROP_TOLERANCE
+        assert worst("crops_mean", crops.mean((2, 3))) < CROP_TOLERANCE
+        assert worst("crops_std", crops.std((2, 3))) < CROP_TOLERANCE
+    features = recorded_encoder.encode_images(crops)
+    assert worst("clip_image_feat", features) < 1e-4
+    text = torch.from_numpy(NETWORK["text/test_clip"])
+    assert worst("clip_logits", recorded_encoder.logit_scale * features @ text.T) < LOGIT_TOLERANCE
 
 
 def blobs(count: int = 5, height: int = 60, width: int = 90) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,14 @@
 """Scores against a triple loop and the published evaluator's recorded outputs, and the laws of counting."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.parity import Recording, facts
 from zs3.metrics import (
     PROTOCOLS,
     UNKNOWN,
@@ -127,10 +126,8 @@ def test_confusion_and_scores_agree_with_a_triple_loop(pair: tuple[np.ndarray, n
         "unseen_never_predicted",
     ],
 )
-def test_protocol_paper_returns_what_the_published_evaluator_returned(shared: Path, case: str) -> None:
-    folder = shared / "reference" / "fixtures" / "eval"
-    recorded = json.loads((folder / "eval.json").read_text())[case]
-    arrays = np.load(folder / "eval.npz")
+def test_protocol_paper_returns_what_the_published_evaluator_returned(case: str) -> None:
+    recorded, arrays = facts("evaluator")[case], Recording("evaluator")
     classes = [
         Entry(k, name, "unseen" if k in recorded["unseen"] else "seen")
         for k, name in enumerate(recorded["class_names"])

@@ -1,67 +1,56 @@
 """The network computes what the published network computed, stage by stage, on the recorded inputs."""
 
-import numpy as np
 import pytest
 import torch
 
+from tests.support.parity import TINY, Recording, facts, released_state
+from zs3.config import SegmentSettings
 from zs3.convert.zegformer_names import from_released, our_name
 from zs3.nets.zegformer import ModelConfig, ZegFormer, class_logits
+from zs3.segmentation.segmenter import normalise_and_pad, resize
 
-TINY = ModelConfig(
-    backbone_width=16, bottleneck_width=8, pyramid_dim=64, mask_dim=64, hidden_dim=64, num_queries=20,
-    num_heads=4, feedforward_dim=128, num_layers=3, text_dim=512,
-)  # fmt: skip
+RECORDING = Recording("network")
 
 
 @pytest.fixture(scope="module")
-def tiny(shared):
-    folder = shared / "reference/fixtures/tiny"
+def network():
     network = ZegFormer(TINY).eval()
-    state = torch.load(folder / "model_no_clip.pth", weights_only=True)["model"]
-    network.load_state_dict(from_released(state), strict=True)
-    return folder, network
+    network.load_state_dict(from_released(released_state("zegformer")), strict=True)
+    return network
 
 
-def padded(image_3hw, config):
-    mean, std = (torch.tensor(v)[:, None, None] for v in (config.image_mean, config.image_std))
-    image = (torch.from_numpy(image_3hw).float() - mean) / std
-    height, width = image.shape[-2:]
-    multiple = config.size_divisibility
-    return torch.nn.functional.pad(image, (0, -width % multiple, 0, -height % multiple))[None]
+@pytest.mark.parametrize(("image", "short_side_px"), [("img0", 128), ("img2", 128), ("img3", 64)])
+def test_every_stage_of_the_network_equals_the_recorded_stage(network, image, short_side_px):
+    bank = torch.from_numpy(RECORDING["text/test"])
+    settings = SegmentSettings(short_side_px=short_side_px, max_side_px=512)
 
+    def worst(key, ours):
+        return RECORDING.worst(f"{image}/{key}", ours[0])
 
-def worst(ours, recorded):
-    return float((ours - torch.from_numpy(recorded).float()).abs().max())
+    def recorded(key):
+        return f"{image}/{key}" in RECORDING
 
-
-@pytest.mark.parametrize("image", ["img0", "img2", "img3"])
-def test_every_stage_of_the_network_equals_the_recorded_stage(tiny, image):
-    folder, network = tiny
-    record = np.load(folder / f"{image}.npz")
-    bank = torch.from_numpy(np.load(folder / "text_features.npz")["test"]).float()
     with torch.no_grad():
-        x = padded(record["image_resized"], TINY)
-        assert x.shape[-2:] == tuple(record["padded_hw"])
+        resized = resize(RECORDING[f"{image}/image"], settings)
+        x = normalise_and_pad(resized, TINY.image_mean, TINY.image_std, TINY.size_divisibility)[None]
+        assert x.shape[-2:] == tuple(RECORDING[f"{image}/padded_hw"])
         maps = network.backbone(x)
         # Frozen batch norm folds its factors in another order: 1e-5 on values up to 10. A wrong stride moves units.
-        for level, features in enumerate(maps if image != "img3" else ()):  # not recorded of that one
-            assert worst(features[0], record[f"feat_res{level + 2}"].reshape(features[0].shape)) < 2e-4
-        features = network.pixel_decoder(maps)
-        assert worst(features[0], record["mask_features"].reshape(features[0].shape)) < 5e-4
-        hidden = network.decoder(maps[-1])
-        assert worst(hidden[-1][0], record["hs_last"].reshape(hidden[-1][0].shape)) < 2e-4
-        outputs = network(x, all_layers=True)
-        assert worst(class_logits(outputs[-1], bank, TINY.temperature)[0], record["pred_logits"]) < 1e-3
+        for level, features in enumerate(maps if recorded("feat_res2") else (), start=2):
+            assert worst(f"feat_res{level}", features) < 2e-4
+        assert worst("mask_features", network.pixel_decoder(maps)) < 5e-4
+        assert worst("hs_last", network.decoder(maps[-1])[-1]) < 2e-4
+        *earlier, last = network(x, all_layers=True)
+        assert worst("pred_logits", class_logits(last, bank, TINY.temperature)) < 1e-3
         # Mask logits reach ±40; two independent implementations differed by 7e-4.
-        assert worst(outputs[-1].mask_logits_BQhw[0], record["pred_masks"]) < 2e-3
-        earlier = zip(record["aux_logits"], record["aux_masks"]) if image != "img3" else ()
-        for layer, (logits, masks) in enumerate(earlier):
-            assert worst(class_logits(outputs[layer], bank, TINY.temperature)[0], logits) < 1e-3
-            assert worst(outputs[layer].mask_logits_BQhw[0], masks) < 2e-3
+        assert worst("pred_masks", last.mask_logits_BQhw) < 2e-3
+        if recorded("aux_logits"):
+            logits = torch.stack([class_logits(output, bank, TINY.temperature)[0] for output in earlier])
+            assert worst("aux_logits", logits[None]) < 1e-3
+            assert worst("aux_masks", torch.stack([o.mask_logits_BQhw[0] for o in earlier])[None]) < 2e-3
 
 
-def test_only_the_last_layer_is_computed_outside_training(tiny):
-    _, network = tiny
+def test_only_the_last_layer_is_computed_outside_training(network):
     with torch.no_grad():
         x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         every, last = network(x, all_layers=True), network(x)
@@ -69,10 +58,8 @@ def test_only_the_last_layer_is_computed_outside_training(tiny):
     assert all(torch.equal(a, b) for a, b in zip(every[-1], last[0]))
 
 
-def test_every_official_name_has_one_place_and_a_stranger_is_named(shared):
-    lines = shared / "reference/fixtures/tiny/state_dict_keys.txt"
-    names = [line.split("\t")[0] for line in lines.read_text().splitlines()]
-    ours = [our for our in map(our_name, names) if our is not None]
+def test_every_released_name_has_one_place_and_another_name_is_refused():
+    ours = [our for our in map(our_name, facts("text")["state_dict_keys"]) if our is not None]
     assert len(ours) == len(set(ours)) == len(ZegFormer(TINY).state_dict())
     with pytest.raises(ValueError, match=r"roi_heads\.box"):
         our_name("roi_heads.box")

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zs3.nets.test_parity import TINY
+from tests.support.parity import TINY, Recording, released_state
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings, SegmentSettings
 from zs3.convert.zegformer_names import from_released
-from zs3.encoders import EncoderConfig, load_encoder
 from zs3.encoders.masked_crops import picture_crop
 from zs3.nets.zegformer import ZegFormer
 from zs3.segmentation.segmenter import Segmenter, max_shares, normalise_and_pad, resize, resized_size
@@ -19,17 +18,15 @@ from zs3.segmentation.segmenter import Segmenter, max_shares, normalise_and_pad,
 CPU = torch.device("cpu")
 
 
+RECORDING = Recording("network")
+BANK = torch.from_numpy(RECORDING["text/test"])
+
+
 @pytest.fixture(scope="module")
-def published(shared):
-    folder = shared / "reference/fixtures/tiny"
+def published(recorded_encoder):
     network = ZegFormer(TINY).eval()
-    network.load_state_dict(
-        from_released(torch.load(folder / "model_no_clip.pth", weights_only=True)["model"]), strict=True
-    )
-    encoder = load_encoder(
-        EncoderConfig(kind="open_clip", weights=str(folder / "clip_openai_names.pth")), device=CPU
-    )
-    return folder, network, encoder
+    network.load_state_dict(from_released(released_state("zegformer")), strict=True)
+    return network, recorded_encoder
 
 
 def settings(short_side_px):
@@ -37,44 +34,41 @@ def settings(short_side_px):
 
 
 def test_a_picture_ends_in_the_recorded_label_map(published):
-    folder, network, encoder = published
-    record, texts = np.load(folder / "img3.npz"), np.load(folder / "text_features.npz")
-    segments = Segmenter(network, encoder, settings(64), device=CPU).segment([record["image"]])[0]
-    assert segments.padded_hw == tuple(record["padded_hw"])
+    network, encoder = published
+    segments = Segmenter(network, encoder, settings(64), device=CPU).segment([RECORDING["img3/image"]])[0]
+    assert segments.padded_hw == tuple(RECORDING["img3/padded_hw"])
     # Noise of the published code itself on this picture is 2.5e-4 on logits of ±40; no mask flips below 2e-3.
-    assert np.abs(segments.mask_logits_Khw.numpy() - record["pred_masks"]).max() < 1e-3
-    cosine = (segments.image_embeddings_KE.numpy() * record["clip_image_feat"]).sum(axis=1)
-    norms = np.linalg.norm(record["clip_image_feat"], axis=1)
-    assert np.abs(cosine / norms - 1).max() < 1e-5
+    assert RECORDING.worst("img3/pred_masks", segments.mask_logits_Khw) < 1e-3
+    # Unit vectors of 512 numbers: measured 2e-7; another crop moves 1e-3.
+    assert RECORDING.worst("img3/clip_image_feat", segments.image_embeddings_KE) < 1e-5
     seen = torch.arange(20) < 15
     naming = NamingSettings(calibration=0.1)
     scores = class_scores(
         segments,
-        torch.from_numpy(texts["test"]).float(),
-        torch.from_numpy(texts["test_clip"]).float(),
+        BANK,
+        torch.from_numpy(RECORDING["text/test_clip"]),
         seen,
         naming,
         query_logit_scale=1 / TINY.temperature,
         image_logit_scale=encoder.logit_scale,
     )
-    assert np.abs(scores.numpy() - record["mask_cls"]).max() < 1e-5
+    assert RECORDING.worst("img3/mask_cls", scores) < 1e-5
     labels, _ = semantic_map(segments, scores, seen, naming)
-    assert int((labels.numpy() != record["argmax"]).sum()) <= 2
+    assert int((labels.numpy() != RECORDING["img3/argmax"]).sum()) <= 2
 
 
 @pytest.mark.parametrize(
-    ("record", "number", "short_side_px"),
-    [("tiny/img0", "", 128), ("tiny/img2", "", 128), ("tiny/img3", "", 64), ("postproc/postproc", "0", 128),
-     ("postproc/postproc", "1", 128)],
+    ("name", "record", "number", "short_side_px"),
+    [("network", "img0/", "", 128), ("network", "img2/", "", 128), ("network", "img3/", "", 64),
+     ("handmade", "", "0", 128), ("handmade", "", "1", 128)],
 )  # fmt: skip
-def test_resizing_and_padding_are_bit_exact(published, record, number, short_side_px):
-    folder, _, _ = published
-    numbers = np.load(folder.parent / f"{record}.npz")
-    resized = resize(numbers[f"image{number}"], settings(short_side_px))
-    assert np.array_equal(resized.numpy(), numbers[f"image_resized{number}"])
-    if not number:  # the two of postproc are padded to the larger one
+def test_resizing_and_padding_are_bit_exact(name, record, number, short_side_px):
+    recording = Recording(name)
+    resized = resize(recording[f"{record}image{number}"], settings(short_side_px))
+    assert recording.equals(f"{record}image_resized{number}", resized.numpy().astype(np.uint8))
+    if not number:  # the two handmade ones are padded to the larger one
         padded = normalise_and_pad(resized, TINY.image_mean, TINY.image_std, TINY.size_divisibility)
-        assert padded.shape[1:] == tuple(numbers["padded_hw"])
+        assert padded.shape[1:] == tuple(recording[f"{record}padded_hw"])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +86,7 @@ def test_sizes_follow_the_shorter_side_until_the_longer_one_is_too_long(size, ex
 
 
 def test_a_picture_has_the_same_segments_whatever_it_is_batched_with(published):
-    _, network, encoder = published
+    network, encoder = published
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 60), (90, 30), (1, 1))]
     segmenter = Segmenter(network, encoder, settings(64), device=CPU)
@@ -111,14 +105,14 @@ def test_padding_comes_after_normalising_and_is_zero():
 
 
 def test_an_image_branch_without_an_encoder_is_refused(published):
-    _, network, _ = published
+    network, _ = published
     with pytest.raises(ValueError, match="no image encoder"):
         Segmenter(network, None, settings(64), device=CPU)
 
 
 def test_the_whole_picture_has_its_share_in_the_embedding_of_every_segment(published):
-    folder, network, encoder = published
-    picture = np.load(folder / "img3.npz")["image"]
+    network, encoder = published
+    picture = RECORDING["img3/image"]
     alone = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
     surrounded = replace(settings(64), picture_share=0.25)
     with_picture = Segmenter(network, encoder, surrounded, device=CPU).segment([picture])[0]
@@ -139,12 +133,11 @@ def test_a_segment_counts_by_its_largest_share_of_any_pixel():
 
 
 def test_dropping_segments_keeps_the_others_as_they_were(published):
-    folder, network, encoder = published
-    picture = np.load(folder / "img3.npz")["image"]
-    bank = torch.from_numpy(np.load(folder / "text_features.npz")["train"]).float()
+    network, encoder = published
+    picture = RECORDING["img3/image"]
     every = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
     some = replace(settings(64), min_share=0.2)
-    kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=bank).segment([picture])[0]
+    kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=BANK[:15]).segment([picture])[0]
     assert 0 < len(kept.no_object_logits_K) < len(every.no_object_logits_K)
     places = [int((every.no_object_logits_K == void).nonzero()[0]) for void in kept.no_object_logits_K]
     assert torch.equal(every.mask_logits_Khw[places], kept.mask_logits_Khw)

@@ -1,6 +1,6 @@
 """Text banks: prompts, tokens and features against those of the published code, and the bank's own laws."""
 
-import json
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from zs3.encoders import EncoderConfig, load_encoder
+from tests.support.parity import Recording, facts
 from zs3.text.bank import TextBank, phrases_of, prompt_templates, prompts, template_sets, text_bank
 from zs3.text.stored_banks import stored_bank
 from zs3.vocabulary import ClassEntry
 
 # Measured worst case 3e-7 against the recorded features of the published code, float32 on both sides.
 FEATURE_TOLERANCE = 2e-6
+RECORDING, FACTS = Recording("text"), facts("text")
 
 
 class LetterEncoder:
@@ -30,14 +31,8 @@ def entries(*names: str, synonyms: tuple[str, ...] = ()) -> list[ClassEntry]:
     return [ClassEntry(id=i + 1, name=name, synonyms=synonyms) for i, name in enumerate(names)]
 
 
-@pytest.fixture(scope="module")
-def tiny_clip(shared: Path) -> object:
-    weights = shared / "reference/fixtures/tiny/clip_openai_names.pth"
-    return load_encoder(EncoderConfig(kind="open_clip", weights=str(weights)), device=torch.device("cpu"))
-
-
-def test_templates_are_those_of_the_published_code(shared: Path) -> None:
-    recorded = json.loads((shared / "reference/fixtures/text/prompt_templates.json").read_text())
+def test_templates_are_those_of_the_published_code() -> None:
+    recorded = FACTS["templates"]
     recorded["imagenet_select_clip"] = recorded.pop("clip_image_branch")
     assert {name: list(prompt_templates(name)) for name in recorded} == recorded
 
@@ -52,49 +47,38 @@ def test_an_unknown_template_set_is_refused_and_the_known_ones_named() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["voc", "coco", "ade847"])
-def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, shared: Path, tiny_clip) -> None:
-    folder = shared / "reference/fixtures/text"
-    names = json.loads((folder / "class_names.json").read_text())[dataset]
+def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, recorded_encoder) -> None:
+    names = FACTS["class_names"][dataset]
     three = [prompt_templates(name)[0] for name in ("single", "imagenet_select", "imagenet_select_clip")]
-    recorded = json.loads((folder / f"prompts_{dataset}.json").read_text())
-    made = [
-        prompt for entry in entries(*names) for prompt in prompts(phrases_of(entry, synonyms=True), three)
-    ]
-    assert made == recorded
-    tokens = tiny_clip.tokenizer(made).numpy()
-    assert np.array_equal(tokens[:, :40], np.load(folder / "tokens.npz")[f"{dataset}/tokens"])
+    made = [p for entry in entries(*names) for p in prompts(phrases_of(entry, synonyms=True), three)]
+    assert hashlib.sha256("\n".join(made).encode()).hexdigest() == FACTS["prompts"][dataset]
+    tokens = recorded_encoder.tokenizer(made).numpy()
+    assert np.array_equal(tokens[:, :40], RECORDING[f"tokens/{dataset}/tokens"])
     assert not tokens[:, 40:].any()
 
 
 @pytest.mark.parametrize("kind", ["single", "imagenet_select", "imagenet", "imagenet_select_clip"])
-def test_text_features_with_synonyms_equal_the_recorded_ones(kind: str, shared: Path, tiny_clip) -> None:
-    recorded = np.load(shared / "reference/fixtures/text/text_features_synonyms.npz")
-    names = [str(name) for name in recorded["names"]]
-    bank = text_bank(entries(*names), tiny_clip, templates=kind, seen=[True] * len(names), synonyms=True)
+def test_text_features_with_synonyms_equal_the_recorded_ones(kind: str, recorded_encoder) -> None:
+    names = [str(name) for name in RECORDING["synonyms/names"]]
+    bank = text_bank(
+        entries(*names), recorded_encoder, templates=kind, seen=[True] * len(names), synonyms=True
+    )
     key = "clip_image_branch" if kind == "imagenet_select_clip" else kind
-    assert np.abs(bank.embeddings - recorded[key]).max() < FEATURE_TOLERANCE
+    assert RECORDING.worst(f"synonyms/{key}", bank.embeddings) < FEATURE_TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [("", "single"), ("_prompts_select", "imagenet_select"), ("_prompts_80", "imagenet")],
-)
-def test_text_features_of_the_voc_classes_equal_the_recorded_ones(
-    file: str, kind: str, shared: Path, tiny_clip
-) -> None:
-    folder = shared / "reference/fixtures/tiny"
-    summary = json.loads((folder / "summary.json").read_text())
-    recorded = np.load(folder / f"text_features{file}.npz")
-    for key, names in (("train", summary["train_class_names"]), ("test", summary["class_names"])):
+@pytest.mark.parametrize("kind", ["single", "imagenet_select", "imagenet"])
+def test_text_features_of_the_voc_classes_equal_the_recorded_ones(kind: str, recorded_encoder) -> None:
+    for key, names in (("train", FACTS["train_class_names"]), ("test", FACTS["test_class_names"])):
         for suffix, templates_of_branch in (("", kind), ("_clip", "imagenet_select_clip")):
             bank = text_bank(
                 entries(*names),
-                tiny_clip,
+                recorded_encoder,
                 templates=templates_of_branch,
                 seen=[True] * len(names),
                 synonyms=True,
             )
-            assert np.abs(bank.embeddings - recorded[key + suffix]).max() < FEATURE_TOLERANCE
+            assert RECORDING.worst(f"{kind}/{key}{suffix}", bank.embeddings) < FEATURE_TOLERANCE
 
 
 def test_synonyms_take_part_only_when_asked() -> None:

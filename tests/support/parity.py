@@ -1,0 +1,102 @@
+"""The recordings of the released code in tests/data/parity, and the recorded networks drawn again."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zs3.nets.zegformer import ModelConfig
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "parity"
+SEED = 9
+SAMPLES = 1000
+
+TINY = ModelConfig(
+    backbone_width=16, bottleneck_width=8, pyramid_dim=64, mask_dim=64, hidden_dim=64, num_queries=20,
+    num_heads=4, feedforward_dim=128, num_layers=3, text_dim=512,
+)  # fmt: skip
+"""The recorded network."""
+
+
+class Recording(Mapping[str, np.ndarray]):
+    """One .npz of recordings: `[key]` is an array that was kept whole, or the values kept of a larger one."""
+
+    def __init__(self, name: str) -> None:
+        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
+            self._arrays = {key.partition("@")[0]: stored[key] for key in stored.files}
+            self._shapes = dict(key.split("@") for key in stored.files if "@" in key)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._arrays[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def pair(self, key: str, ours: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The values of `ours` at the places that were kept of the recorded array, and the recorded ones, float64."""
+        ours, recorded = np.asarray(ours, dtype=np.float64), self[key].astype(np.float64)
+        shape = self._shapes.get(key, "x".join(map(str, recorded.shape)))
+        assert "x".join(map(str, ours.shape)) == shape, f"{key} is {ours.shape} instead of {shape}"
+        return (ours.ravel()[places(key, ours.size)] if key in self._shapes else ours), recorded
+
+    def worst(self, key: str, ours: Any) -> float:
+        """The largest difference from what was kept of a recorded array."""
+        kept, recorded = self.pair(key, ours)
+        return float(np.abs(kept - recorded).max())
+
+    def worst_by_row(self, key: str, ours: Any) -> np.ndarray:
+        """(N,) the same for each entry along the first axis."""
+        kept, recorded = self.pair(key, ours)
+        size = np.asarray(ours).size
+        rows = np.arange(size) if key not in self._shapes else places(key, size)
+        result = np.zeros(len(ours))
+        np.maximum.at(result, rows // (size // len(ours)), np.abs(kept - recorded).ravel())
+        return result
+
+    def equals(self, key: str, ours: np.ndarray) -> bool:
+        """Whether an array has the recorded shape and CRC-32."""
+        return "x".join(map(str, ours.shape)) == self._shapes[key] and np.array_equal(crc(ours), self[key])
+
+
+def facts(name: str) -> Any:
+    """One .json of recordings."""
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def places(key: str, size: int) -> np.ndarray:
+    """Where the values of a flattened array are kept."""
+    return np.random.default_rng(zlib.crc32(key.encode())).integers(size, size=SAMPLES)
+
+
+def crc(array: np.ndarray) -> np.ndarray:
+    """CRC-32 of an array's bytes."""
+    return np.array(zlib.crc32(np.ascontiguousarray(array).tobytes()))
+
+
+def drawn(key: str, entry: Mapping[str, Any]) -> np.ndarray:
+    """A recorded tensor, float32: normal numbers that depend on its name, scaled and shifted."""
+    if "values" in entry:
+        return np.array(entry["values"], dtype=np.float32).reshape(entry["shape"])
+    draw = np.random.default_rng([SEED, zlib.crc32(key.encode())])
+    numbers = draw.standard_normal(entry["shape"]).astype(np.float32)
+    numbers = np.float32(entry["scale"]) * (np.tanh(numbers) if entry.get("tanh") else numbers)
+    numbers = np.float32(entry["shift"]) + numbers
+    steps = entry.get("steps_per_unit")
+    return (np.round(numbers * steps) / steps).astype(np.float16).astype(np.float32) if steps else numbers
+
+
+@cache
+def released_state(name: str) -> dict[str, torch.Tensor]:
+    """The recorded weights by their released names: `zegformer`, `zegformer_train` or `clip`."""
+    tables = facts("weights")
+    table = tables["zegformer"] | tables[name] if name == "zegformer_train" else tables[name]
+    prefix = "clip." if name == "clip" else ""
+    return {key: torch.from_numpy(drawn(prefix + key, entry)) for key, entry in table.items()}
