@@ -110,15 +110,18 @@ def label_and_evaluate(
 def next_steps(out: str, labelled: RunResult, seconds: float) -> str:
     """The outcome in one line, where the results are, and what to try next."""
     done = f"{labelled.images} photographs labelled"
+    if labelled.failed:
+        done += f", {labelled.failed} failed"
     if labelled.skipped:
         done += f", {labelled.skipped} were labelled by an earlier demo"
     zs3 = "zs3" if shutil.which("zs3") else os.path.relpath(Path(sys.executable).with_name("zs3"))
     statement = (
         "SELECT class_name, seen, count(*) AS images, sum(area) AS pixels FROM t GROUP BY ALL ORDER BY 4 DESC"
     )
+    outcome = "Not everything works" if labelled.failed else "zs3 works"
     return (
-        f"\nzs3 works: {done}; {seconds:.0f} s, of which {labelled.startup_seconds:.0f} s to start.\n"
-        "The model had masks of the seen classes only; it knows the unseen ones by name.\n\n"
+        f"\n{outcome}: {done}; {seconds:.0f} s, of which {labelled.startup_seconds:.0f} s to start.\n"
+        "The model was trained with masks of the seen classes only; it knows the unseen ones by name.\n\n"
         f"Open the report in a browser:  {out}/report/report.html\n"
         f"Query the label table:         {query(out, 'labels', statement)}\n"
         f"Label your own images:         {zs3} label --images FOLDER --classes voc --checkpoint zs3-mini --out run/\n"
