@@ -1,4 +1,4 @@
-"""What a run would cost: `zs3 plan`, `python jobs/plan.py`, or, measured on the cluster's own machines,
+"""Estimate what a run would cost: `zs3 plan`, `python jobs/plan.py`, or, measured on the machines of a cluster,
 
     ray job submit --working-dir . -- python jobs/plan.py \\
         --images s3://bucket/photos --classes voc --checkpoint zs3-mini --out s3://bucket/run
@@ -7,46 +7,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import print_json
+from jobs.cli.options import print_json, request_from
 from jobs.cli.progress import clock
-from jobs.cli.run_options import RequestOptions, parse_run_options
-from pipelines.forecast.estimate import Interval
-from pipelines.forecast.forecast import Forecast, Work, forecast, label_work, segment_work
+from jobs.cli.run_options import ImageOptions, RequestOptions, parse_run_options
+from pipelines.forecast.bootstrap import CONFIDENCE, Interval
+from pipelines.forecast.estimate import MeasurableRun, RunEstimate, estimate_run, label_run, segment_run
 from pipelines.labelling.label import LabelRequest
 from pipelines.labelling.segment import DEFAULT_STORE, SegmentRequest
-from zs3.images.codec import DEFAULT_MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(RequestOptions):
-    """Measure a sample of the images that are left to do, and forecast time, hours of machines and bytes.
+class PlanOptions(RequestOptions, ImageOptions):
+    """Measure a random sample of the remaining images and estimate time, machine hours and bytes of a run.
 
-    The sample goes through the real decoding and the real model, on the Ray that the run would use; --out is read, and
-    nothing is written to it. Each forecast has a 95 % interval: of a hundred samples, about 95 have one that holds the
-    truth, as long as machines stay as they are now.
+    The sample goes through the real decoding and the real model, on the Ray that the run would use. --out is read, and
+    nothing is written to it. Each estimate has a 95 % confidence interval, which holds as long as machines stay as fast
+    as they are now.
     """
 
     verb: Literal["label", "segment"] = "label"
-    """What would be done with the images."""
-    images: str
-    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or
-    gs://."""
-    checkpoint: str
-    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
+    """The command whose run is estimated."""
     classes: str | None = None
     """Class list, for label: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
     masks: str | None = None
-    """Masks from elsewhere, for segment."""
+    """External masks, for segment."""
     store: str | None = None
-    """How segments are kept, for segment: `compact`, or `lossless`."""
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    """Pictures of more pixels become failures instead of being decoded."""
+    """How segments are stored, for segment: `compact` or `lossless`."""
     sample: int = 64
     """Images to measure, at least 2. Four times as many halve the intervals."""
     seed: int = 0
@@ -54,125 +46,97 @@ class Arguments(RequestOptions):
 
 
 def main(argv: Sequence[str] | None = None, *, models: Mapping[str, Any] | None = None) -> int:
-    """The exit code of one forecast.
+    """The exit code of one estimate.
 
     Args:
-        argv: the command line after the verb; by default the process's own.
-        models: verb → how to come by its model; tests put their own here.
+        argv: the command line after the command; by default the process's own.
+        models: command → factory of its model; for tests.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv), models or {}))
+    return guarded(lambda: _run(parse_run_options(PlanOptions, "zs3 plan", argv), models or {}))
 
 
-def _run(argv: list[str], models: Mapping[str, Any]) -> int:
-    arguments = parse_run_options(Arguments, "zs3 plan", argv)
-    told = forecast(
-        partial(_work, arguments, models.get(arguments.verb)),
-        arguments.execution,
-        sample=arguments.sample,
-        seed=arguments.seed,
+def _run(options: PlanOptions, models: Mapping[str, Any]) -> int:
+    estimate = estimate_run(
+        partial(_prepare, options, models.get(options.verb)),
+        options.execution,
+        sample=options.sample,
+        seed=options.seed,
     )
-    if arguments.json:
-        print_json(_values(told, arguments))
+    if options.json:
+        print_json(_values(estimate, options))
     else:
-        sys.stdout.write("\n".join(_lines(told, arguments)) + "\n")
+        sys.stdout.write("\n".join(_lines(estimate, options.verb)) + "\n")
     return DONE
 
 
-def _work(arguments: Arguments, model: Any) -> Work:
-    """What the run would do.
+def _prepare(options: PlanOptions, model: Any) -> MeasurableRun:
+    """The run to be measured.
 
     Raises:
-        ValueError: an option is for the other verb, or missing.
+        ValueError: an option belongs to the other command, or `--classes` is missing.
     """
-    foreign = ("masks", "store") if arguments.verb == "label" else ("classes",)
-    given = [name for name in foreign if getattr(arguments, name) is not None]
-    if given:
-        raise ValueError(f"--{given[0]} is nothing for --verb {arguments.verb}; leave it out")
-    if arguments.verb == "segment":
-        return segment_work(
-            SegmentRequest(
-                images=arguments.images,
-                checkpoint=arguments.checkpoint,
-                out=arguments.out,
-                masks=arguments.masks,
-                store=arguments.store or DEFAULT_STORE,
-                limit=arguments.limit,
-                retry_failures=arguments.retry_failures,
-                replace=arguments.replace,
-                max_pixels=arguments.max_pixels,
-            ),
-            model,
-        )
-    if arguments.classes is None:
+    other = ("masks", "store") if options.verb == "label" else ("classes",)
+    not_used = [name for name in other if getattr(options, name) is not None]
+    if not_used:
+        raise ValueError(f"--{not_used[0]} has no effect with --verb {options.verb}; leave it out")
+    if options.verb == "segment":
+        store = options.store or DEFAULT_STORE
+        return segment_run(request_from(options, SegmentRequest, store=store), model)
+    if options.classes is None:
         raise ValueError("--classes is missing; give the class list of the run, or --verb segment")
-    return label_work(
-        LabelRequest(
-            images=arguments.images,
-            classes=arguments.classes,
-            checkpoint=arguments.checkpoint,
-            out=arguments.out,
-            limit=arguments.limit,
-            retry_failures=arguments.retry_failures,
-            replace=arguments.replace,
-            max_pixels=arguments.max_pixels,
-        ),
-        model,
-    )
+    return label_run(request_from(options, LabelRequest), model)
 
 
-def _values(told: Forecast, arguments: Arguments) -> dict[str, object]:
-    """A forecast as JSON values."""
-    actors = told.actors
+def _values(estimate: RunEstimate, options: PlanOptions) -> dict[str, object]:
+    """An estimate as JSON values. The sample is a simple random one, so there is one stratum."""
+    actors = estimate.actors
     return {
-        "verb": arguments.verb,
-        "images": told.images,
-        "listed": told.listed,
-        "skipped": told.skipped,
-        "sample": told.sample,
-        "failed_in_sample": told.failed_in_sample,
-        "strata": told.strata,
-        "stratified_by": "size" if told.by_size else "place",
-        "seed": arguments.seed,
-        "confidence": 0.95,
+        "verb": options.verb,
+        "images": estimate.images,
+        "listed": estimate.listed,
+        "skipped": estimate.skipped,
+        "sample": estimate.sample,
+        "failed_in_sample": estimate.failed_in_sample,
+        "strata": int(estimate.sample > 0),
+        "stratified_by": "none",
+        "seed": options.seed,
+        "confidence": CONFIDENCE,
         "actors": actors.num_actors if actors else 0,
         "gpus_per_actor": actors.gpus if actors else 0.0,
-        "startup_seconds": told.startup_s,
-        "seconds": asdict(told.seconds),
-        "actor_hours": asdict(told.actor_hours),
-        "gpu_hours": asdict(told.gpu_hours),
-        "bytes_read": asdict(told.bytes_read),
-        "bytes_written": asdict(told.bytes_written),
-        "out": arguments.out,
+        "startup_seconds": estimate.startup_s,
+        "seconds": asdict(estimate.seconds),
+        "actor_hours": asdict(estimate.actor_hours),
+        "gpu_hours": asdict(estimate.gpu_hours),
+        "bytes_read": asdict(estimate.bytes_read),
+        "bytes_written": asdict(estimate.bytes_written),
+        "out": options.out,
     }
 
 
-def _lines(told: Forecast, arguments: Arguments) -> list[str]:
-    """A forecast for a reader."""
-    images = f"{told.images:,} to {arguments.verb}, {told.skipped:,} done before"
-    if told.actors is None:
+def _lines(estimate: RunEstimate, verb: str) -> list[str]:
+    """An estimate as lines of text."""
+    images = f"{estimate.images:,} to {verb}, {estimate.skipped:,} done before"
+    actors, seconds = estimate.actors, estimate.seconds
+    if actors is None:
         return [f"images       {images}; the run would do nothing"]
-    actors, seconds = told.actors, told.seconds
-    by = "file size" if told.by_size else "place in the listing"
-    drawn = f"{told.sample:,} in {told.strata} strata by {by}, {told.failed_in_sample:,} failed"
-    speeds = [told.images / value for value in (seconds.estimate, seconds.high, seconds.low)]
+    speeds = [estimate.images / value for value in (seconds.estimate, seconds.high, seconds.low)]
     each = f"{actors.gpus:g} GPU" if actors.gpus else f"{actors.cpus:g} CPUs"
-    table = "labels" if arguments.verb == "label" else "segments"
     return [
         f"images       {images}",
-        f"measured     {drawn}",
+        f"measured     {estimate.sample:,} drawn at random, {estimate.failed_in_sample:,} failed",
         f"actors       {actors.num_actors} of {each}",
-        f"time         {_text(seconds, clock)}, after {clock(told.startup_s)} of start-up as here",
+        f"time         {_text(seconds, clock)}, after {clock(estimate.startup_s)} of start-up as measured here",
         f"speed        {speeds[0]:.3g} images/s ({speeds[1]:.3g} to {speeds[2]:.3g})",
-        f"actor-hours  {_text(told.actor_hours, _number)}",
-        *([f"GPU-hours    {_text(told.gpu_hours, _number)}"] if actors.gpus else []),
-        f"read         {_text(told.bytes_read, _bytes)} of image files",
-        f"written      {_text(told.bytes_written, _bytes)} of {table}",
+        f"actor-hours  {_text(estimate.actor_hours, _number)}",
+        *([f"GPU-hours    {_text(estimate.gpu_hours, _number)}"] if actors.gpus else []),
+        f"read         {_text(estimate.bytes_read, _bytes)} of image files",
+        f"written      {_text(estimate.bytes_written, _bytes)} of {verb}s",
         "In brackets, 95 % intervals. Nothing was written.",
     ]
 
 
-def _text(interval: Interval, shown: Any) -> str:
-    """An estimate and its bounds, where they differ."""
+def _text(interval: Interval, shown: Callable[[float], str]) -> str:
+    """An estimate, with its bounds where they differ."""
     bounds = f" ({shown(interval.low)} to {shown(interval.high)})" if interval.low < interval.high else ""
     return f"{shown(interval.estimate)}{bounds}"
 

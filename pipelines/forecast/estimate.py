@@ -1,140 +1,203 @@
-"""What a whole costs, from what a sample of it cost: totals with intervals.
+"""What a run would cost. A sample of its images is processed as the run would process them; no table is written.
 
-A stratified sample: all images are parted by something cheap that tells of their cost, as the size of their files, and
-some are drawn at random from each part. What differs between parts then adds nothing to the error.
+images to be processed ─► random sample ─► read, decode, actor (in a worker of the run's Ray) ─► totals, intervals
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from scipy import stats
+import numpy as np
+import pyarrow as pa
 
-CONFIDENCE = 0.95
+from pipelines.execution import DECODE_CPUS, ActorPlan, Execution, actor_plan
+from pipelines.forecast.bootstrap import ZERO, Interval, percentile_interval
+from pipelines.forecast.measure import Measured, bytes_in_files, measure_on_ray
+from pipelines.forecast.sample import Sample, draw
+from pipelines.labelling import label, segment
+from pipelines.labelling.external_masks import read_with_masks
+from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.label import LabelActor, LabellerFactory, LabelRequest, prepare_label
+from pipelines.labelling.segment import SegmentExporterFactory, SegmentRequest, prepare_segment
+from pipelines.ray_session import cluster_nodes, start_ray
+from pipelines.runs.resume import RemainingWork
+from pipelines.runs.run import Chunk
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """An estimate, and the bounds between which the truth lies with the confidence that was asked for."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def times(self, factor: float) -> Interval:
-        """Of something that is so many times as large; the factor is not negative."""
-        return Interval(estimate=self.estimate * factor, low=self.low * factor, high=self.high * factor)
-
-    def plus(self, other: Interval) -> Interval:
-        """Of the sum with another quantity, bound by bound; wider than it need be where the two are independent."""
-        return Interval(
-            estimate=self.estimate + other.estimate, low=self.low + other.low, high=self.high + other.high
-        )
+SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stratum:
-    """A part of the whole, and what was measured of the items that were drawn from it without replacement."""
+class RunEstimate:
+    """What a run would cost."""
 
-    size: int
-    """Items in it."""
-    values: tuple[float, ...]
-    """One for each item that was drawn; all items, or at least two."""
+    images: int
+    """To be processed."""
+    listed: int
+    skipped: int
+    """Processed before."""
+    sample: int = 0
+    """Images measured."""
+    failed_in_sample: int = 0
+    actors: ActorPlan | None = None
+    """None where no image is to be processed."""
+    startup_s: float = 0.0
+    """Listing, reading class names, starting or joining Ray and loading a model, as measured here."""
+    seconds: Interval = ZERO
+    """From the first image at a model to the end."""
+    actor_hours: Interval = ZERO
+    gpu_hours: Interval = ZERO
+    bytes_read: Interval = ZERO
+    """Of image files."""
+    bytes_written: Interval = ZERO
+    """Of the files of the table of results. Its log and the table of failures add some kilobytes."""
 
 
-def exactly(value: float) -> Interval:
-    """The interval of what is known."""
-    return Interval(estimate=value, low=value, high=value)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurableRun:
+    """A prepared run of `label` or `segment`, as far as measuring a sample of it needs."""
+
+    work: RemainingWork
+    actor: type
+    arguments: Callable[[ActorPlan], dict[str, Any]]
+    """Of the actor's constructor."""
+    read: Callable[[pa.Table], Iterable[pa.Table]]
+    """Reads and decodes."""
+    masks: Mapping[str, str] | None
+    """Image id → where its external masks are; None where the model finds masks itself."""
+    max_images_per_file: int
 
 
-def larger(one: Interval, other: Interval) -> Interval:
-    """The larger of two quantities, bound by bound."""
-    return Interval(
-        estimate=max(one.estimate, other.estimate),
-        low=max(one.low, other.low),
-        high=max(one.high, other.high),
+def label_run(request: LabelRequest, model: LabellerFactory | None = None) -> MeasurableRun:
+    """The run of `zs3 label`.
+
+    Raises:
+        ValueError, FileNotFoundError: as of `prepare_label`.
+    """
+    prepared = prepare_label(request, model)
+    factory = model or LabellerFactory()
+    if prepared.work.pending:
+        factory = factory.with_names(prepared.info)
+    digest = prepared.work.target.digest
+    return MeasurableRun(
+        work=prepared.work,
+        actor=LabelActor,
+        arguments=lambda actors: label.label_arguments(prepared, factory, actors),
+        read=functools.partial(read_and_decode, max_pixels=request.max_pixels, run=digest),
+        masks=None,
+        max_images_per_file=label.MAX_IMAGES_PER_FILE,
     )
 
 
-def total(strata: Sequence[Stratum], confidence: float = CONFIDENCE) -> Interval:
-    """The sum of a value over all items.
-
-    With N items in a stratum, of which n were drawn, their mean m and their variance s² (of n - 1): the estimate is
-    the sum of N m over strata, its variance the sum of g s² with g = N (N - n) / n, which is 0 where all items were
-    drawn; the interval is that of Student's t with the degrees of freedom (Σ g s²)² / Σ (g² s⁴ / (n - 1)). Source:
-    W. G. Cochran, Sampling Techniques, 3rd edition, Wiley 1977, sections 5.3 and 5.4; the degrees of freedom are those
-    of F. E. Satterthwaite, Biometrics Bulletin 2, 1946. Where no value is negative, no bound is lower than the sum of
-    those measured.
-
-    Args:
-        strata: parts that together are the whole.
-        confidence: share of samples whose interval holds the truth, in (0, 1).
+def segment_run(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> MeasurableRun:
+    """The run of `zs3 segment`.
 
     Raises:
-        ValueError: a stratum has more values than items, or too few to tell how they vary.
+        ValueError, FileNotFoundError: as of `prepare_segment`.
     """
-    estimate = measured = variance = spread = 0.0
-    for stratum in strata:
-        size, drawn = stratum.size, len(stratum.values)
-        if drawn > size or (drawn < 2 and drawn < size):
-            raise ValueError(
-                f"a stratum of {size} items has {drawn} values; expected at least 2, or one of every item"
-            )
-        if not size:
-            continue
-        mean = math.fsum(stratum.values) / drawn
-        estimate += size * mean
-        measured += math.fsum(stratum.values)
-        if drawn < size:
-            squares = math.fsum((value - mean) ** 2 for value in stratum.values) / (drawn - 1)
-            share = size * (size - drawn) / drawn * squares
-            variance += share
-            spread += share**2 / (drawn - 1)
-    if not variance:
-        return exactly(estimate)
-    margin = float(stats.t.ppf((1 + confidence) / 2, variance**2 / spread)) * math.sqrt(variance)
-    floor = measured if all(value >= 0 for stratum in strata for value in stratum.values) else -math.inf
-    return Interval(estimate=estimate, low=max(estimate - margin, floor), high=estimate + margin)
+    prepared = prepare_segment(request, model)
+    read = read_and_decode if prepared.masks is None else read_with_masks
+    digest = prepared.work.target.digest
+    return MeasurableRun(
+        work=prepared.work,
+        actor=segment.SegmentActor,
+        arguments=lambda actors: segment.segment_arguments(
+            prepared, model or SegmentExporterFactory(), actors
+        ),
+        read=functools.partial(read, max_pixels=request.max_pixels, run=digest),
+        masks=prepared.masks.of_image if prepared.masks else None,
+        max_images_per_file=segment.MAX_IMAGES_PER_FILE,
+    )
 
 
-def allocation(images: int, sample: int, per_stratum: int = 8) -> tuple[int, int]:
-    """How many strata to make of so many images, and how many images to draw from each.
-
-    All are drawn where the sample is not smaller than the whole.
+def estimate_run(
+    prepare: Callable[[], MeasurableRun],
+    execution: Execution | None = None,
+    *,
+    sample: int = 64,
+    seed: int = 0,
+    measuring: Callable[..., Measured] = measure_on_ray,
+) -> RunEstimate:
+    """Measure a sample of the images and estimate what the run would cost.
 
     Args:
-        images: in all.
-        sample: how many to draw, at least 2.
-        per_stratum: how many to draw from a stratum, so that their variance is known well enough.
+        prepare: gives the run; its duration counts as start-up.
+        execution: how the run would be executed; the sample is measured on the same Ray.
+        sample: images to measure.
+        seed: the same seed draws the same images.
+        measuring: as `measure_on_ray`; tests measure in their own process.
 
     Raises:
-        ValueError: the sample is too small.
+        ValueError, FileNotFoundError: the request cannot be carried out, or the sample is too small.
+        ray.exceptions.RayError: the measuring worker failed.
     """
-    if sample < 2:
-        raise ValueError(
-            f"sample is {sample}; expected at least 2, since one image does not tell how they vary"
-        )
-    if images <= sample:
-        return 1, images
-    strata = max(1, sample // per_stratum)
-    return strata, sample // strata
+    started, execution = time.time(), execution or Execution()
+    run = prepare()
+    pending = run.work.pending
+    estimate = RunEstimate(images=len(pending), listed=run.work.listed, skipped=run.work.skipped)
+    if not pending:
+        return estimate
+    drawn = draw(pending, sample, seed)
+    start_ray(execution)
+    nodes = cluster_nodes()
+    actors = actor_plan(execution, nodes)
+    images = drawn.images
+    if run.masks is not None:
+        masks = [run.masks.get(image_id, "") for image_id in images["image_id"].to_pylist()]
+        images = images.append_column("masks_at", pa.array(masks, pa.large_string()))
+    ready_s = time.time() - started
+    measured = measuring(functools.partial(run.actor, **run.arguments(actors)), run.read, images, actors)
+    seconds = run_seconds(drawn, measured, actors, sum(node.get("CPU", 0.0) for node in nodes))
+    actor_hours = seconds.times(actors.num_actors / SECONDS_PER_HOUR)
+    return replace(
+        estimate,
+        sample=images.num_rows,
+        failed_in_sample=sum(map(bool, measured.rows["failures"].to_pylist())),
+        actors=actors,
+        startup_s=ready_s + measured.load_s,
+        seconds=seconds,
+        actor_hours=actor_hours,
+        gpu_hours=actor_hours.times(actors.gpus),
+        bytes_read=drawn.bytes_read(),
+        bytes_written=bytes_written(drawn, measured, run, execution),
+    )
 
 
-def parts_of_size(
-    size_of: Callable[[Sequence[int]], float], items: Sequence[int]
-) -> tuple[list[float], float]:
-    """How a file's size is made up: what each item adds to it, and what remains.
+def run_seconds(sample: Sample, measured: Measured, actors: ActorPlan, cpus: float) -> Interval:
+    """Seconds from the first image at a model to the end, with all actors at work.
 
-    An item adds the difference that it makes to the file of all; what they share, and what belongs to none of them
-    (schemas, statistics), remains. The sizes of files of other items like these are then the sum of what theirs add,
-    and that remainder.
+    On GPUs decoding runs in parallel with the models, so the slower of the two decides. On CPUs the two share the
+    cores, so they add up, decoding spread over the cores of an actor.
 
     Args:
-        size_of: the size of a file of some of the items.
-        items: numbers that stand for them.
+        cpus: logical CPUs of the Ray in use.
     """
-    whole = size_of(items)
-    adds = [whole - size_of([other for other in items if other != item]) for item in items]
-    return adds, whole - math.fsum(adds)
+    model, decode = sample.totals(measured.model_s), sample.totals(measured.decode_s)
+    if actors.gpus:
+        decode_tasks = max(1.0, (cpus - actors.num_actors * actors.cpus) / DECODE_CPUS)
+        return percentile_interval(np.maximum(model / actors.num_actors, decode / decode_tasks))
+    threads = actors.threads or max(1.0, actors.cpus)
+    return percentile_interval((model + decode / threads) / actors.num_actors)
+
+
+def bytes_written(sample: Sample, measured: Measured, run: MeasurableRun, execution: Execution) -> Interval:
+    """Size of the files of the table of results.
+
+    The last file of each writing task may be part full, so the upper bound allows for twice the files that are needed;
+    the lower bound counts a part-full file as a part.
+    """
+    target, images = run.work.target, len(run.work.pending)
+    chunk = Chunk(
+        images=pa.table({}), total=images, journal_id="", requested_per_file=execution.images_per_file
+    )
+    images_per_file = chunk.images_per_file(run.max_images_per_file)
+    of_images, per_file = bytes_in_files(measured.rows, target.results, target.schema, images_per_file)
+    content, files = percentile_interval(sample.totals(of_images)), -(-images // images_per_file)
+    return Interval(
+        estimate=content.estimate + files * per_file,
+        low=content.low + images / images_per_file * per_file,
+        high=content.high + 2 * files * per_file,
+    )

@@ -1,63 +1,63 @@
-"""What images cost: read and decoded one by one, processed by the actor of a run, and written as its tables are."""
+"""What the sampled images cost: seconds to decode and to process, measured one by one, and bytes in table files."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipelines.execution import ActorPlan
-from pipelines.forecast.estimate import Interval, parts_of_size
 from pipelines.tables.delta_writer import write_data_file
-
-TOGETHER = 32
-"""Images in one file at most, when it is measured what each adds to it; that takes as many files again."""
 
 Actor = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What some images cost, one by one in their order."""
+    """The costs of some images, in their order."""
 
     load_s: float
-    """Until the model was loaded."""
+    """Loading the model."""
     decode_s: tuple[float, ...]
     """Reading and decoding, in one thread."""
     model_s: tuple[float, ...]
-    done: pa.Table
-    """What the actor made of them, one row each, as `table_rows.rows_table`."""
+    rows: pa.Table
+    """What the actor made of them: one row per image, as `rows.rows_table`."""
 
 
 def measure(
-    make_actor: Callable[[], Actor], read: Callable[[pa.Table], Iterable[pa.Table]], images: pa.Table
+    make_actor: Callable[[], Actor],
+    read: Callable[[pa.Table], Iterable[pa.Table]],
+    images: pa.Table,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Measured:
-    """Process images one by one; pictures never share a pass through a network, so a batch costs what they do.
+    """Process images one by one. A network gets one picture at a time in any batch, so a batch costs their sum.
 
-    The first one is processed once before, as first calls are slow.
+    The first image is processed twice and the first time does not count, because first calls are slow.
 
     Args:
         make_actor: loads the model.
         read: reads and decodes.
-        images: as `table_rows.WORK`, in random order, so that nothing that changes meanwhile leans on some of them.
+        images: with the columns `rows.WORK`, in random order, so that a drift of speed favours none of them.
+        clock: seconds.
     """
-    began = time.perf_counter()
+    start = clock()
     actor = make_actor()
-    load_s = time.perf_counter() - began
-    decode_s, model_s, done = [], [], []
-    actor(_read(read, images.slice(0, 1)))
+    load_s = clock() - start
+    actor(pa.concat_tables(read(images.slice(0, 1))))
+    decode_s, model_s, rows = [], [], []
     for index in range(images.num_rows):
-        began = time.perf_counter()
-        picture = _read(read, images.slice(index, 1))
-        decoded = time.perf_counter()
-        done.append(actor(picture))
-        decode_s.append(decoded - began)
-        model_s.append(time.perf_counter() - decoded)
+        start = clock()
+        pixels = pa.concat_tables(read(images.slice(index, 1)))
+        decoded = clock()
+        rows.append(actor(pixels))
+        decode_s.append(decoded - start)
+        model_s.append(clock() - decoded)
     return Measured(
-        load_s=load_s, decode_s=tuple(decode_s), model_s=tuple(model_s), done=pa.concat_tables(done)
+        load_s=load_s, decode_s=tuple(decode_s), model_s=tuple(model_s), rows=pa.concat_tables(rows)
     )
 
 
@@ -67,10 +67,10 @@ def measure_on_ray(
     images: pa.Table,
     actors: ActorPlan,
 ) -> Measured:
-    """The same in a worker of the Ray in use, which is given what an actor of the run gets.
+    """`measure` in a worker of the running Ray, with the resources that an actor of the run gets.
 
     Raises:
-        ray.exceptions.RayError: the worker failed, maybe for an image that brings its process down.
+        ray.exceptions.RayError: the worker failed; an image may have crashed its process.
     """
     import ray
 
@@ -79,54 +79,28 @@ def measure_on_ray(
     return measured
 
 
-def written(done: pa.Table, name: str, schema: pa.Schema, per_file: int) -> tuple[list[float], float]:
-    """What each image adds to the files of a table, and what a file takes beside that, in bytes.
+def bytes_in_files(
+    rows: pa.Table, table_name: str, schema: pa.Schema, images_per_file: int
+) -> tuple[list[float], float]:
+    """Bytes that each image adds to the files of a table, and bytes that every file takes besides.
 
-    Files hold neighbours of the listing, whose rows are alike and so take less. The images are therefore put together
-    in order of their uris, as many as a file of the run has, if it has few.
+    The rows are written to files as large as those of the run, and again to one file for each image. With n images in g
+    files, the cost of a file is (bytes of the small files - bytes of the large ones) / (n - g); an image adds what its
+    own file takes beyond that cost.
 
     Args:
-        done: what the actor made of the images.
-        name: of the table.
+        rows: what the actor made of the images, see `Measured.rows`.
+        table_name: column of `rows` that holds the rows for the table.
         schema: of the table.
-        per_file: images in a file of the run.
+        images_per_file: in the files of the run.
     """
-    order = _by_uri(done, name)
-    together = min(per_file, TOGETHER, len(order))
-    adds, remainders = [0.0] * len(order), []
+    images = (rows[table_name].slice(index, 1).combine_chunks() for index in range(rows.num_rows))
+    tables = [pa.Table.from_struct_array(image.flatten()).cast(schema) for image in images]
+    # A run writes its images in order of their uris: neighbours have more in common, so they take less.
+    by_uri = sorted(filter(len, tables), key=lambda table: str(table["uri"][0]))
     with tempfile.TemporaryDirectory(prefix="zs3-plan-") as folder:
-
-        def size_of(images: Sequence[int]) -> float:
-            rows = pa.Table.from_struct_array(
-                done[name].take(pa.array(images, pa.int64())).combine_chunks().flatten()
-            )
-            return float(write_data_file(folder, rows.cast(schema)).size) if rows.num_rows else 0.0
-
-        for end in range(together, len(order) + together, together):
-            images = order[:end][-together:]  # the last ones are as many, though some are met again
-            theirs, remainder = parts_of_size(size_of, images)
-            remainders.append(remainder)
-            for image, added in zip(images, theirs, strict=True):
-                adds[image] = added
-    return adds, sum(remainders) / len(remainders)
-
-
-def _by_uri(done: pa.Table, name: str) -> list[int]:
-    """Numbers of the images in order of their uris; those without rows first."""
-    uris = [rows[0]["uri"] if rows else "" for rows in done[name].to_pylist()]
-    return sorted(range(len(uris)), key=uris.__getitem__)
-
-
-def files(images: int, per_file: int) -> Interval:
-    """To how many files so many images are written.
-
-    A writing task gets at least `per_file` images, but for the last, and its last file holds what is over: there are at
-    most twice as many files as are needed. The last file of all counts as the part that it is full, as its least: what
-    a file takes beside its images is less where they are fewer.
-    """
-    needed = -(-images // per_file)
-    return Interval(estimate=needed, low=images / per_file, high=2 * needed)
-
-
-def _read(read: Callable[[pa.Table], Iterable[pa.Table]], images: pa.Table) -> pa.Table:
-    return pa.concat_tables(read(images))
+        alone = [write_data_file(folder, table).size if len(table) else 0 for table in tables]
+        groups = [by_uri[start : start + images_per_file] for start in range(0, len(by_uri), images_per_file)]
+        grouped = [write_data_file(folder, pa.concat_tables(group)).size for group in groups]
+    per_file = (sum(alone) - sum(grouped)) / max(1, len(by_uri) - len(groups))
+    return [size - per_file if size else 0.0 for size in alone], per_file
