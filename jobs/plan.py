@@ -15,15 +15,16 @@ from typing import Any, Literal
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import print_json, request_from
 from jobs.cli.progress import clock
-from jobs.cli.run_options import ImageOptions, RequestOptions, parse_run_options
+from jobs.cli.run_options import RunOptions, parse_run_options
 from pipelines.forecast.bootstrap import CONFIDENCE, Interval
 from pipelines.forecast.estimate import MeasurableRun, RunEstimate, estimate_run, label_run, segment_run
+from pipelines.labelling.image_stage import ImagesRequest
 from pipelines.labelling.label import LabelRequest
 from pipelines.labelling.segment import DEFAULT_STORE, SegmentRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions(RequestOptions, ImageOptions):
+class PlanOptions(ImagesRequest, RunOptions):
     """Measure a random sample of the remaining images and estimate time, machine hours and bytes of a run.
 
     The sample goes through the real decoding and the real model, on the Ray that the run would use. --out is read, and

@@ -39,21 +39,6 @@ class RunOptions(TableOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestOptions(RunOptions):
-    """Options that select images and tables."""
-
-    out: str
-    """Folder or uri that gets the tables."""
-    limit: int | None = None
-    """Take only the first images, in order of their uris."""
-    retry_failures: bool = False
-    """Process the images that failed before, and only these."""
-    replace: bool = False
-    """Start a new version of tables that were made with other weights, settings or classes.
-    The old version stays readable by its number. Without this option such tables are refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TableRunOptions(RunOptions):
     """Options of every command that fills tables, besides its request."""
 
