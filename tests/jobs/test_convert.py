@@ -1,4 +1,4 @@
-"""The door of conversion: what it says and how it ends."""
+"""The command convert: what it prints and how it ends."""
 
 import json
 from dataclasses import asdict
@@ -6,21 +6,21 @@ from dataclasses import asdict
 import pytest
 import torch
 
-import jobs.convert as door
+import jobs.convert as command
 from jobs.main import main as zs3
-from tests.zs3.convert.test_zegformer import official_state, small  # noqa: F401  (a fixture)
+from tests.zs3.convert.test_zegformer import released_state_dict, small  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
 def files(small, tmp_path):  # noqa: F811
-    torch.save({"model": official_state(small)}, tmp_path / "official.pth")
+    torch.save({"model": released_state_dict(small)}, tmp_path / "released.pth")
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
     return tmp_path
 
 
-def test_a_conversion_says_its_recipe_and_how_to_go_on(files, capsys):
+def test_a_conversion_prints_its_recipe_and_what_to_do_next(files, capsys):
     code = zs3(
-        ["convert", str(files / "official.pth"), "--out", str(files / "out"), "--json",
+        ["convert", str(files / "released.pth"), "--out", str(files / "out"), "--json",
          "--recipe", str(files / "recipe.json")]
     )  # fmt: skip
     out, err = capsys.readouterr()
@@ -30,8 +30,8 @@ def test_a_conversion_says_its_recipe_and_how_to_go_on(files, capsys):
     assert (files / "out" / "model.safetensors").is_file()
 
 
-def test_an_inferred_recipe_is_said_with_its_reason(files, capsys, monkeypatch):
-    done = door.Conversion(
+def test_an_inferred_recipe_is_printed_with_its_reason(files, capsys, monkeypatch):
+    done = command.Conversion(
         checkpoint="out",
         recipe="voc_r50",
         why="this",
@@ -40,8 +40,8 @@ def test_an_inferred_recipe_is_said_with_its_reason(files, capsys, monkeypatch):
         clip_tensors_left_out=3,
         seen_classes=15,
     )
-    monkeypatch.setattr(door, "convert", lambda *asked: done)
-    assert door.main(["x.pth", "--out", "out"]) == 0
+    monkeypatch.setattr(command, "convert", lambda *asked: done)
+    assert command.main(["x.pth", "--out", "out"]) == 0
     err = capsys.readouterr().err
     assert (
         "recipe voc_r50, because of this; --recipe chooses another" in err
@@ -50,19 +50,21 @@ def test_an_inferred_recipe_is_said_with_its_reason(files, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "absent", "weights of another network"])
-def test_what_is_wrong_ends_in_one_line(files, capsys, damage):
-    source = files / "official.pth"
+def test_an_unusable_file_ends_in_one_line(files, capsys, damage):
+    source = files / "released.pth"
     if damage == "truncated":
         source.write_bytes(source.read_bytes()[:-100])
     if damage == "absent":
         source.unlink()
     if damage == "weights of another network":
         torch.save({"fc.weight": torch.ones(1)}, source)
-    assert door.main([str(source), "--out", str(files / "out"), "--recipe", str(files / "recipe.json")]) == 1
+    assert (
+        command.main([str(source), "--out", str(files / "out"), "--recipe", str(files / "recipe.json")]) == 1
+    )
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and str(source) in err
     assert not (files / "out").exists()
 
 
 def test_a_missing_out_is_wrong_usage(files):
-    assert door.main([str(files / "official.pth")]) == 2
+    assert command.main([str(files / "released.pth")]) == 2

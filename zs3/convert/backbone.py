@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbone from files of torchvision or of detectron2."""
+"""ImageNet weights for the backbone, from files in the names of torchvision or of detectron2."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zs3.nets.zegformer import ModelConfig
 from zs3.tensor_files import read_tensors, refuse_misfits
 
 PACKAGED_BACKBONE = "efficientnet_lite0"
-"""What `training.backbone_weights` calls the ImageNet weights that an installed package holds."""
+"""The value of `training.backbone_weights` for the ImageNet weights of an installed package."""
 _NO_BACKBONE = re.compile(r"(stem\.)?fc\.|.*num_batches_tracked$")
-"""The classifier (detectron2 files it under the stem), and counters that frozen batch norm has not."""
+"""The classifier (in detectron2 under the stem), and counters that frozen batch norm lacks."""
 _DETECTRON = re.compile(r"stem\.|res[2-5]\.")
 
 
 def read_backbone(config: ModelConfig, uri: str) -> dict[str, Tensor]:
-    """The state dict of a model's backbone from a file; every tensor has to fit.
+    """The state dict of a model's backbone from a file; raises unless every tensor fits.
 
     Args:
         config: the model that the weights are for.
@@ -29,28 +29,28 @@ def read_backbone(config: ModelConfig, uri: str) -> dict[str, Tensor]:
             `torchvision/R-50.pkl` and `R-101.pkl` hold torchvision's weights. MSRA's `R-101.pkl` is another network.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: the file is unreadable or wants to run code, or its tensors are of another network.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is unreadable or would run code, or its tensors are of another network.
     """
     state = torchvision_names(read_tensors(uri))
     backbone = build_backbone(
         config.backbone, width=config.backbone_width, bottleneck_width=config.bottleneck_width
     )
-    wanted = {
+    expected = {
         name: value.shape for name, value in backbone.state_dict().items() if not _NO_BACKBONE.match(name)
     }
-    refuse_misfits(state, wanted, f"backbone weights {uri}")
+    refuse_misfits(state, expected, f"backbone weights {uri}")
     return state
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of either origin in torchvision's names, without classifier and counters."""
+    """A state dict in torchvision's names, without classifier and counters."""
     kept = {name: value for name, value in state.items() if not _NO_BACKBONE.match(name)}
     if not any(_DETECTRON.match(name) for name in kept):
         return kept
     return {
         (our_name(f"backbone.{name}") or name).removeprefix("backbone.")
         if _DETECTRON.match(name)
-        else name: value
-        for name, value in kept.items()
+        else name: v
+        for name, v in kept.items()
     }

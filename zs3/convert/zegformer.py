@@ -1,4 +1,4 @@
-"""Official checkpoints into ours: the weights of the published ZegFormer under a recipe of zs3."""
+"""Released ZegFormer checkpoints become checkpoints of zs3, under one of its recipes."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ LOGIT_SCALE = PREDICTOR + "logit_scale"
 BLOCKS = {6: "resnet50", 23: "resnet101"}
 """Backbone by its number of blocks at stride 16."""
 SCALE_TOLERANCE = 1e-3
-"""The release stores ln 100 as float32, right to 3e-7; a temperature of 0.011 for 0.01 moves the logarithm by 0.1."""
+"""The release stores ln 100 as float32, exact to 3e-7; a temperature of 0.011 instead of 0.01 changes it by 0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What became of an official checkpoint."""
+    """The result of a conversion."""
 
     checkpoint: str
     """Folder that `--checkpoint` takes."""
     recipe: str
-    """Name of the recipe it got."""
+    """Name of its recipe."""
     why: str
-    """What in the checkpoint told so; empty where the recipe was given."""
+    """What in the checkpoint the recipe was inferred from; empty if the recipe was chosen."""
     tensors: int
     """Tensors of the network."""
     parameters: int
     """Numbers in them."""
     clip_tensors_left_out: int
-    """CLIP's weights are none of the network's: the recipe's encoder brings its own."""
+    """CLIP's weights are not part of the network: the recipe's encoder brings its own."""
     seen_classes: int
 
 
-def convert(source: str, folder: Path, chosen: str | None = None) -> Conversion:
-    """Write an official checkpoint as one of ours.
+def convert(source: str, folder: Path, recipe_name: str | None = None) -> Conversion:
+    """Write a released checkpoint as one of zs3.
 
     Args:
-        source: path or uri of {"model": state dict} or of the state dict alone, with CLIP's weights or without.
-        folder: new, or empty.
-        chosen: name of a recipe, or path of a recipe.json; by default the checkpoint tells (`inferred_recipe`).
+        source: path or uri of {"model": state dict} or of the state dict alone, with or without CLIP's weights.
+        folder: new or empty.
+        recipe_name: a recipe's name or the path of a recipe.json; inferred from the checkpoint if None.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is no official checkpoint, its tensors are not those of the recipe, or the folder is in use.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no released checkpoint, its tensors are not those of the recipe, or the folder is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; name a new folder, or empty this one")
@@ -67,11 +67,10 @@ def convert(source: str, folder: Path, chosen: str | None = None) -> Conversion:
             f"{source} holds no ZegFormer: none of its {len(state)} tensors begins with {PREDICTOR} (the first is "
             f"{next(iter(state))!r})"
         )
-    if chosen is None:
-        name, why = inferred_recipe(state, source)
-        used = recipe(name)
-    else:
-        used, why = chosen_recipe(chosen), ""
+    why = ""
+    if recipe_name is None:
+        recipe_name, why = inferred_recipe(state, source)
+    used = load_recipe(recipe_name)
     seen = seen_classes(used)
     refuse_other_classes(state, used, len(seen), source)
     network = build_network(used.model)
@@ -89,39 +88,39 @@ def convert(source: str, folder: Path, chosen: str | None = None) -> Conversion:
     )
 
 
-def chosen_recipe(chosen: str) -> Recipe:
+def load_recipe(name: str) -> Recipe:
     """The recipe of a name or of a recipe.json.
 
     Raises:
-        ValueError: neither, or the file is no recipe.
+        ValueError: there is no such recipe, or the file is none.
     """
-    if chosen in RECIPES or not chosen.endswith(".json"):
-        return recipe(chosen)
+    if name in RECIPES or not name.endswith(".json"):
+        return recipe(name)
     try:
-        described = json.loads(Path(chosen).read_text(encoding="utf-8"))
+        content = json.loads(Path(name).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"recipe {chosen} is not valid JSON: {error}") from error
-    return recipe_from_json(described, origin=f"recipe {chosen}")
+        raise ValueError(f"recipe {name} is not valid JSON: {error}") from error
+    return recipe_from_json(content, origin=f"recipe {name}")
 
 
 def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]:
-    """The recipe of an official checkpoint and what told it: the number of training classes and of backbone blocks.
+    """The name of the recipe with the checkpoint's training classes and backbone blocks, and these counts in words.
 
     Raises:
-        ValueError: these are no recipe's; the message says what was found and asks for --recipe.
+        ValueError: no recipe has them; the message asks for --recipe.
     """
     blocks = len({match[1] for name in state if (match := re.match(r"backbone\.res4\.(\d+)\.", name))})
     weights = state.get(CRITERION)
     classes = None if weights is None else weights.numel() - 1
-    found = f"{CRITERION} {'is missing' if classes is None else f'of length {classes + 1}'} and {blocks} blocks in res4"
+    counts = f"{CRITERION} {'is missing' if classes is None else f'of length {classes + 1}'} and {blocks} blocks in res4"
     for name, make in RECIPES.items():
         made = make()
-        is_official = made.model.backbone in BLOCKS.values() and len(made.training.datasets) == 1
-        if is_official and BLOCKS.get(blocks) == made.model.backbone and len(seen_classes(made)) == classes:
-            return name, found
+        is_released = made.model.backbone in BLOCKS.values() and len(made.training.datasets) == 1
+        if is_released and BLOCKS.get(blocks) == made.model.backbone and len(seen_classes(made)) == classes:
+            return name, counts
     raise ValueError(
-        f"{source} has {found}, which no recipe has; say with --recipe which it is: a name ({', '.join(RECIPES)}) or a "
-        "recipe.json"
+        f"{source} has {counts}, which no recipe has; say with --recipe which it is: a name ({', '.join(RECIPES)}) or "
+        "a recipe.json"
     )
 
 
@@ -129,19 +128,19 @@ def seen_classes(used: Recipe) -> tuple[str, ...]:
     """The seen classes of the one published data set that a recipe trains on.
 
     Raises:
-        ValueError: it trains on others, or on several.
+        ValueError: it trains on another data set, or on several.
     """
     layouts = [layout for layout, _ in used.training.datasets]
     if len(layouts) != 1 or layouts[0] not in SHIPPED:
         raise ValueError(
-            f"recipe {used.name!r} trains on {layouts or 'nothing'}; an official checkpoint saw the classes of one of "
+            f"recipe {used.name!r} trains on {layouts or 'nothing'}; a released checkpoint saw the classes of one of "
             f"{', '.join(SHIPPED)}: set training.datasets"
         )
     return tuple(entry.name for entry in load_vocabulary(layouts[0]).classes if entry.role == "seen")
 
 
 def refuse_other_classes(state: Mapping[str, Tensor], used: Recipe, seen: int, source: str) -> None:
-    """Pass a checkpoint whose class weights are of the recipe's data set: its seen classes or all, and `no object`.
+    """Raise unless the class weights are those of the recipe's data set: its seen classes or all, and `no object`.
 
     Raises:
         ValueError: it was trained on another data set.
@@ -157,24 +156,24 @@ def refuse_other_classes(state: Mapping[str, Tensor], used: Recipe, seen: int, s
 def network_state(
     state: Mapping[str, Tensor], network: object, used: Recipe, source: str
 ) -> dict[str, Tensor]:
-    """The network's state dict, float32, from the published layout.
+    """The network's state dict, float32, from the released one.
 
     Raises:
-        ValueError: tensors are missing, left over or of another shape, or the temperature is another than the recipe's.
+        ValueError: tensors are missing, not expected or of another shape, or the temperature is not the recipe's.
     """
     if not isinstance(network, ZegFormer):
         raise ValueError(
             f"recipe {used.name!r} is no ZegFormer but {used.model.architecture}; choose another --recipe"
         )
-    wanted = {released_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
-    wanted[PREDICTOR + "bg_feature"] = (1, used.model.text_dim)
-    wanted[LOGIT_SCALE] = (1,)
-    given = {name: value for name, value in state.items() if name == LOGIT_SCALE or not NOT_OURS.match(name)}
-    refuse_misfits(given, wanted, source)
+    expected = {released_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
+    expected[PREDICTOR + "bg_feature"] = (1, used.model.text_dim)
+    expected[LOGIT_SCALE] = (1,)
+    network_part = {n: value for n, value in state.items() if n == LOGIT_SCALE or not NOT_OURS.match(n)}
+    refuse_misfits(network_part, expected, source)
     scale, temperature = float(state[LOGIT_SCALE][0]), used.model.temperature
     if not abs(scale + math.log(temperature)) < SCALE_TOLERANCE:
         raise ValueError(
             f"{source} has logit_scale {scale:.4f}, but recipe {used.name!r} has model.temperature {temperature:g}, "
             f"whose scale is {-math.log(temperature):.4f}; they must agree"
         )
-    return {name: value.float() for name, value in from_released(given).items()}
+    return {name: value.float() for name, value in from_released(network_part).items()}

@@ -1,9 +1,10 @@
-"""The names that the published release gives to our tensors, and back."""
+"""The released names of our tensors: one table, read in both directions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -11,96 +12,79 @@ HEAD = "sem_seg_head."
 PREDICTOR = HEAD + "predictor."
 DECODER = PREDICTOR + "transformer.decoder."
 
-# Official pattern -> ours, tried in order; backbone names of ours are torchvision's.
-RULES: tuple[tuple[str, str], ...] = (
-    (r"backbone\.stem\.conv1\.norm\.(.+)", r"backbone.bn1.\1"),
-    (r"backbone\.stem\.conv1\.(.+)", r"backbone.conv1.\1"),
-    (r"backbone\.res(\d)\.(\d+)\.shortcut\.norm\.(.+)", r"backbone.layer<\1>.\2.downsample.1.\3"),
-    (r"backbone\.res(\d)\.(\d+)\.shortcut\.(.+)", r"backbone.layer<\1>.\2.downsample.0.\3"),
-    (r"backbone\.res(\d)\.(\d+)\.conv(\d)\.norm\.(.+)", r"backbone.layer<\1>.\2.bn\3.\4"),
-    (r"backbone\.res(\d)\.(\d+)\.conv(\d)\.(.+)", r"backbone.layer<\1>.\2.conv\3.\4"),
-    (HEAD + r"pixel_decoder\.mask_features\.(.+)", r"pixel_decoder.mask_features.\1"),
-    (HEAD + r"pixel_decoder\.layer_4\.norm\.(.+)", r"pixel_decoder.top.1.\1"),
-    (HEAD + r"pixel_decoder\.layer_4\.(.+)", r"pixel_decoder.top.0.\1"),
-    (HEAD + r"pixel_decoder\.adapter_(\d)\.norm\.(.+)", r"pixel_decoder.laterals.<\1>.1.\2"),
-    (HEAD + r"pixel_decoder\.adapter_(\d)\.(.+)", r"pixel_decoder.laterals.<\1>.0.\2"),
-    (HEAD + r"pixel_decoder\.layer_(\d)\.norm\.(.+)", r"pixel_decoder.outputs.<\1>.1.\2"),
-    (HEAD + r"pixel_decoder\.layer_(\d)\.(.+)", r"pixel_decoder.outputs.<\1>.0.\2"),
-    (PREDICTOR + r"bg_feature", r"void_embedding"),
-    (PREDICTOR + r"projection_layer\.(.+)", r"projection.\1"),
-    (PREDICTOR + r"query_embed\.(.+)", r"decoder.query_embed.\1"),
-    (PREDICTOR + r"input_proj\.(.+)", r"decoder.input_proj.\1"),
-    (PREDICTOR + r"mask_embed\.layers\.(\d)\.(.+)", r"mask_embed.{\1}.\2"),
-    (DECODER + r"norm\.(.+)", r"decoder.norm.\1"),
-    (DECODER + r"layers\.(.+)", r"decoder.layers.\1"),
+# (ours, released), tried in order. {stage} is one more in released names, {layer} is half of ours.
+NAMES: tuple[tuple[str, str], ...] = (
+    ("backbone.bn1.{rest}", "backbone.stem.conv1.norm.{rest}"),
+    ("backbone.conv1.{rest}", "backbone.stem.conv1.{rest}"),
+    ("backbone.layer{stage}.{block}.downsample.1.{rest}", "backbone.res{stage}.{block}.shortcut.norm.{rest}"),
+    ("backbone.layer{stage}.{block}.downsample.0.{rest}", "backbone.res{stage}.{block}.shortcut.{rest}"),
+    ("backbone.layer{stage}.{block}.bn{conv}.{rest}", "backbone.res{stage}.{block}.conv{conv}.norm.{rest}"),
+    ("backbone.layer{stage}.{block}.conv{conv}.{rest}", "backbone.res{stage}.{block}.conv{conv}.{rest}"),
+    ("pixel_decoder.mask_features.{rest}", HEAD + "pixel_decoder.mask_features.{rest}"),
+    ("pixel_decoder.top.1.{rest}", HEAD + "pixel_decoder.layer_4.norm.{rest}"),
+    ("pixel_decoder.top.0.{rest}", HEAD + "pixel_decoder.layer_4.{rest}"),
+    ("pixel_decoder.laterals.{stage}.1.{rest}", HEAD + "pixel_decoder.adapter_{stage}.norm.{rest}"),
+    ("pixel_decoder.laterals.{stage}.0.{rest}", HEAD + "pixel_decoder.adapter_{stage}.{rest}"),
+    ("pixel_decoder.outputs.{stage}.1.{rest}", HEAD + "pixel_decoder.layer_{stage}.norm.{rest}"),
+    ("pixel_decoder.outputs.{stage}.0.{rest}", HEAD + "pixel_decoder.layer_{stage}.{rest}"),
+    ("void_embedding", PREDICTOR + "bg_feature"),
+    ("projection.{rest}", PREDICTOR + "projection_layer.{rest}"),
+    ("mask_embed.{layer}.{rest}", PREDICTOR + "mask_embed.layers.{layer}.{rest}"),
+    ("decoder.query_embed.{rest}", PREDICTOR + "query_embed.{rest}"),
+    ("decoder.input_proj.{rest}", PREDICTOR + "input_proj.{rest}"),
+    ("decoder.norm.{rest}", DECODER + "norm.{rest}"),
+    ("decoder.layers.{rest}", DECODER + "layers.{rest}"),
 )
 NOT_OURS = re.compile(r"criterion\.|sem_seg_head\.predictor\.(clip_model\.|logit_scale$)")
+"""Text temperature, CLIP weights and the criterion's class weights, which are not part of our network."""
 
 
-def our_name(official: str) -> str | None:
-    """Our name of an official tensor, or none where it has no counterpart in the network.
-
-    Text temperature, CLIP weights and the criterion's class weights live elsewhere here.
+def our_name(released: str) -> str | None:
+    """Our name of a released tensor, or None if it is not part of the network.
 
     Raises:
-        ValueError: the name is neither.
+        ValueError: the released network has no such tensor.
     """
-    if NOT_OURS.match(official):
+    if NOT_OURS.match(released):
         return None
-    for pattern, ours in RULES:
-        match = re.fullmatch(pattern, official)
-        if match:
-            name = match.expand(ours)
-            name = re.sub(r"layer<(\d)>", lambda m: f"layer{int(m[1]) - 1}", name)
-            name = re.sub(r"<(\d)>", lambda m: str(int(m[1]) - 1), name)
-            return re.sub(r"\{(\d)\}", lambda m: str(2 * int(m[1])), name)
+    for ours, pattern in NAMES:
+        if (parts := _match(pattern, released)) is not None:
+            numbers = {"stage": parts.get("stage", 0) - 1, "layer": parts.get("layer", 0) * 2}
+            return ours.format(**parts | numbers)
     raise ValueError(
-        f"tensor {official!r} is not one of the published ZegFormer's; is this another model's checkpoint?"
+        f"tensor {released!r} is not one of the published ZegFormer's; is this another model's checkpoint?"
+    )
+
+
+def released_name(ours: str) -> str:
+    """The released name of a tensor of our network; the inverse of `our_name`.
+
+    Raises:
+        ValueError: the released network has no such tensor.
+    """
+    for pattern, released in NAMES:
+        if (parts := _match(pattern, ours)) is not None:
+            numbers = {"stage": parts.get("stage", 0) + 1, "layer": parts.get("layer", 0) // 2}
+            return released.format(**parts | numbers)
+    raise ValueError(
+        f"tensor {ours!r} has no counterpart in the published ZegFormer; is the recipe of another model?"
     )
 
 
 def from_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's state dict from the published layout, values untouched."""
+    """The network's state dict from the released one, values untouched."""
     named = {our_name(key): value for key, value in state.items()}
     return {
         key: value[0] if key == "void_embedding" else value for key, value in named.items() if key is not None
     }
 
 
-# Ours -> official pattern, tried in order; <n> is one more than ours, {n} half of it.
-BACK: tuple[tuple[str, str], ...] = (
-    (r"backbone\.bn1\.(.+)", r"backbone.stem.conv1.norm.\1"),
-    (r"backbone\.conv1\.(.+)", r"backbone.stem.conv1.\1"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", r"backbone.res<\1>.\2.shortcut.norm.\3"),
-    (r"backbone\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", r"backbone.res<\1>.\2.shortcut.\3"),
-    (r"backbone\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", r"backbone.res<\1>.\2.conv\3.norm.\4"),
-    (r"backbone\.layer(\d)\.(\d+)\.(.+)", r"backbone.res<\1>.\2.\3"),
-    (r"pixel_decoder\.top\.0\.(.+)", HEAD + r"pixel_decoder.layer_4.\1"),
-    (r"pixel_decoder\.top\.1\.(.+)", HEAD + r"pixel_decoder.layer_4.norm.\1"),
-    (r"pixel_decoder\.laterals\.(\d)\.0\.(.+)", HEAD + r"pixel_decoder.adapter_<\1>.\2"),
-    (r"pixel_decoder\.laterals\.(\d)\.1\.(.+)", HEAD + r"pixel_decoder.adapter_<\1>.norm.\2"),
-    (r"pixel_decoder\.outputs\.(\d)\.0\.(.+)", HEAD + r"pixel_decoder.layer_<\1>.\2"),
-    (r"pixel_decoder\.outputs\.(\d)\.1\.(.+)", HEAD + r"pixel_decoder.layer_<\1>.norm.\2"),
-    (r"pixel_decoder\.(.+)", HEAD + r"pixel_decoder.\1"),
-    (r"void_embedding", PREDICTOR + "bg_feature"),
-    (r"projection\.(.+)", PREDICTOR + r"projection_layer.\1"),
-    (r"decoder\.((?:query_embed|input_proj)\..+)", PREDICTOR + r"\1"),
-    (r"decoder\.(.+)", DECODER + r"\1"),
-    (r"mask_embed\.(\d)\.(.+)", PREDICTOR + r"mask_embed.layers.{\1}.\2"),
-)
-
-
-def released_name(ours: str) -> str:
-    """The published name of a tensor of our network; `our_name` of it is the tensor's name again.
-
-    Raises:
-        ValueError: the published network has no such tensor.
-    """
-    for pattern, official in BACK:
-        match = re.fullmatch(pattern, ours)
-        if match:
-            name = re.sub(r"<(\d)>", lambda m: str(int(m[1]) + 1), match.expand(official))
-            return re.sub(r"\{(\d)\}", lambda m: str(int(m[1]) // 2), name)
-    raise ValueError(
-        f"tensor {ours!r} has no counterpart in the published ZegFormer; is the recipe of another model?"
+def _match(pattern: str, name: str) -> dict[str, Any] | None:
+    """The parts of a name that fit a pattern's placeholders."""
+    regex = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(pattern)).replace(
+        r"(?P<rest>\d+)", "(?P<rest>.+)"
     )
+    match = re.fullmatch(regex, name)
+    if match is None:
+        return None
+    return {key: value if key == "rest" else int(value) for key, value in match.groupdict().items()}

@@ -1,4 +1,4 @@
-"""An official checkpoint becomes ours whole, or one line says what does not fit."""
+"""A released checkpoint becomes ours whole, or one line says what does not fit."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def small(tiny_recipe):
     )
 
 
-def official_state(made):
+def released_state_dict(made):
     """Random weights of a recipe's network in the published layout."""
     torch.manual_seed(0)
     state = {released_name(name): value for name, value in build_network(made.model).state_dict().items()}
@@ -49,10 +49,10 @@ def given(small, tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
 
     def run(state, chosen=str(tmp_path / "recipe.json")):
-        torch.save({"model": state, "iteration": 9}, tmp_path / "official.pth")
-        return convert(str(tmp_path / "official.pth"), tmp_path / "out", chosen)
+        torch.save({"model": state, "iteration": 9}, tmp_path / "released.pth")
+        return convert(str(tmp_path / "released.pth"), tmp_path / "out", chosen)
 
-    return run, official_state(small)
+    return run, released_state_dict(small)
 
 
 def test_every_tensor_keeps_its_values_and_the_seen_classes_are_those_of_the_data_set(given, tmp_path, small):
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_data_set_is_refused(given):
         run({**state, CRITERION: torch.ones(157)})
 
 
-def test_what_is_no_official_checkpoint_is_refused(given, tmp_path, small):
+def test_what_is_no_released_checkpoint_is_refused(given, tmp_path, small):
     run, _ = given
     with pytest.raises(
         ValueError, match=r"holds no ZegFormer: none of its 1 tensors begins with sem_seg_head\.pred"
@@ -119,7 +119,7 @@ def test_what_is_no_official_checkpoint_is_refused(given, tmp_path, small):
         run([1, 2])
 
 
-def test_code_in_an_official_checkpoint_is_refused_and_did_not_run(given, tmp_path):
+def test_code_in_a_released_checkpoint_is_refused_and_did_not_run(given, tmp_path):
     _, state = given
     torch.save({"model": state, "trainer": Touch(tmp_path / "ran")}, tmp_path / "bad.pth")
     with pytest.raises(
@@ -188,12 +188,12 @@ def test_where_the_recipe_cannot_be_told_it_is_asked_for(length, blocks):
 @pytest.mark.parametrize("name", ["voc_r50", "coco_stuff_r101"])
 def test_names_go_to_the_published_ones_and_back(name):
     ours = list(build_network(recipe(name).model).state_dict())
-    official = [released_name(one) for one in ours]
-    assert [our_name(one) for one in official] == ours
+    released = [released_name(one) for one in ours]
+    assert [our_name(one) for one in released] == ours
     if name == "voc_r50":
         published = set(facts("text")["state_dict_keys"])
         # The recorded network has three decoder layers and not six.
-        assert {one for one in official if ".layers.3." not in one and ".layers.4." not in one} >= {
+        assert {one for one in released if ".layers.3." not in one and ".layers.4." not in one} >= {
             one for one in published if our_name(one)
         }
 
