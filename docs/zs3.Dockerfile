@@ -1,5 +1,5 @@
 # The image of docs/kuberay-rayjob.yaml: `docker build -f docs/zs3.Dockerfile -t REGISTRY/zs3:0.1.0-ray2.60.0 .`
-# Ray's own image with everything pinned; torch brings CUDA along, the machine its driver.
+# Ray's own image plus the pinned packages. torch contains CUDA; the machine provides the driver.
 FROM rayproject/ray:2.60.0-py311
 
 COPY --chown=ray pyproject.toml constraints.txt README.md LICENSE /home/ray/zs3/
@@ -8,6 +8,6 @@ COPY --chown=ray pipelines /home/ray/zs3/pipelines
 COPY --chown=ray jobs /home/ray/zs3/jobs
 RUN pip install --no-cache-dir -c /home/ray/zs3/constraints.txt '/home/ray/zs3[aws]'
 
-# Lets the device plugin of a cluster show GPUs to an image that has no CUDA of its own.
+# Lets the device plugin of a cluster expose GPUs to this image, which is not based on a CUDA image.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /home/ray/zs3

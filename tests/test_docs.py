@@ -133,6 +133,22 @@ def test_required_options_of_a_command_are_on_its_page(repo: Path) -> None:
         assert {option for option in required_options(command) if option not in text} == set(), command
 
 
+def test_the_trees_of_docs_architecture_are_the_folders(repo: Path) -> None:
+    (tree,) = re.findall(r"^```\n(jobs/\n.*?)^```", (repo / "docs/architecture.md").read_text(), re.M | re.S)
+    drawn, layer = set(), ""
+    for line in tree.splitlines():
+        name = line.split()[0]
+        layer = layer if line.startswith(" ") else name
+        drawn.add(name if name == layer else layer + name)
+    folders = {
+        f"{folder.relative_to(repo)}/"
+        for layer in ("jobs", "pipelines", "zs3")
+        for folder in [repo / layer, *(init.parent for init in (repo / layer).glob("*/__init__.py"))]
+    }
+    assert {name for name in drawn if name.endswith("/")} == folders
+    assert {name for name in drawn if not (repo / name).exists()} == set()
+
+
 def test_no_page_mentions_a_path_of_one_machine(repo: Path) -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w/])/(tmp|root|work|opt)/", (repo / page).read_text()), page
