@@ -53,10 +53,8 @@ def _run(options: NameOptions, model: SegmentClassifierFactory | None) -> int:
     if not options.dry_run:
         return carry_out(request, options, model)
     prepared = prepare_name(request, model)
-    classifier = (model or SegmentClassifierFactory()).load(
-        prepared.checkpoint, prepared.vocabulary, prepared.naming
-    )
-    values = class_values(prepared.vocabulary, prepared.info.seen, classifier.confusable())
+    pairs = prepared.classifier().confusable()
+    values = class_values(prepared.vocabulary, prepared.info.seen, pairs)
     return print_dry_run(prepared.work, options, _dry_run_lines(prepared), values)
 
 

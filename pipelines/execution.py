@@ -162,6 +162,11 @@ def actor_options(actors: ActorPlan, execution: Execution, max_useful: int | Non
     }
 
 
+def images_per_file(execution: Execution, total: int, max_images: int) -> int:
+    """Images in one file: as requested, or a sixteenth of all, at least 16 and at most `max_images`."""
+    return execution.images_per_file or min(max_images, max(16, total // 16))
+
+
 def parse_label_selector(text: str | None) -> dict[str, str] | None:
     """A label selector as Ray takes it: label → condition; None for None.
 

@@ -103,6 +103,18 @@ def _no_standard_error() -> Iterator[None]:
         os.close(saved)
 
 
+def configure_ray_data() -> None:
+    """Settings of the graphs of this process: no progress bars of Ray, and blocks of at most 64 MiB.
+
+    With Ray's default of 128 MiB, few blocks of pixels fill a small object store.
+    """
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 64 << 20
+
+
 def cluster_nodes() -> list[dict[str, float]]:
     """Resources of each living machine of the Ray in use."""
     import ray

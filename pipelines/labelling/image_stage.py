@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.execution import DECODE_CPUS, WRITE_CPUS, ActorPlan, Execution, actor_options
+from pipelines.execution import (
+    DECODE_CPUS,
+    WRITE_CPUS,
+    ActorPlan,
+    Execution,
+    actor_options,
+    actor_plan,
+    images_per_file,
+)
+from pipelines.ray_session import cluster_nodes, configure_ray_data
 from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error
 from pipelines.runs.resume import TableRequest, Target
 from pipelines.runs.rows import WORK, Rows, failure_of, work_rows, write_tables
@@ -57,9 +66,6 @@ channels of 16 bits; the extra: metadata and further pictures in the file."""
 MAX_STORAGE_ERRORS = 8
 """Images in a row for which a store gave only transient errors, after which it counts as down."""
 
-BLOCK_BYTES = 64 << 20
-"""Size of Ray's blocks of pixels; with Ray's default of 128 MiB, few blocks fill a small object store."""
-
 PIXELS = pa.schema(
     [
         *WORK,
@@ -73,32 +79,29 @@ PIXELS = pa.schema(
 
 
 def image_graph(
-    actor: type,
-    *,
-    target: Target,
     chunk: Chunk,
+    *,
+    actor: type,
+    arguments: Callable[[ActorPlan], Mapping[str, Any]],
+    target: Target,
     read: Callable[..., Iterator[pa.Table]],
     max_pixels: int,
     max_images_per_file: int,
-    actors: ActorPlan,
     execution: Execution,
-    arguments: Mapping[str, Any],
 ) -> Dataset:
     """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk.
 
     Args:
         actor: a class whose instances turn batches of pixels into rows (`rows.BatchRunner.table`).
-        read: `read_and_decode`, or a function of the same arguments.
+        arguments: of its constructor, besides `journal_id`.
+        read: `read_and_decode`, or a function with the same arguments.
         max_pixels: images of more pixels become failures.
         max_images_per_file: upper limit where `execution` gives no number.
-        arguments: of the actor's constructor, besides `journal_id`.
     """
     import ray
-    from ray.data import DataContext
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
+    configure_ray_data()
+    actors = actor_plan(execution, cluster_nodes())
     size = execution.images_per_block
     blocks = [chunk.images.slice(start, size) for start in range(0, chunk.images.num_rows, size)]
     return (
@@ -115,12 +118,12 @@ def image_graph(
             batch_size=execution.batch_size,
             batch_format="pyarrow",
             **actor_options(actors, execution),
-            fn_constructor_kwargs={**arguments, "journal_id": chunk.journal_id},
+            fn_constructor_kwargs={**arguments(actors), "journal_id": chunk.journal_id},
             max_task_retries=-1,
         )
         .map_batches(
             functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-            batch_size=chunk.images_per_file(max_images_per_file),
+            batch_size=images_per_file(execution, chunk.total, max_images_per_file),
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.execution import ActorPlan, Execution, actor_plan
+from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.image_stage import (
     ImagesRequest,
     ModelThread,
@@ -27,7 +26,6 @@ from pipelines.labelling.image_stage import (
     picture_at,
     read_and_decode,
 )
-from pipelines.ray_session import cluster_nodes
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
@@ -144,7 +142,25 @@ class PreparedLabel:
     request: LabelRequest
     vocabulary: Vocabulary
     info: ModelInfo
+    model: LabellerFactory
     work: RemainingWork
+
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """The graph of a chunk; see `run.PreparedRun`. Embeds the class names, once for all actors.
+
+        Raises:
+            ValueError: two classes have the same embedding.
+        """
+        return functools.partial(
+            image_graph,
+            actor=LabelActor,
+            arguments=functools.partial(label_arguments, self, self.model.with_names(self.info)),
+            target=self.work.target,
+            read=read_and_decode,
+            max_pixels=self.request.max_pixels,
+            max_images_per_file=MAX_IMAGES_PER_FILE,
+            execution=execution,
+        )
 
 
 def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -> PreparedLabel:
@@ -157,7 +173,8 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
     images = catalogue_of(request.images, request.limit)
-    info = (model or LabellerFactory()).describe(request.checkpoint, vocabulary)
+    model = model or LabellerFactory()
+    info = model.describe(request.checkpoint, vocabulary)
     target = Target(
         out=request.out,
         results="labels",
@@ -168,7 +185,7 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
         replace=request.replace,
     )
     work = remaining_work(images, target, retry_failures=request.retry_failures)
-    return PreparedLabel(request=request, vocabulary=vocabulary, info=info, work=work)
+    return PreparedLabel(request=request, vocabulary=vocabulary, info=info, model=model, work=work)
 
 
 def label_provenance(info: ModelInfo, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -192,45 +209,10 @@ def label(
     """Label every image that has no labels yet, and commit tables as the run goes.
 
     Args:
-        request: what to label.
-        execution: how to run; changes no result.
         model: replaces the labeller; for tests.
-        on_progress: called in this process whenever a file of rows has been written.
-
-    Raises:
-        ValueError, FileNotFoundError: the request cannot be carried out.
-        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+        execution, on_progress, and all that is raised: see `run.run_table`.
     """
-    called = time.time()
-    execution, model = execution or Execution(), model or LabellerFactory()
-    prepared = prepare_label(request, model)
-    if prepared.work.pending:
-        model = model.with_names(prepared.info)
-    return run_table(
-        prepared.work,
-        lambda chunk: label_graph(prepared, chunk, model, execution),
-        execution,
-        called=called,
-        on_progress=on_progress,
-    )
-
-
-def label_graph(
-    prepared: PreparedLabel, chunk: Chunk, model: LabellerFactory, execution: Execution
-) -> Dataset:
-    """The lazy dataset that labels the images of a chunk; see `image_stage.image_graph`."""
-    actors = actor_plan(execution, cluster_nodes())
-    return image_graph(
-        LabelActor,
-        target=prepared.work.target,
-        chunk=chunk,
-        read=read_and_decode,
-        max_pixels=prepared.request.max_pixels,
-        max_images_per_file=MAX_IMAGES_PER_FILE,
-        actors=actors,
-        execution=execution,
-        arguments=label_arguments(prepared, model, actors),
-    )
+    return run_table(lambda: prepare_label(request, model), execution, on_progress)
 
 
 def label_arguments(prepared: PreparedLabel, model: LabellerFactory, actors: ActorPlan) -> dict[str, Any]:

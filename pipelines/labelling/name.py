@@ -9,14 +9,13 @@ Its tables are those of `pipelines/labelling/label.py`. Text banks are encoded o
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.execution import WRITE_CPUS, Execution
+from pipelines.execution import WRITE_CPUS, Execution, images_per_file
 from pipelines.labelling.label import (
     MAX_IMAGES_PER_FILE,
     TABLES,
@@ -133,7 +132,20 @@ class PreparedName:
     info: ModelInfo
     files: tuple[str, ...]
     """Of the segments table, at one version."""
+    model: SegmentClassifierFactory
     work: RemainingWork
+
+    def classifier(self) -> SegmentClassifier:
+        """The classifier, with its text banks encoded.
+
+        Raises:
+            ValueError: two classes have the same embedding.
+        """
+        return self.model.load(self.checkpoint, self.vocabulary, self.naming)
+
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """The graph of a chunk; see `run.PreparedRun`. Loads the classifier, which may refuse the class list."""
+        return functools.partial(name_graph, prepared=self, classifier=self.classifier(), execution=execution)
 
 
 def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = None) -> PreparedName:
@@ -152,7 +164,8 @@ def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = 
     checkpoint = request.checkpoint or stored["checkpoint"]
     tuned = tuned_settings(request.settings, request.naming)
     naming = tuned.changes if tuned else request.naming
-    info = (model or SegmentClassifierFactory()).describe(checkpoint, vocabulary, naming, stored["run"])
+    model = model or SegmentClassifierFactory()
+    info = model.describe(checkpoint, vocabulary, naming, stored["run"])
     if tuned:
         refuse_other_weights(tuned, request.settings, info.provenance.get("checkpoint"))
     images = Catalogue(rows_of_images(segments), limit=request.limit)
@@ -176,6 +189,7 @@ def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = 
         naming=naming,
         info=info,
         files=tuple(sorted(segments.file_uris())),
+        model=model,
         work=remaining_work(images, target, retry_failures=request.retry_failures),
     )
 
@@ -187,27 +201,12 @@ def name(
     model: SegmentClassifierFactory | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
-    """Name the segments of every image that has no labels yet, and commit tables as the run goes.
-
-    Arguments and errors are those of `label.label`.
-    """
-    called = time.time()
-    execution, model = execution or Execution(), model or SegmentClassifierFactory()
-    prepared = prepare_name(request, model)
-    load = functools.cache(lambda: model.load(prepared.checkpoint, prepared.vocabulary, prepared.naming))
-    if prepared.work.pending:
-        load()  # it may refuse the class list, so it comes before any table is made
-    return run_table(
-        prepared.work,
-        lambda chunk: name_graph(prepared, chunk, load(), execution),
-        execution,
-        called=called,
-        on_progress=on_progress,
-    )
+    """Name the segments of every image that has no labels yet, and commit tables as the run goes; as `label.label`."""
+    return run_table(lambda: prepare_name(request, model), execution, on_progress)
 
 
 def name_graph(
-    prepared: PreparedName, chunk: Chunk, classifier: SegmentClassifier, execution: Execution
+    chunk: Chunk, *, prepared: PreparedName, classifier: SegmentClassifier, execution: Execution
 ) -> Dataset:
     """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk."""
     target = prepared.work.target
@@ -220,7 +219,7 @@ def name_graph(
     }
     return segments_graph(prepared.files, wanted, NameActor, arguments, execution).map_batches(
         functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-        batch_size=chunk.images_per_file(MAX_IMAGES_PER_FILE),
+        batch_size=images_per_file(execution, chunk.total, MAX_IMAGES_PER_FILE),
         batch_format="pyarrow",
         num_cpus=WRITE_CPUS,
     )

@@ -10,14 +10,13 @@ the images (`pipelines/labelling/external_masks.py`) and embedded instead of the
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.execution import ActorPlan, Execution, actor_plan
+from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.external_masks import ExternalMasks, list_masks, read_with_masks
 from pipelines.labelling.image_stage import (
     ImagesRequest,
@@ -26,7 +25,6 @@ from pipelines.labelling.image_stage import (
     picture_at,
     read_and_decode,
 )
-from pipelines.ray_session import cluster_nodes
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
@@ -97,6 +95,20 @@ class PreparedSegment:
     exporter_digest: str
     """Digest of the exporter; equals the run's where there are no external masks."""
     masks: ExternalMasks | None
+    model: SegmentExporterFactory
+
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """The graph of a chunk; see `run.PreparedRun`."""
+        return lambda chunk: image_graph(
+            replace(chunk, images=self.with_masks(chunk.images)),
+            actor=SegmentActor,
+            arguments=functools.partial(segment_arguments, self, self.model),
+            target=self.work.target,
+            read=read_with_masks if self.masks else read_and_decode,
+            max_pixels=self.request.max_pixels,
+            max_images_per_file=MAX_IMAGES_PER_FILE,
+            execution=execution,
+        )
 
     def with_masks(self, images: pa.Table) -> pa.Table:
         """Some images (`rows.WORK`) with what `read_with_masks` needs, where there are external masks."""
@@ -119,7 +131,8 @@ def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | Non
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
     images = catalogue_of(request.images, request.limit)
-    parts = dict((model or SegmentExporterFactory()).describe(request.checkpoint, request.store))
+    model = model or SegmentExporterFactory()
+    parts = dict(model.describe(request.checkpoint, request.store))
     exporter_digest, masks = digest_of(parts), None
     if request.masks is not None:
         ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]
@@ -140,7 +153,9 @@ def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | Non
         replace=request.replace,
     )
     work = remaining_work(images, target, retry_failures=request.retry_failures)
-    return PreparedSegment(request=request, work=work, exporter_digest=exporter_digest, masks=masks)
+    return PreparedSegment(
+        request=request, work=work, exporter_digest=exporter_digest, masks=masks, model=model
+    )
 
 
 def segment(
@@ -150,38 +165,8 @@ def segment(
     model: SegmentExporterFactory | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
-    """Segment every image that has no segments yet, and commit tables as the run goes.
-
-    Arguments and errors are those of `label.label`.
-    """
-    called = time.time()
-    execution, model = execution or Execution(), model or SegmentExporterFactory()
-    prepared = prepare_segment(request, model)
-    return run_table(
-        prepared.work,
-        lambda chunk: segment_graph(prepared, chunk, model, execution),
-        execution,
-        called=called,
-        on_progress=on_progress,
-    )
-
-
-def segment_graph(
-    prepared: PreparedSegment, chunk: Chunk, model: SegmentExporterFactory, execution: Execution
-) -> Dataset:
-    """The lazy dataset that segments the images of a chunk; see `image_stage.image_graph`."""
-    actors = actor_plan(execution, cluster_nodes())
-    return image_graph(
-        SegmentActor,
-        target=prepared.work.target,
-        chunk=replace(chunk, images=prepared.with_masks(chunk.images)),
-        read=read_with_masks if prepared.masks else read_and_decode,
-        max_pixels=prepared.request.max_pixels,
-        max_images_per_file=MAX_IMAGES_PER_FILE,
-        actors=actors,
-        execution=execution,
-        arguments=segment_arguments(prepared, model, actors),
-    )
+    """Segment every image that has no segments yet, and commit tables as the run goes; as `label.label`."""
+    return run_table(lambda: prepare_segment(request, model), execution, on_progress)
 
 
 def segment_arguments(

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, Execution, actor_options, actor_plan
-from pipelines.labelling.image_stage import BLOCK_BYTES
-from pipelines.ray_session import cluster_nodes
+from pipelines.ray_session import cluster_nodes, configure_ray_data
 from pipelines.runs.rows import BOOKKEEPING
 from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
 from zs3.segmentation.table import NEEDED
@@ -69,11 +68,8 @@ def segments_graph(
         arguments: of its constructor, besides `threads`.
     """
     import ray
-    from ray.data import DataContext
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = BLOCK_BYTES
+    configure_ray_data()
     nodes = cluster_nodes()
     actors = actor_plan(one_actor_per_core(execution, nodes), nodes)
     return (

@@ -48,14 +48,15 @@ def listed_images(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
         ValueError: it is of no known kind; raised while the stream is read: it names no image.
     """
     filesystem, path = filesystem_of(source)
+    empty_list = f"{source!r} lists no image; expected one uri a line, or a column 'uri' that is not empty"
     if source.endswith(".parquet") and filesystem.exists(path):
-        return "", _images_in_parquet(source, filesystem, path)
+        return "", _batches(_images_in_parquet(source, filesystem, path), empty_list)
     if filesystem.isdir(path):
         return uri_of(filesystem, path), _batches(_images_in_folder(source, filesystem, path))
     if filesystem.exists(path):
         suffix = PurePosixPath(path).suffix.lower()
         if suffix == ".txt":
-            return "", _batches(_images_in_text(source, filesystem, path))
+            return "", _batches(_images_in_text(filesystem, path), empty_list)
         if suffix in IMAGE_SUFFIXES:
             return "", _batches([(uri_of(filesystem, path), _etag(filesystem.info(path)))])
         raise ValueError(
@@ -63,20 +64,32 @@ def listed_images(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
             f".txt or .parquet"
         )
     if any(mark in source for mark in WILDCARDS):
-        return "", _batches(_images_of_glob(source, filesystem, path))
+        no_match = f"no file matches {source!r}; is its folder right, and the glob quoted?"
+        return "", _batches(_images_of_glob(filesystem, path), no_match)
     raise FileNotFoundError(
         f"{source!r} does not exist; expected a folder, a glob, a .txt file of uris or a .parquet table"
     )
 
 
-def _batches(pairs: Iterable[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
-    """Pairs of uri and etag in batches."""
-    stream = iter(pairs)
+Images = Iterator[tuple[str, str]]
+"""The uri and etag of each image."""
+
+
+def _batches(images: Iterable[tuple[str, str]], no_image: str = "") -> Iterator[pa.RecordBatch]:
+    """Images in batches.
+
+    Raises:
+        ValueError: there are none; `no_image` is its message.
+    """
+    stream, empty = iter(images), True
     while block := list(itertools.islice(stream, ROWS_PER_BATCH)):
+        empty = False
         uris = [_utf8(uri) for uri, _ in block]
         yield pa.RecordBatch.from_arrays(
             [pa.array(uris, pa.string()), pa.array([etag for _, etag in block], pa.string())], schema=LISTED
         )
+    if empty:
+        raise ValueError(no_image)
 
 
 def _utf8(name: str) -> str:
@@ -84,20 +97,18 @@ def _utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _images_in_folder(
-    source: str, filesystem: fsspec.AbstractFileSystem, path: str
-) -> Iterator[tuple[str, str]]:
+def _images_in_folder(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
     """Images below a folder, without hidden files and folders."""
     kinds: Counter[str] = Counter()
-    images = 0
+    empty = True
     for name, info in _visible_files(filesystem, path):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in IMAGE_SUFFIXES:
-            images += 1
+            empty = False
             yield uri_of(filesystem, name), _etag(info)
-        elif not images:
+        elif empty:
             kinds[suffix or "none"] += 1
-    if not images:
+    if empty:
         others = ", ".join(f"{count} of kind {kind}" for kind, count in kinds.most_common(3))
         raise ValueError(
             f"no image below {source!r} (it holds {others or 'nothing at all'}); expected files such as .jpg, .png, "
@@ -105,70 +116,40 @@ def _images_in_folder(
         )
 
 
-def _images_of_glob(
-    source: str, filesystem: fsspec.AbstractFileSystem, path: str
-) -> Iterator[tuple[str, str]]:
+def _images_of_glob(filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
     """Files that match a pattern, without hidden ones."""
-    images = 0
     if _is_s3(filesystem):
         pattern = re.compile(glob_translate(path))
         folder = path[: min(path.find(mark) for mark in WILDCARDS if mark in path)].rpartition("/")[0]
         matching = (pair for pair in _s3_keys(filesystem, folder) if pattern.match(pair[0]))
     else:
-        matching = (
-            (str(name), _info(filesystem, name))
-            for name in filesystem.glob(path)
-            if not filesystem.isdir(name)
-        )
+        names = (name for name in filesystem.glob(path) if not filesystem.isdir(name))
+        matching = ((str(name), _info(filesystem, name)) for name in names)
     for name, info in matching:
         if not PurePosixPath(name).name.startswith("."):
-            images += 1
             yield uri_of(filesystem, name), _etag(info)
-    if not images:
-        raise ValueError(f"no file matches {source!r}; is its folder right, and the glob quoted?")
 
 
-def _images_in_text(
-    source: str, filesystem: fsspec.AbstractFileSystem, path: str
-) -> Iterator[tuple[str, str]]:
+def _images_in_text(filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
     """The uris in a text file, one per line; blank lines are skipped, relative paths start at the file's folder."""
-    folder, images = uri_of(filesystem, path).rpartition("/")[0], 0
+    folder = uri_of(filesystem, path).rpartition("/")[0]
     with filesystem.open(path, "r", encoding="utf-8-sig", newline="\n") as lines:
         for line in lines:
             if name := line.strip():
-                images += 1
                 yield _absolute_uri(name, folder), ""
-    if not images:
-        raise _empty_list_error(source)
 
 
-def _images_in_parquet(
-    source: str, filesystem: fsspec.AbstractFileSystem, path: str
-) -> Iterator[pa.RecordBatch]:
+def _images_in_parquet(source: str, filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
     """The columns `uri` and `etag` of a Parquet file or folder."""
     dataset = pyarrow.dataset.dataset(path, filesystem=filesystem, format="parquet")
     if "uri" not in dataset.schema.names:
         raise ValueError(f"{source!r} has the columns {dataset.schema.names}; expected one named 'uri'")
     folder = uri_of(filesystem, path).rpartition("/")[0]
     columns = [name for name in LISTED.names if name in dataset.schema.names]
-
-    def rows() -> Iterator[tuple[str, str]]:
-        images = 0
-        for batch in dataset.to_batches(columns=columns, batch_size=ROWS_PER_BATCH):
-            for row in batch.to_pylist():
-                if row["uri"]:
-                    images += 1
-                    yield _absolute_uri(row["uri"], folder), str(row.get("etag") or "")
-        if not images:
-            raise _empty_list_error(source)
-
-    return _batches(rows())
-
-
-def _empty_list_error(source: str) -> ValueError:
-    return ValueError(
-        f"{source!r} lists no image; expected one uri a line, or a column 'uri' that is not empty"
-    )
+    for batch in dataset.to_batches(columns=columns, batch_size=ROWS_PER_BATCH):
+        for row in batch.to_pylist():
+            if row["uri"]:
+                yield _absolute_uri(row["uri"], folder), str(row.get("etag") or "")
 
 
 def _absolute_uri(name: str, folder: str) -> str:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
@@ -88,53 +88,54 @@ class Chunk:
     """Images of the whole run."""
     journal_id: str
     """Which crash journal the run keeps (`pipelines.runs.crash_journal`)."""
-    requested_per_file: int | None = None
-    """Images in one file, where the execution gives a number."""
 
-    def images_per_file(self, max_images: int) -> int:
-        """Images in one file: as requested, or a sixteenth of the run, at least 16 and at most `max_images`."""
-        return self.requested_per_file or min(max_images, max(16, self.total // 16))
+
+class PreparedRun(Protocol):
+    """A request that was checked, and what it leaves to do."""
+
+    @property
+    def work(self) -> RemainingWork:
+        """The tables, and the images that are not in them yet."""
+
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """A function that makes the lazy dataset of a chunk, with rows `rows.WRITTEN`. Called once, if images are
+        pending, before any table is made."""
 
 
 def run_table(
-    work: RemainingWork,
-    graph: Callable[[Chunk], Dataset],
-    execution: Execution,
-    *,
-    called: float,
+    prepare: Callable[[], PreparedRun],
+    execution: Execution | None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RunResult:
     """Execute a graph that writes files, chunk by chunk, and commit the files as it goes.
 
     Args:
-        work: the tables and the images to process; without images, Ray is not started.
-        graph: makes the lazy dataset whose rows are `rows.WRITTEN`.
+        prepare: checks the request. Without pending images, Ray is not started.
         execution: how to run; changes no result.
-        called: when the run was requested, in seconds since 1970.
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
-        ValueError: the tables cannot be written to, or hold another run.
+        ValueError, FileNotFoundError: the request cannot be carried out, or the tables cannot be written to.
         RuntimeError: too many images failed, or none was finished for too long.
         ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
     """
+    called = time.time()
+    execution = execution or Execution()
     too_many = failure_limit(execution.max_failures)
+    prepared = prepare()
+    work, total = prepared.work, len(prepared.work.pending)
+    graph = prepared.graph(execution) if total else None
     committer = Committer(work)
     committer.begin()
-    first, total = time.time(), len(work.pending)
-    if total:
+    first = time.time()
+    if graph:
         start_ray(execution)
         first = float("inf")
         journal_id = uuid.uuid4().hex
         try:
             for images in work.pending.chunks(execution.images_per_wave):
-                chunk = Chunk(
-                    images=images,
-                    total=total,
-                    journal_id=journal_id,
-                    requested_per_file=execution.images_per_file,
-                )
-                for written in commit_as_written(committer, _written(graph(chunk)), execution):
+                dataset = graph(Chunk(images=images, total=total, journal_id=journal_id))
+                for written in commit_as_written(committer, _written(dataset), execution):
                     first = min(first, written["started"])
                     done, failed = committer.done, committer.failed
                     if on_progress:

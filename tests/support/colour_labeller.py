@@ -64,6 +64,16 @@ def picture(path, index=0, corner=None):
     Image.fromarray(pixels).save(path)
 
 
+def make_photos(parent, count):
+    """A folder of pictures `i0.png`, `i1.png`, … beside a class list; the folder."""
+    folder = parent / "photos"
+    folder.mkdir()
+    for index in range(count):
+        picture(folder / f"i{index}.png", index)
+    (parent / "classes.txt").write_text("red\nblue *\n")
+    return folder
+
+
 def request_for(photos, out="out", **changes):
     values = {"images": str(photos), "classes": str(photos.parent / "classes.txt"), "checkpoint": "colours"}
     return LabelRequest(**{**values, "out": str(photos.parent / out), **changes})

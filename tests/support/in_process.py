@@ -1,6 +1,7 @@
 """Runs without Ray: the same actors, files and commits, batch by batch in this process."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -35,13 +36,9 @@ def run_here(rows, actor, work, *, size=4, on_progress=None, commit_interval_s=0
     """What `run_table` does with the rows that an actor makes of some rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipelines.runs.run, "start_ray", lambda execution: False)
-        return run_table(
-            work,
-            lambda chunk: Here(rows, actor, work.target, size),
-            Execution(commit_interval_s=commit_interval_s),
-            called=0.0,
-            on_progress=on_progress,
-        )
+        graph = lambda execution: lambda chunk: Here(rows, actor, work.target, size)  # noqa: E731
+        prepared = SimpleNamespace(work=work, graph=graph)
+        return run_table(lambda: prepared, Execution(commit_interval_s=commit_interval_s), on_progress)
 
 
 def segment_here(request: SegmentRequest) -> RunResult:

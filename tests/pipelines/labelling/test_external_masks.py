@@ -173,7 +173,10 @@ def test_other_masks_are_another_run(photos):
         plain.work.target.digest == plain.exporter_digest == first.exporter_digest != first.work.target.digest
     )
     assert set(first.work.target.provenance["run"]) == {*plain.work.target.provenance["run"], "proposals"}
-    assert prepare_segment(to_segment(photos, limit=1), grouping()).target.digest == first.work.target.digest
+    assert (
+        prepare_segment(to_segment(photos, limit=1), grouping()).work.target.digest
+        == first.work.target.digest
+    )
     (photos.parent / "labels/a.png").write_bytes(encode_label_png(truth("b")))
     assert prepare_segment(to_segment(photos), grouping()).work.target.digest != first.work.target.digest
 

@@ -16,12 +16,21 @@ from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.image_stage import read_and_decode
-from pipelines.labelling.label import LabelActor, label, label_graph, prepare_label
+from pipelines.labelling.label import LabelActor, label, prepare_label
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.runs.run import Chunk
 from pipelines.tables.delta_reader import image_uris
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from tests.support.colour_labeller import GREEN, SMALL, colours, expected, picture, request_for, table
+from tests.support.colour_labeller import (
+    GREEN,
+    SMALL,
+    colours,
+    expected,
+    make_photos,
+    picture,
+    request_for,
+    table,
+)
 from tests.support.listings import list_images, pending_table
 from zs3.tables import LABELS
 from zs3.vocabulary import load_vocabulary
@@ -29,12 +38,7 @@ from zs3.vocabulary import load_vocabulary
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(10):
-        picture(folder / f"i{index}.png", index)
-    (tmp_path / "classes.txt").write_text("red\nblue *\n")
-    return folder
+    return make_photos(tmp_path, 10)
 
 
 def labelled_before(request, count, model):
@@ -159,7 +163,7 @@ def test_decoding_stays_apart_from_the_actors(ray_session, photos):
 
     plan = prepare_label(request_for(photos), colours())
     chunk = Chunk(images=pending_table(plan.work), total=len(plan.work.pending), journal_id="n")
-    dataset = label_graph(plan, chunk, colours(), SMALL)
+    dataset = plan.graph(SMALL)(chunk)
     operator, operators = get_execution_plan(dataset._logical_plan)[0].dag, []
     while operator.input_dependencies:
         operators.append(operator.name)

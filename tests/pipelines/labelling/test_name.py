@@ -34,6 +34,7 @@ from pipelines.labelling.segments_table import one_actor_per_core, read_segments
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
+from tests.support.colour_labeller import GREEN, SMALL, make_photos, picture
 from tests.support.stored_segments import grouping, naming
 from zs3.checkpoint import save_checkpoint
 from zs3.config import digest_of
@@ -41,30 +42,12 @@ from zs3.nets.zegformer import ZegFormer
 from zs3.tables import SEGMENTS
 from zs3.vocabulary import load_vocabulary
 
-RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
-
-SMALL = Execution(batch_size=2, images_per_block=3, images_per_file=4, commit_interval_s=0.0)
-
 ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
-
-
-def picture(path, index=0, corner=None):
-    """A red and blue picture whose border lies at `index`."""
-    pixels = np.full((8, 12, 3), BLUE, np.uint8)
-    pixels[:, : index % 13] = RED
-    if corner:
-        pixels[0, 0] = corner
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(10):
-        picture(folder / f"i{index}.png", index)
-    (tmp_path / "classes.txt").write_text("red\nblue *\n")
-    return folder
+    return make_photos(tmp_path, 10)
 
 
 def to_segment(photos, out="kept", **changes):

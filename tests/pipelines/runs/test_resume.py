@@ -13,18 +13,13 @@ from pipelines.runs.catalogue import SHARD, Catalogue, catalogue_of
 from pipelines.runs.committer import MAX_SHARD_FILES, Committer
 from pipelines.runs.resume import Target, remaining_work
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+from tests.support.colour_labeller import SMALL, colours, expected, make_photos, picture, request_for, table
 from zs3.tables import FAILURES, SHARDS
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(6):
-        picture(folder / f"i{index}.png", index)
-    (tmp_path / "classes.txt").write_text("red\nblue *\n")
-    return folder
+    return make_photos(tmp_path, 6)
 
 
 def batches(ids, etag="e"):
@@ -128,7 +123,7 @@ def test_a_replacement_that_was_stopped_between_its_tables_goes_on(ray_session, 
     (photos / "bad.jpg").write_bytes(b"no picture")
     request = request_for(photos)
     label(request, SMALL, model=colours())
-    target = prepare_label(request_for(photos, replace=True), colours(weights="v")).target
+    target = prepare_label(request_for(photos, replace=True), colours(weights="v")).work.target
     open_table(target.uris["labels"], target.schema, target.provenance, replace=True)
     result = label(request, SMALL, model=colours(weights="v"))
     assert (result.images, result.failed, result.skipped) == (6, 1, 0)

@@ -16,7 +16,7 @@ from pipelines.labelling.label import label, prepare_label
 from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error, remove_journals
 from pipelines.runs.run import failure_limit
 from pipelines.runs.stall_timeout import StalledError, iterate_with_timeout
-from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
+from tests.support.colour_labeller import SMALL, colours, expected, make_photos, picture, request_for, table
 
 YELLOW = (250, 250, 0)
 
@@ -46,12 +46,7 @@ def deadly(delay_s=0.0):
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(7):
-        picture(folder / f"i{index}.png", index)
-    (tmp_path / "classes.txt").write_text("red\nblue *\n")
-    return folder
+    return make_photos(tmp_path, 7)
 
 
 def test_an_image_that_kills_its_process_is_given_up_and_costs_its_neighbours_nothing(ray_session, photos):

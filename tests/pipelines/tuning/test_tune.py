@@ -252,7 +252,7 @@ def test_tuned_settings_define_labels_by_their_values_alone(farm, tmp_path):
     )
     assert provenance_of(held)["tuning"] == {"title": "a train"}
     assert (
-        prepare_name(to_name(farm, tmp_path / "out", settings=settings)).target.digest
+        prepare_name(to_name(farm, tmp_path / "out", settings=settings)).work.target.digest
         == tuned.work.target.digest
     )
     with pytest.raises(ValueError, match="as of settings that were tuned on a train, now they are not tuned"):
