@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.execution import DECODE_CPUS, ActorPlan, Execution, actor_plan
+from pipelines.execution import DECODE_CPUS, ActorPlan, Execution, actor_plan, images_per_file
 from pipelines.forecast.bootstrap import ZERO, Interval, percentile_interval
 from pipelines.forecast.measure import Measured, bytes_in_files, measure_on_ray
 from pipelines.forecast.sample import Sample, draw
@@ -25,7 +25,6 @@ from pipelines.labelling.label import LabelActor, LabellerFactory, LabelRequest,
 from pipelines.labelling.segment import SegmentExporterFactory, SegmentRequest, prepare_segment
 from pipelines.ray_session import cluster_nodes, start_ray
 from pipelines.runs.resume import RemainingWork
-from pipelines.runs.run import Chunk
 
 SECONDS_PER_HOUR = 3600.0
 
@@ -190,14 +189,11 @@ def bytes_written(sample: Sample, measured: Measured, run: MeasurableRun, execut
     the lower bound counts a part-full file as a part.
     """
     target, images = run.work.target, len(run.work.pending)
-    chunk = Chunk(
-        images=pa.table({}), total=images, journal_id="", requested_per_file=execution.images_per_file
-    )
-    images_per_file = chunk.images_per_file(run.max_images_per_file)
-    of_images, per_file = bytes_in_files(measured.rows, target.results, target.schema, images_per_file)
-    content, files = percentile_interval(sample.totals(of_images)), -(-images // images_per_file)
+    in_file = images_per_file(execution, images, run.max_images_per_file)
+    of_images, per_file = bytes_in_files(measured.rows, target.results, target.schema, in_file)
+    content, files = percentile_interval(sample.totals(of_images)), -(-images // in_file)
     return Interval(
         estimate=content.estimate + files * per_file,
-        low=content.low + images / images_per_file * per_file,
+        low=content.low + images / in_file * per_file,
         high=content.high + 2 * files * per_file,
     )

@@ -86,7 +86,7 @@ class Committer:
         self.images += written["images"]
         self.failed += written["failed"]
         self._first = min(self._first, written["started"])
-        self._replaced_ids.update(written["again"])
+        self._replaced_ids.update(written["replaced"])
         for file in written["files"]:
             values = {field.name: file[field.name] for field in fields(DataFile)}
             self._files[file["table"]].append(DataFile(**values))

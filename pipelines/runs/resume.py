@@ -213,7 +213,7 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
         listing_digest=catalogue.digest,
         failed_before=count(_FAILED_AND_NOT_PENDING),
         retried=count("pending WHERE attempts > 0"),
-        changed=count("pending WHERE again AND attempts = 0"),
+        changed=count("pending WHERE replaces AND attempts = 0"),
         untouched=count(_UNTOUCHED) if retry_failures else 0,
         open_shards={} if retry_failures else {shard.number: shard for shard in open_shards},
         done_shards=done_shards,
@@ -226,13 +226,13 @@ _NEW_OR_CHANGED = """
 WITH stored AS (
   SELECT uri, etag FROM processed
   UNION SELECT uri, etag FROM failed WHERE uri NOT IN (SELECT uri FROM processed))
-SELECT i.image_id, i.uri, i.etag, i.shard, 0 AS attempts, s.uri IS NOT NULL AS again
+SELECT i.image_id, i.uri, i.etag, i.shard, 0 AS attempts, s.uri IS NOT NULL AS replaces
 FROM images i JOIN open USING (shard) LEFT JOIN stored s USING (uri)
 WHERE s.uri IS NULL OR (s.etag <> i.etag AND s.etag <> '' AND i.etag <> '')"""
 """Images without a row, and images whose etag differs from that of their row; an empty etag counts as unchanged."""
 
 _FAILED_BEFORE = """
-SELECT i.image_id, i.uri, i.etag, i.shard, max(f.attempts) AS attempts, true AS again
+SELECT i.image_id, i.uri, i.etag, i.shard, max(f.attempts) AS attempts, true AS replaces
 FROM images i JOIN failed f USING (uri) WHERE i.uri NOT IN (SELECT uri FROM processed)
 GROUP BY ALL"""
 

@@ -29,13 +29,13 @@ WORK = pa.schema(
         "etag": pa.string(),
         "shard": pa.int32(),
         "attempts": pa.int32(),
-        "again": pa.bool_(),
+        "replaces": pa.bool_(),
     }
 )
-"""An image to process. `shard`: its shard in the listing; `attempts`: runs that tried it before; `again`: whether its
-earlier rows are to be replaced."""
+"""An image to process. `shard`: its shard in the listing; `attempts`: runs that tried it before; `replaces`: whether
+earlier rows of it are to be replaced."""
 
-BOOKKEEPING = pa.schema([WORK.field(name) for name in ("image_id", "shard", "attempts", "again")])
+BOOKKEEPING = pa.schema([WORK.field(name) for name in ("image_id", "shard", "attempts", "replaces")])
 """The columns of `WORK` that stay with the rows of an image, for the driver."""
 
 _FILE = pa.struct(
@@ -47,7 +47,7 @@ WRITTEN = pa.schema(
         "images": pa.int64(),
         "failed": pa.int64(),
         "shards": pa.list_(pa.int32()),
-        "again": pa.list_(pa.string()),
+        "replaced": pa.list_(pa.string()),
         "files": pa.list_(_FILE),
     }
 )
@@ -177,7 +177,7 @@ def failure_of(image: Image, stage: str, error: BaseException, run: str) -> dict
 
 def work_rows(table: pa.Table) -> list[dict[str, Any]]:
     """The columns of `WORK` of each row; columns that a table lacks get defaults: no shard, no attempt before."""
-    defaults: dict[str, Any] = {"shard": -1, "attempts": 0, "again": False, "etag": ""}
+    defaults: dict[str, Any] = {"shard": -1, "attempts": 0, "replaces": False, "etag": ""}
     present = table.select([name for name in WORK.names if name in table.column_names]).to_pylist()
     return [defaults | row for row in present]
 
@@ -200,7 +200,9 @@ def write_tables(batch: pa.Table, *, uris: Mapping[str, str], schemas: Mapping[s
         "images": batch.num_rows - failed,
         "failed": failed,
         "shards": batch["shard"].to_pylist(),
-        "again": [row["image_id"] for row in batch.select(["image_id", "again"]).to_pylist() if row["again"]],
+        "replaced": batch.select(["image_id", "replaces"])
+        .filter(pc.field("replaces"))["image_id"]
+        .to_pylist(),
         "files": files,
     }
     return pa.Table.from_pylist([written], schema=WRITTEN)

@@ -1,4 +1,4 @@
-"""The labelling door: its exit codes, its one error line, its JSON line, and the query it offers."""
+"""`zs3 label`: exit codes, the error line, the JSON line, and the queries that the summary offers."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs import label as door
+from jobs import label as command
 from jobs.cli.exit_codes import guarded, one_line
 from jobs.main import COMMANDS
 from jobs.main import main as zs3
@@ -58,7 +58,7 @@ def arguments(*more, images="photos", classes="classes.txt", out="out"):
 
 def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(ray_session, photos, capfd):
     (photos / "bad.jpg").write_bytes(b"no picture")
-    code = door.main(arguments("--json", "--limit", "4", "--batch-size", "2"), model=shades())
+    code = command.main(arguments("--json", "--limit", "4", "--batch-size", "2"), model=shades())
     out, err = capfd.readouterr()
     assert code == 3
     result = json.loads(out.splitlines()[-1])
@@ -79,9 +79,9 @@ def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(
     answers = []
     for line in err.splitlines():
         if " -c " in line:
-            command = line.split(":", 1)[1]
+            query = line.split(":", 1)[1]
             answers.append(
-                subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+                subprocess.run(query, shell=True, check=True, capture_output=True, text=True).stdout
             )
     assert "bad" in answers[0] and "decode" in answers[0]
     assert "bright" in answers[1] and "dark" in answers[1] and "96" in answers[1]
@@ -90,7 +90,7 @@ def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(
 def test_a_model_that_always_fails_ends_with_1_and_one_line(ray_session, photos, capfd):
     for index in range(4, 40):
         (photos / f"i{index}.png").write_bytes((photos / "i0.png").read_bytes())
-    assert door.main(arguments("--json"), model=shades(broken=True)) == 1
+    assert command.main(arguments("--json"), model=shades(broken=True)) == 1
     out, err = capfd.readouterr()
     assert out == ""
     (line,) = [line for line in err.splitlines() if line.startswith("zs3: error")]
@@ -124,7 +124,7 @@ def test_what_cannot_be_used_is_named_in_one_line(photos, capsys, changes, messa
     }
     open_table(there, FAILURES, provenance)
     before = sorted(photos.parent.rglob("*"))
-    assert door.main(arguments(**changes), model=shades()) == 1
+    assert command.main(arguments(**changes), model=shades()) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert err.startswith("zs3: error: ") and message in err
@@ -138,14 +138,14 @@ def _vocabulary():
 
 
 def test_a_checkpoint_that_is_none_is_named_in_one_line(photos, capsys):
-    assert door.main(arguments()) == 1
+    assert command.main(arguments()) == 1
     err = capsys.readouterr().err
     assert err.startswith("zs3: error: checkpoint 'shades' has no") and err.count("\n") == 1
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(photos, capsys):
     before = sorted(photos.parent.rglob("*"))
-    assert door.main(arguments("--dry-run", "--limit", "3"), model=shades()) == 0
+    assert command.main(arguments("--dry-run", "--limit", "3"), model=shades()) == 0
     text = capsys.readouterr().out
     for expected in (
         "3 at photos: 3 to label, 0 done",
@@ -156,7 +156,7 @@ def test_a_dry_run_tells_all_and_writes_nothing(photos, capsys):
         "nothing was written",
     ):
         assert expected in text
-    assert door.main(arguments("--dry-run", "--json"), model=shades()) == 0
+    assert command.main(arguments("--dry-run", "--json"), model=shades()) == 0
     plan = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (plan["dry_run"], plan["images"], plan["skipped"]) == (True, 4, 0)
     assert plan["classes"] == [
@@ -174,9 +174,9 @@ def test_a_dry_run_counts_what_failed_before(photos, capsys):
     row["uri"] = str(photos / "i1.png")
     failed = write_data_file(uri, _failure(row, uri, provenance))
     publish(open_table(uri, FAILURES, provenance), FAILURES, [failed], run="r", written_ms=0)
-    assert door.main(arguments("--dry-run"), model=model) == 0
+    assert command.main(arguments("--dry-run"), model=model) == 0
     assert "3 to label, 0 done, 1 failed before, for --retry-failures" in capsys.readouterr().out
-    assert door.main(arguments("--dry-run", "--retry-failures"), model=model) == 0
+    assert command.main(arguments("--dry-run", "--retry-failures"), model=model) == 0
     assert "1 to label (1 of them failed before), 0 done, 3 not tried yet" in capsys.readouterr().out
 
 
@@ -191,12 +191,12 @@ def _failure(row, uri, provenance):
     "argv", [[], ["--images", "x"], arguments("--limit", "many"), arguments("--speed", "9")]
 )
 def test_wrong_usage_ends_with_2(argv, capsys):
-    assert door.main(argv) == 2
+    assert command.main(argv) == 2
     assert capsys.readouterr().out == ""
 
 
 def test_help_ends_with_0_and_names_every_option(capsys):
-    assert door.main(["--help"]) == 0
+    assert command.main(["--help"]) == 0
     text = capsys.readouterr().out
     for option in (
         "--images",

@@ -1,14 +1,14 @@
-"""The door of `retry`: it makes the request of the tables again, for the images that failed, and for these alone."""
+"""`zs3 retry`: makes the request that the tables store again, for the images that failed and for no others."""
 
 import json
 
 import pyarrow as pa
 import pytest
 
-from jobs import label as label_door
-from jobs import name as name_door
-from jobs import retry as door
-from jobs import segment as segment_door
+from jobs import label as label_command
+from jobs import name as name_command
+from jobs import retry as command
+from jobs import segment as segment_command
 from pipelines.labelling.retry import prepare_retry
 from pipelines.runs.status import status
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
@@ -41,15 +41,15 @@ def labelled(*more):
         "run",
         *more,
     ]
-    return label_door.main(argv, model=colours())
+    return label_command.main(argv, model=colours())
 
 
 def retried(capfd, *more, out="run"):
-    """Exit code, result and words of a retry."""
+    """Exit code, result and standard error of a retry."""
     models = {"label": colours(), "segment": grouping(), "name": naming()}
-    code = door.main(["--out", out, "--json", *more], models=models)
-    told, err = capfd.readouterr()
-    return code, json.loads(told) if told else None, err
+    code = command.main(["--out", out, "--json", *more], models=models)
+    out_text, err = capfd.readouterr()
+    return code, json.loads(out_text) if out_text else None, err
 
 
 def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp_path, monkeypatch, capfd):
@@ -64,8 +64,8 @@ def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp
     assert code == 3
     assert (result["images"], result["failed"], result["skipped"]) == (1, 1, 4)
     assert "zs3 label of what failed: 2" in err and "1 images labelled, 1 failed" in err
-    (told,) = status(out)
-    assert (told.listed, told.done, told.failed, told.left) == (7, 5, 1, 1)
+    (state,) = status(out)
+    assert (state.listed, state.done, state.failed, state.left) == (7, 5, 1, 1)
 
     picture(photos / "i4.png", 4)
     code, result, err = retried(capfd, out=out)
@@ -78,7 +78,7 @@ def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp
 def test_segment_and_name_are_asked_for_as_they_were(ray_session, photos, capfd):
     picture(photos / "i2.png", corner=GREEN)
     to_segment = ["--images", "photos", "--checkpoint", "colours", "--store", "lossless", "--out", "kept"]
-    assert segment_door.main(to_segment, model=grouping()) == 3
+    assert segment_command.main(to_segment, model=grouping()) == 3
     to_name = [
         "--segments",
         "kept",
@@ -89,7 +89,7 @@ def test_segment_and_name_are_asked_for_as_they_were(ray_session, photos, capfd)
         "--out",
         "named",
     ]
-    assert name_door.main(to_name, model=naming()) == 0
+    assert name_command.main(to_name, model=naming()) == 0
     picture(photos / "i1.png", 1)
     picture(photos / "i2.png", 2)
     capfd.readouterr()
@@ -105,7 +105,7 @@ def test_failures_of_other_images_than_those_of_the_tables_are_told(ray_session,
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "j.png").write_bytes(b"no picture")
     more = ["--images", "more", "--classes", "classes.txt", "--checkpoint", "colours", "--out", "run"]
-    assert label_door.main(more, model=colours()) == 3
+    assert label_command.main(more, model=colours()) == 3
     for index in (1, 4):
         picture(photos / f"i{index}.png", index)
     capfd.readouterr()
@@ -114,9 +114,9 @@ def test_failures_of_other_images_than_those_of_the_tables_are_told(ray_session,
     assert "not among the images that the tables were started with: 1" in err
 
 
-def tables_with(asked, image="i1"):
+def tables_with(request, image="i1"):
     """Tables of one failure, which say that they were asked for like this."""
-    provenance = {"run": {"weights": "w"}, "digest": "w", **({"asked": asked} if asked else {})}
+    provenance = {"run": {"weights": "w"}, "digest": "w", **({"asked": request} if request else {})}
     open_table("run/labels", LABELS, provenance)
     table = open_table("run/failures", FAILURES, provenance)
     row = {name: image for name in FAILURES.names} | {"attempts": 1}
@@ -125,7 +125,7 @@ def tables_with(asked, image="i1"):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("request_values", "message"),
     [
         (None, "run/failures does not say what was asked for; give the command that made it once more"),
         ({"verb": "paint"}, "run/failures was asked for by 'paint'; expected label, segment, name"),
@@ -140,8 +140,8 @@ def tables_with(asked, image="i1"):
         ),
     ],
 )
-def test_what_cannot_be_asked_again_is_named_in_one_line(photos, capfd, asked, message):
-    tables_with(asked)
+def test_what_cannot_be_asked_again_is_named_in_one_line(photos, capfd, request_values, message):
+    tables_with(request_values)
     code, result, err = retried(capfd)
     errors = [line for line in err.splitlines() if line.startswith("zs3: error")]
     assert code == 1 and result is None
@@ -149,10 +149,10 @@ def test_what_cannot_be_asked_again_is_named_in_one_line(photos, capfd, asked, m
 
 
 def test_a_changed_class_list_is_refused(photos, capfd):
-    asked = {"verb": "label", "images": "photos", "classes": "classes.txt", "checkpoint": "c", "out": "run"}
-    tables_with(asked)
+    values = {"verb": "label", "images": "photos", "classes": "classes.txt", "checkpoint": "c", "out": "run"}
+    tables_with(values)
     models = {"label": colours(weights="other")}
-    assert door.main(["--out", "run"], models=models) == 1
+    assert command.main(["--out", "run"], models=models) == 1
     assert "holds another run, made with a different weights (w there, other now)" in capfd.readouterr().err
 
 
@@ -162,10 +162,10 @@ def test_no_table_is_named_in_one_line(tmp_path, capfd):
 
 
 def test_a_limit_holds_if_it_held_last(photos):
-    asked = {
+    values = {
         "verb": "label", "images": "photos", "classes": "classes.txt", "checkpoint": "c", "out": "run", "limit": 3,
     }  # fmt: skip
-    tables_with(asked)
+    tables_with(values)
     assert prepare_retry("run").request.limit is None, "no commit says how many images were listed"
     table = open_table("run/failures", FAILURES, {"run": {"weights": "w"}})
     row = {name: "i2" for name in FAILURES.names} | {"attempts": 1}
@@ -176,7 +176,7 @@ def test_a_limit_holds_if_it_held_last(photos):
 
 
 def test_help_names_what_it_reads(capsys):
-    assert door.main(["--help"]) == 0
+    assert command.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert "--out" in text and "--storage-options" in text and "--num-actors" in text
     assert "--retry-failures" not in text and "--limit" not in text

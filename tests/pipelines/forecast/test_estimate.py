@@ -166,7 +166,7 @@ def pending_of(images, etags=None):
     ]
     catalogue = Catalogue([pa.RecordBatch.from_pylist(rows)])
     catalogue.connection.execute(
-        "CREATE TABLE pending AS SELECT image_id, uri, etag, shard, 0 AS attempts, false AS again FROM images"
+        "CREATE TABLE pending AS SELECT image_id, uri, etag, shard, 0 AS attempts, false AS replaces FROM images"
     )
     return PendingImages(catalogue)
 

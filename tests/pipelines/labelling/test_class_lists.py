@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs import label as label_door
-from jobs import name as name_door
+from jobs import label as label_command
+from jobs import name as name_command
 from pipelines.evaluation.evaluate import EvaluateRequest, evaluate
 from pipelines.labelling.label import LabellerFactory, describe_labeller
 from pipelines.labelling.segment import SegmentRequest, prepare_segment
@@ -49,7 +49,7 @@ def here(tmp_path, monkeypatch):
 
 
 def label(checkpoint, classes, *more):
-    return label_door.main(
+    return label_command.main(
         ["--images", "photos", "--classes", classes, "--checkpoint", checkpoint, "--out", "out", *more]
     )
 
@@ -109,14 +109,14 @@ def test_evaluate_with_a_checkpoint_refuses_a_list_before_anything_is_written(he
 @pytest.mark.parametrize("checkpoint", ["zegformer"], indirect=True)
 def test_name_warns_and_refuses_as_label_does(here, checkpoint, capsys, caplog):
     plan = prepare_segment(SegmentRequest(images="photos", checkpoint=checkpoint, out="kept"))
-    held = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
+    table = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
     segments = random_segments(0, classes=384)
     row = segments_row(
         "i", str(here / "photos" / "i.png"), segments, 0.0, plan.work.target.digest, store="lossless"
     )
     part = write_data_file(plan.work.target.uris["segments"], pa.Table.from_pylist([row], schema=SEGMENTS))
-    publish(held, SEGMENTS, [part], run=plan.work.target.digest, written_ms=0)
-    name = lambda classes, *more: name_door.main(  # noqa: E731
+    publish(table, SEGMENTS, [part], run=plan.work.target.digest, written_ms=0)
+    name = lambda classes, *more: name_command.main(  # noqa: E731
         ["--segments", "kept", "--classes", classes, "--out", "named", *more]
     )
     assert name("near.txt", "--dry-run", "--json") == 0

@@ -1,4 +1,4 @@
-"""Masks from elsewhere: found by what lies at a uri, read beside the pictures, and part of what a run is."""
+"""External masks: recognised by what lies at a uri, read with the pictures, and part of what defines a run."""
 
 import json
 
@@ -54,7 +54,7 @@ def photos(tmp_path):
             annotations.append({"image_id": number, "segmentation": code})
     coco = {"images": images, "annotations": annotations}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
-    results = [one | {"image_id": IDS[one["image_id"]]} for one in annotations]
+    results = [entry | {"image_id": IDS[entry["image_id"]]} for entry in annotations]
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "classes.txt").write_text("red\nblue *\n")
     return tmp_path / "photos"
@@ -62,8 +62,8 @@ def photos(tmp_path):
 
 def read(photos, masks, **changes):
     refs = list_images(str(photos))
-    found = list_masks(str(photos.parent / masks), [image_id for image_id, _ in refs])
-    columns = [*map(list, zip(*refs)), [found.of_image.get(image_id, "") for image_id, _ in refs]]
+    masks_there = list_masks(str(photos.parent / masks), [image_id for image_id, _ in refs])
+    columns = [*map(list, zip(*refs)), [masks_there.of_image.get(image_id, "") for image_id, _ in refs]]
     table = pa.table(dict(zip(("image_id", "uri", "masks_at"), columns)))
     return pa.concat_tables(read_with_masks(table, **{"max_pixels": 1000, "run": "r"} | changes)).to_pylist()
 
@@ -95,11 +95,11 @@ def test_masks_that_cannot_be_used_fail_their_image_alone(photos):
     (photos / "bad.jpg").write_bytes(b"no picture")
     rows = {row["image_id"]: row for row in read(photos, "labels")}
     assert [len(rows[image_id]["failures"]) for image_id in ("a", "b", "bad", "c")] == [1, 1, 1, 0]
-    told = {image_id: row["failures"][0] for image_id, row in rows.items() if row["failures"]}
-    assert [told[one]["stage"] for one in ("a", "b", "bad")] == ["masks", "masks", "decode"]
-    assert [told[one]["error_type"] for one in ("a", "b")] == ["wrong_size", "missing"]
-    assert "labels/a.png is 12 x 8, but its picture is 8 x 12" in told["a"]["message"]
-    assert "--masks has none for image 'b'; add them" in told["b"]["message"]
+    failures = {image_id: row["failures"][0] for image_id, row in rows.items() if row["failures"]}
+    assert [failures[image_id]["stage"] for image_id in ("a", "b", "bad")] == ["masks", "masks", "decode"]
+    assert [failures[image_id]["error_type"] for image_id in ("a", "b")] == ["wrong_size", "missing"]
+    assert "labels/a.png is 12 x 8, but its picture is 8 x 12" in failures["a"]["message"]
+    assert "--masks has none for image 'b'; add them" in failures["b"]["message"]
     assert rows["a"]["pixels"] == b"" and rows["c"]["pixels"]
 
 
@@ -107,10 +107,14 @@ def test_damaged_and_missing_files_are_rows(photos):
     masks = photos.parent / "masks"
     (masks / "a/1.png").write_bytes((masks / "a/1.png").read_bytes()[:-20])
     refs = list_images(str(photos))
-    found = list_masks(str(masks), [image_id for image_id, _ in refs])
+    masks_there = list_masks(str(masks), [image_id for image_id, _ in refs])
     (masks / "b/2.png").unlink()
     table = pa.table(
-        {"image_id": list(IDS), "uri": [uri for _, uri in refs], "masks_at": list(found.of_image.values())}
+        {
+            "image_id": list(IDS),
+            "uri": [uri for _, uri in refs],
+            "masks_at": list(masks_there.of_image.values()),
+        }
     )
     a, b, c = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
     assert a["failures"][0]["error_type"] == "truncated" and "masks/a/1.png: " in a["failures"][0]["message"]
@@ -152,16 +156,21 @@ def test_what_is_no_masks_for_these_images_is_named_before_anything_runs(photos,
 
 def test_masks_lie_at_uris_too(photos):
     store = fsspec.filesystem("memory")
-    store.pipe({f"/proposals/{one}.png": (photos.parent / f"labels/{one}.png").read_bytes() for one in IDS})
+    store.pipe(
+        {
+            f"/proposals/{image_id}.png": (photos.parent / f"labels/{image_id}.png").read_bytes()
+            for image_id in IDS
+        }
+    )
     store.pipe("/proposals/.hidden/a.png", b"")
     try:
-        found = list_masks("memory://proposals", IDS)
+        masks_there = list_masks("memory://proposals", IDS)
         table = pa.table(
-            {"image_id": ["a"], "uri": [str(photos / "a.png")], "masks_at": [found.of_image["a"]]}
+            {"image_id": ["a"], "uri": [str(photos / "a.png")], "masks_at": [masks_there.of_image["a"]]}
         )
         (row,) = pa.concat_tables(read_with_masks(table, max_pixels=1000, run="r")).to_pylist()
         assert row["failures"] == [] and len(unpack_masks(row["masks"], 8, 12)) == 2
-        assert found.digest == list_masks(str(photos.parent / "labels"), IDS).digest
+        assert masks_there.digest == list_masks(str(photos.parent / "labels"), IDS).digest
     finally:
         store.rm("/proposals", recursive=True)
 
@@ -186,8 +195,8 @@ def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, mas
     here, request = photos.parent, to_segment(photos, masks)
     result = segment(request, SMALL, model=grouping())
     assert (result.images, result.failed) == (3, 0)
-    again = segment(request, SMALL, model=grouping())
-    assert (again.images, again.failed, again.skipped) == (0, 0, 3)
+    second = segment(request, SMALL, model=grouping())
+    assert (second.images, second.failed, second.skipped) == (0, 0, 3)
     rows = rows_in(here / "kept", "segments")
     assert {
         (row["mask_store"], row["num_segments"], row["mask_height"], row["mask_width"]) for row in rows
@@ -195,15 +204,15 @@ def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, mas
     stored = segments_at(pa.Table.from_pylist(rows).select(NEEDED), 0)
     assert np.array_equal(stored.mask_logits_Khw.numpy() > 0, np.stack([truth("a") == 1, truth("a") == 2]))
 
-    asked = NameRequest(
+    request = NameRequest(
         segments=str(here / "kept"), classes=str(here / "classes.txt"), out=str(here / "named")
     )
-    result = name(asked, SMALL, model=naming())
+    result = name(request, SMALL, model=naming())
     assert (result.images, result.failed) == (3, 0)
     for image_id in IDS:
         labels = label_map([row for row in rows_in(here / "named", "labels") if row["image_id"] == image_id])
         true = truth(image_id)
         assert np.array_equal(labels[true > 0], true[true > 0])
-    assert len(prepare_name(asked, naming()).work.pending) == 0
+    assert len(prepare_name(request, naming()).work.pending) == 0
     with pytest.raises(ValueError, match="made with a different proposals"):
         segment(to_segment(photos, "masks"), SMALL, model=grouping())

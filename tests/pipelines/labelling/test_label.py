@@ -44,10 +44,10 @@ def photos(tmp_path):
 def labelled_before(request, count, model):
     """Put the first images of a request into its table without a run."""
     plan = prepare_label(request, model)
-    held = open_table(f"{request.out}/labels", LABELS, plan.work.target.provenance)
+    stored = open_table(f"{request.out}/labels", LABELS, plan.work.target.provenance)
     rows = expected(Path(request.images), {image_id for image_id, _ in list(plan.work.pending)[:count]})
     part = write_data_file(f"{request.out}/labels", pa.Table.from_pylist(rows, schema=LABELS))
-    publish(held, LABELS, [part], run=plan.info.digest, written_ms=0)
+    publish(stored, LABELS, [part], run=plan.info.digest, written_ms=0)
 
 
 def an_actor(photos, model, run="w"):
@@ -92,12 +92,12 @@ def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray
     (photos / "cut.jpg").write_bytes((photos / "i1.png").read_bytes())
     nothing = label(request, SMALL, model=colours())
     assert (nothing.images, nothing.failed, nothing.skipped, nothing.failed_before) == (0, 0, 14, 4)
-    again = label(
+    second = label(
         request_for(photos, images=str(listing), classes=classes, retry_failures=True, max_pixels=100_000),
         SMALL,
         model=colours(),
     )
-    assert (again.images, again.failed, again.skipped, again.failed_before) == (3, 1, 10, 0)
+    assert (second.images, second.failed, second.skipped, second.failed_before) == (3, 1, 10, 0)
     assert [(row["image_id"], row["attempts"]) for row in table(request, "failures")] == [("gone", 2)]
     assert [row for row in table(request) if row["image_id"] != "cut"] == expected(photos, etags=False)
 
@@ -116,8 +116,8 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
     monkeypatch.setattr(
         "pipelines.runs.run.start_ray", lambda execution: pytest.fail("started Ray for nothing")
     )
-    again = label(request, SMALL, model=colours())
-    assert (again.images, again.failed, again.skipped, again.images_per_second) == (0, 0, 23, 0.0)
+    second = label(request, SMALL, model=colours())
+    assert (second.images, second.failed, second.skipped, second.images_per_second) == (0, 0, 23, 0.0)
 
 
 DRIVER = """
@@ -145,11 +145,11 @@ def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_
                 time.sleep(0.05)
         finally:
             driver.send_signal(signal.SIGKILL)
-    held = len(image_uris_so_far(request))
-    assert 0 < held < 30
+    done = len(image_uris_so_far(request))
+    assert 0 < done < 30
 
     result = label(request, Execution(batch_size=5, images_per_block=50), model=colours())
-    assert (result.images, result.failed, result.skipped) == (30 - held, 0, held)
+    assert (result.images, result.failed, result.skipped) == (30 - done, 0, done)
     assert table(request) == expected(photos)
 
 

@@ -89,12 +89,12 @@ def segments_of(photos, model, run, checkpoint="colours", actors=ONE):
 def segmented_before(photos, model):
     """The segments table, without a run: all photographs in two files."""
     plan = prepare_segment(to_segment(photos), model)
-    held = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
+    stored = open_table(plan.work.target.uris["segments"], SEGMENTS, plan.work.target.provenance)
     rows = segments_of(photos, model, plan.work.target.digest)
     parts = [
         write_data_file(plan.work.target.uris["segments"], part) for part in (rows.slice(0, 6), rows.slice(6))
     ]
-    publish(held, SEGMENTS, parts, run=plan.work.target.digest, written_ms=0)
+    publish(stored, SEGMENTS, parts, run=plan.work.target.digest, written_ms=0)
     return rows
 
 
@@ -108,10 +108,10 @@ def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_sessi
     model = grouping()
     with pytest.raises(KeyboardInterrupt):
         segment(to_segment(photos), SMALL, model=model, on_progress=interrupt)
-    held = len(rows_in(photos.parent / "kept", "segments"))
-    assert 0 < held < 10
+    done = len(rows_in(photos.parent / "kept", "segments"))
+    assert 0 < done < 10
     result = segment(to_segment(photos), SMALL, model=model)
-    assert (result.images, result.failed, result.skipped) == (10 - held, 1, held)
+    assert (result.images, result.failed, result.skipped) == (10 - done, 1, done)
     assert [(row["image_id"], row["stage"]) for row in rows_in(photos.parent / "kept", "failures")] == [
         ("poison", "segment")
     ]
@@ -121,10 +121,10 @@ def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_sessi
 
     with pytest.raises(KeyboardInterrupt):
         name(to_name(photos), SMALL, model=naming(), on_progress=interrupt)
-    held = len({row["image_id"] for row in rows_in(photos.parent / "named", "labels")})
-    assert 0 < held < 10
+    done = len({row["image_id"] for row in rows_in(photos.parent / "named", "labels")})
+    assert 0 < done < 10
     result = name(to_name(photos), SMALL, model=naming())
-    assert (result.images, result.failed, result.skipped) == (10 - held, 0, held)
+    assert (result.images, result.failed, result.skipped) == (10 - done, 0, done)
     straight = name(to_name(photos, out="straight"), Execution(batch_size=5), model=naming())
     assert (straight.images, straight.failed, straight.skipped) == (10, 0, 0)
     labels = rows_in(photos.parent / "named", "labels")
@@ -156,11 +156,11 @@ def test_labels_are_names_of_stored_segments_bit_for_bit_under_one_digest(tmp_pa
     stored = segments_of(
         tmp_path / "photos", SegmentExporterFactory(), digest_of(parts), checkpoint=checkpoint, actors=two
     )
-    again = describe_classifier(checkpoint, vocabulary, {}, parts)
+    info = describe_classifier(checkpoint, vocabulary, {}, parts)
     classifier = pickle.loads(pickle.dumps(load_classifier(checkpoint, vocabulary, {})))
-    named = NameActor(classifier=classifier, vocabulary=vocabulary, run=again.digest, threads=1)(stored)
+    named = NameActor(classifier=classifier, vocabulary=vocabulary, run=info.digest, threads=1)(stored)
 
-    assert again == described
+    assert info == described
     rows = named.select(["image_id", "labels", "failures"]).to_pylist()
     assert labelled.select(["image_id", "labels", "failures"]).to_pylist() == rows
     assert all(row["labels"] for row in rows)
@@ -274,10 +274,10 @@ def test_what_cannot_be_segmented_is_named(photos):
 
 
 def test_naming_takes_one_actor_of_one_cpu_per_core_and_no_gpu():
-    asked = one_actor_per_core(Execution(), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 8.0}])
-    assert (asked.num_actors, asked.cpus_per_actor, asked.gpus_per_actor) == (16, 1.0, 0.0)
-    asked = one_actor_per_core(Execution(num_actors=3), [{"CPU": 2.0}])
-    assert (asked.num_actors, asked.cpus_per_actor) == (3, 1.0)
+    execution = one_actor_per_core(Execution(), [{"CPU": 9.0, "GPU": 2.0}, {"CPU": 8.0}])
+    assert (execution.num_actors, execution.cpus_per_actor, execution.gpus_per_actor) == (16, 1.0, 0.0)
+    execution = one_actor_per_core(Execution(num_actors=3), [{"CPU": 2.0}])
+    assert (execution.num_actors, execution.cpus_per_actor) == (3, 1.0)
 
 
 def test_another_class_list_names_stored_segments_anew_in_a_new_version(ray_session, photos):

@@ -103,11 +103,11 @@ def test_permuting_the_class_list_permutes_the_scores_and_changes_no_name_in_the
         sorted(by_image(actor_of(classifier, listed(names))(rows))["i"], key=lambda row: row["class_name"])
         for classifier, names in ((first, NAMES), (second, order))
     ]
-    for ours, theirs in zip(*named, strict=True):
-        assert ours.pop("class_id") == NAMES.index(ours["class_name"]) + 1
-        assert theirs.pop("class_id") == order.index(theirs["class_name"]) + 1
-        assert ours.pop("score") == pytest.approx(theirs.pop("score"), abs=1e-5)
-        assert ours == theirs
+    for first_row, second_row in zip(*named, strict=True):
+        assert first_row.pop("class_id") == NAMES.index(first_row["class_name"]) + 1
+        assert second_row.pop("class_id") == order.index(second_row["class_name"]) + 1
+        assert first_row.pop("score") == pytest.approx(second_row.pop("score"), abs=1e-5)
+        assert first_row == second_row
 
 
 @given(seed=SEEDS, data=st.data(), naming=SETTINGS)
@@ -168,7 +168,7 @@ def test_a_run_interrupted_anywhere_and_continued_has_the_rows_of_an_uninterrupt
         last = run(rows, actor, folder, size)
         assert last.images + last.skipped == 6
         assert run(rows, actor, folder, size).images == 0
-        held = DeltaTable(str(Path(folder, "labels"))).to_pyarrow_table().to_pylist()
-    found = {image_id: [row for row in held if row["image_id"] == image_id] for image_id in expected}
-    assert found == expected
-    assert len(held) == sum(map(len, expected.values()))
+        labels = DeltaTable(str(Path(folder, "labels"))).to_pyarrow_table().to_pylist()
+    by_id = {image_id: [row for row in labels if row["image_id"] == image_id] for image_id in expected}
+    assert by_id == expected
+    assert len(labels) == sum(map(len, expected.values()))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from jobs import label as door
+from jobs import label as label_command
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.runs.listing import listed_images
 from tests.support.colour_labeller import colours
@@ -100,7 +100,7 @@ def test_a_run_over_them_ends_with_every_image_in_one_of_its_tables(ray_session,
         *("--checkpoint", "colours", "--out", str(tmp_path / "out"), "--max-pixels", "1000000", "--json"),
         *("--num-actors", "1", "--cpus-per-actor", "1"),
     ]
-    code = door.main(command, model=colours())
+    code = label_command.main(command, model=colours())
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     # Hidden files are left out of a folder's listing, and a name that begins with two dots is one.
@@ -117,7 +117,7 @@ def test_a_run_over_them_ends_with_every_image_in_one_of_its_tables(ray_session,
     assert (code, result["failed"]) == (3, len(failed)), "done, but some images failed"
     assert result["images"] == len(listed) - len(failed)
 
-    assert door.main(command, model=colours()) == 3, "they still fail, and nothing is done again"
+    assert label_command.main(command, model=colours()) == 3, "they still fail, and nothing is done again"
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["images"] == 0
 

@@ -51,13 +51,13 @@ def run(repo, photos, point, flag, address):
 
 
 def assert_complete(photos):
-    """The tables are those of an uninterrupted run, and nothing is left to do."""
+    """The tables are those of an uninterrupted run, and nothing is work to do."""
     request = request_for(photos)
     assert table(request) == expected(photos)
     (failure,) = table(request, "failures")
     assert (failure["image_id"], failure["stage"], failure["attempts"]) == ("bad", "decode", 1)
-    left = prepare_label(request, colours()).work
-    assert (len(left.pending), left.skipped, left.failed_before) == (0, 15, 1)
+    work = prepare_label(request, colours()).work
+    assert (len(work.pending), work.skipped, work.failed_before) == (0, 15, 1)
     assert sum(row["images"] for row in table_of_shards(request)) == 15
 
 

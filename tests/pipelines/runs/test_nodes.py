@@ -40,10 +40,10 @@ def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
     command = [sys.executable, str(repo / "tests" / "support" / "node_run.py"), str(photos), out]
     with (
         (photos.parent / f"{out}.log").open("wb") as log,
-        (photos.parent / f"{out}.json").open("wb") as told,
+        (photos.parent / f"{out}.json").open("wb") as out_file,
     ):
         return subprocess.Popen(
-            [*inside, *command, json.dumps(settings)], env=environment, stdout=told, stderr=log
+            [*inside, *command, json.dumps(settings)], env=environment, stdout=out_file, stderr=log
         )
 
 
@@ -94,8 +94,8 @@ def interrupted(repo, photos, nodes):
     for out in ("whole", "cut"):
         request = request_for(photos, out)
         assert table(request) == expected(photos)
-        left = prepare_label(request, colours()).work
-        assert (len(left.pending), left.skipped, left.failed_before) == (0, IMAGES, 0)
+        work = prepare_label(request, colours()).work
+        assert (len(work.pending), work.skipped, work.failed_before) == (0, IMAGES, 0)
     assert (cut["images"], cut["failed"], cut["skipped"]) == (IMAGES, 0, 0)
     lost = cut["seconds"] - whole["seconds"]
     print(  # noqa: T201
@@ -140,9 +140,9 @@ def test_how_a_run_is_executed_changes_neither_its_digest_nor_its_rows(ray_sessi
     request = request_for(photos)
     label(request, replace(SMALL, **settings), model=colours())
     assert table(request) == expected(photos)
-    held = provenance_of(DeltaTable(f"{request.out}/labels"))
-    assert held["digest"] == prepare_label(request, colours()).info.digest
-    assert not any(name in json.dumps(held) for name in settings)
+    provenance = provenance_of(DeltaTable(f"{request.out}/labels"))
+    assert provenance["digest"] == prepare_label(request, colours()).info.digest
+    assert not any(name in json.dumps(provenance) for name in settings)
 
 
 def test_labels_say_where_actors_run(repo, photos):

@@ -1,4 +1,4 @@
-"""What is left to do is found from shards and tables, and a change touches what it changes, and only that."""
+"""What is work to do is found from shards and tables, and a change touches what it changes, and only that."""
 
 import itertools
 import os
@@ -33,7 +33,7 @@ def test_shards_cover_a_listing_and_an_image_more_changes_one(tmp_path):
     shards = catalogue.shards()
     assert sum(shard.images for shard in shards) == catalogue.images == 20_000
     assert 20_000 / SHARD / 2 < len(shards) < 20_000 / SHARD * 2
-    assert all(one.uris[1] < other.uris[0] for one, other in itertools.pairwise(shards))
+    assert all(earlier.uris[1] < later.uris[0] for earlier, later in itertools.pairwise(shards))
     again = Catalogue(batches(reversed(ids)))
     assert [shard.digest for shard in again.shards()] == [shard.digest for shard in shards]
     assert again.digest == catalogue.digest
@@ -45,20 +45,20 @@ def test_shards_cover_a_listing_and_an_image_more_changes_one(tmp_path):
     ), "other content is another shard"
 
 
-def test_waves_hold_every_image_once_and_in_order(tmp_path):
+def test_chunks_hold_every_image_once_and_in_order(tmp_path):
     ids = [f"{number:05}" for number in range(20_001)]
     target = Target(
         out=str(tmp_path), results="failures", schema=FAILURES, provenance={"run": {"a": "b"}}, digest="r"
     )
-    left = remaining_work(Catalogue(batches(ids)), target)
-    chunks = list(left.pending.chunks(6_000))
+    work = remaining_work(Catalogue(batches(ids)), target)
+    chunks = list(work.pending.chunks(6_000))
     assert [chunk.num_rows for chunk in chunks] == [6_000, 6_000, 6_000, 2_001]
     assert [image_id for chunk in chunks for image_id in chunk["image_id"].to_pylist()] == ids
-    assert list(left.pending)[3] == ("00003", "s3://b/00003.jpg")
-    assert sum(left.pending.by_shard().values()) == len(left.pending) == left.listed == 20_001
+    assert list(work.pending)[3] == ("00003", "s3://b/00003.jpg")
+    assert sum(work.pending.by_shard().values()) == len(work.pending) == work.listed == 20_001
 
 
-def test_a_run_in_waves_gives_the_same_tables(ray_session, photos):
+def test_a_run_in_chunks_gives_the_same_tables(ray_session, photos):
     from dataclasses import replace
 
     result = label(request_for(photos), replace(SMALL, images_per_wave=4), model=colours())
@@ -72,8 +72,8 @@ def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(ray_se
     picture(photos / "i9.png", 9)
     picture(photos / "i2.png", 11)
     (photos / "i4.png").write_bytes(b"broken now")
-    left = prepare_label(request, colours()).work
-    assert ([image_id for image_id, _ in left.pending], left.changed, left.skipped) == (
+    work = prepare_label(request, colours()).work
+    assert ([image_id for image_id, _ in work.pending], work.changed, work.skipped) == (
         ["i2", "i4", "i9"],
         2,
         4,
@@ -136,8 +136,8 @@ def test_a_finished_listing_opens_no_file_of_its_tables(ray_session, photos, mon
     monkeypatch.setattr(
         pipelines.runs.resume, "read_data_file", lambda *given: pytest.fail("opened a file of labels")
     )
-    left = prepare_label(request, colours()).work
-    assert (len(left.pending), left.skipped) == (0, 6)
+    work = prepare_label(request, colours()).work
+    assert (len(work.pending), work.skipped) == (0, 6)
 
 
 def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
@@ -149,15 +149,15 @@ def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
     failed = {name: "x" for name in FAILURES.names} | {
         name: row[name] for name in ("image_id", "uri", "etag")
     }
-    held = open_table(target.uris["failures"], FAILURES, target.provenance)
+    stored = open_table(target.uris["failures"], FAILURES, target.provenance)
     part = write_data_file(
         target.uris["failures"], pa.Table.from_pylist([failed | {"attempts": 1}], schema=FAILURES)
     )
-    publish(held, FAILURES, [part], run="w", written_ms=1)
+    publish(stored, FAILURES, [part], run="w", written_ms=1)
     shards = open_table(target.uris["shards"], SHARDS, target.provenance)
     shards.delete()
-    left = prepare_label(request, colours()).work
-    assert (len(left.pending), left.stale_failures, left.failed_before) == (0, {"i3"}, 0)
+    work = prepare_label(request, colours()).work
+    assert (len(work.pending), work.stale_failures, work.failed_before) == (0, {"i3"}, 0)
     label(request, SMALL, model=colours())
     assert table(request, "failures") == []
     assert DeltaTable(target.uris["shards"]).to_pyarrow_table().num_rows == 1, "and the shard is known again"
@@ -168,13 +168,13 @@ def test_many_files_of_shards_become_one(tmp_path):
         out=str(tmp_path), results="failures", schema=FAILURES, provenance={"run": {"a": "b"}}, digest="r"
     )
     catalogue = Catalogue(batches([f"{number:06}" for number in range(50_000)]))
-    left = remaining_work(catalogue, target)
-    committer = Committer(left)
-    for shard in list(left.open_shards.values())[: MAX_SHARD_FILES + 3]:
+    work = remaining_work(catalogue, target)
+    committer = Committer(work)
+    for shard in list(work.open_shards.values())[: MAX_SHARD_FILES + 3]:
         committer._add_shards([shard])
-    held = DeltaTable(target.uris["shards"])
-    assert len(held.file_uris()) < 5 and held.to_pyarrow_table().num_rows == MAX_SHARD_FILES + 3
-    assert len(remaining_work(catalogue, target).open_shards) == len(left.open_shards) - MAX_SHARD_FILES - 3
+    stored = DeltaTable(target.uris["shards"])
+    assert len(stored.file_uris()) < 5 and stored.to_pyarrow_table().num_rows == MAX_SHARD_FILES + 3
+    assert len(remaining_work(catalogue, target).open_shards) == len(work.open_shards) - MAX_SHARD_FILES - 3
 
 
 def test_a_name_that_is_no_utf_8_is_a_failure_and_not_the_end(photos):

@@ -66,7 +66,7 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
     for name in "abc":
         picture(tmp_path / f"{name}.png")
     refs = pa.table({"image_id": list("abc"), "uri": [str(tmp_path / f"{name}.png") for name in "abc"]})
-    monkeypatch.setattr(pipelines.runs.crash_journal, "journals_folder", lambda: tmp_path / "notes")
+    monkeypatch.setattr(pipelines.runs.crash_journal, "journals_folder", lambda: tmp_path / "journals")
     decode = pipelines.labelling.image_stage.decode
 
     def crashes(content, max_pixels):
@@ -157,8 +157,8 @@ def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_se
     )
     with pytest.raises(StalledError, match=r"LabelActor: 1 tasks at work"):
         label(request_for(photos), execution, model=slow_at_the_end())
-    left = prepare_label(request_for(photos), colours()).work
-    assert 0 < left.skipped < 7
+    work = prepare_label(request_for(photos), colours()).work
+    assert 0 < work.skipped < 7
     label(request_for(photos), SMALL, model=colours())
     assert table(request_for(photos)) == expected(photos)
 
@@ -183,7 +183,7 @@ def test_a_run_that_goes_wrong_stops_early_and_is_continued(ray_session, photos)
 
 
 @pytest.mark.parametrize(
-    ("told", "done", "failed", "stops"),
+    ("max_failures", "done", "failed", "stops"),
     [
         (None, 10, 10, False),
         ("0", 1, 1, True),
@@ -194,11 +194,11 @@ def test_a_run_that_goes_wrong_stops_early_and_is_continued(ray_session, photos)
         ("100%", 100, 100, False),
     ],
 )
-def test_the_limit_of_failures_is_a_number_or_a_share(told, done, failed, stops):
-    assert failure_limit(told)(done, failed) is stops
+def test_the_limit_of_failures_is_a_number_or_a_share(max_failures, done, failed, stops):
+    assert failure_limit(max_failures)(done, failed) is stops
 
 
-@pytest.mark.parametrize("told", ["many", "-1", "101%", "%", ""])
-def test_a_limit_that_is_none_is_named(told):
-    with pytest.raises(ValueError, match=f"max_failures is '{told}'"):
-        failure_limit(told)
+@pytest.mark.parametrize("max_failures", ["many", "-1", "101%", "%", ""])
+def test_a_limit_that_is_none_is_named(max_failures):
+    with pytest.raises(ValueError, match=f"max_failures is '{max_failures}'"):
+        failure_limit(max_failures)
