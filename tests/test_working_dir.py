@@ -12,6 +12,7 @@ NEEDED = {
     "jobs/label.py",
     "jobs/main.py",
     "pipelines/labelling/label.py",
+    "pipelines/runs/run.py",
     "zs3/data/voc.json",
     "zs3/weights/zs3-mini/recipe.json",
     "zs3/weights/zs3-mini/model.safetensors",

@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is run as a file
 
 from tests.chaos.plan import BLOWS, planned
 from tests.chaos.round import ENDED, Round, Tables, World, carried_out, read_tables
@@ -29,7 +29,7 @@ from tests.servers.object_store import ObjectStore
 from tests.servers.ray_nodes import Nodes
 from tests.support.colour_labeller import picture
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = 120
 BROKEN = 3
 """Files among the images that are none, so that there are failures too."""
@@ -108,7 +108,7 @@ def _command(options: argparse.Namespace, folder: Path, out: str) -> list[str]:
     """The command of a run into `out`."""
     label = [sys.executable, "-m", "jobs.main", "label"]
     if not options.checkpoint:
-        label = [sys.executable, str(REPOSITORY / "tests" / "chaos_driver.py"), str(options.delay_s)]
+        label = [sys.executable, str(REPOSITORY / "tests" / "chaos" / "driver.py"), str(options.delay_s)]
     classes = "voc" if options.checkpoint else str(folder / "classes.txt")
     checkpoint = options.checkpoint or "colours"
     asked = ["--images", "s3://pictures/", "--out", out, "--classes", classes, "--checkpoint", checkpoint]

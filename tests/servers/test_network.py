@@ -16,7 +16,7 @@ SERVER = "import socket, time; s = socket.create_server(('0.0.0.0', 4000)); s.ac
 CLIENT = "import socket, sys; print(socket.create_connection((sys.argv[1], 4000), 10).recv(9).decode())"
 DIES = """
 import os, signal
-from tests.network import Network
+from tests.servers.network import Network
 network = Network().__enter__()
 print(network._held.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

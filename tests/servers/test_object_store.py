@@ -159,7 +159,7 @@ def test_what_was_acknowledged_survives_a_killed_server() -> None:
 
 OWNER = """
 import os, signal
-from tests.object_store import ObjectStore
+from tests.servers.object_store import ObjectStore
 store = ObjectStore()
 store.start()
 print(store.pid, store._folder, *store.sockets, flush=True)

@@ -18,19 +18,20 @@ RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
 """Red is class 1, blue is class 2, and the fake model fails on a green corner."""
 
 
-def colours(*, weights="w", kill_once=None, delay_s=0.0):
+def colours(*, weights="w", kill_once=None, delay_s=0.0, hold_after=None):
     """A model that names pixels by colour; nested, so that it travels to workers by value.
 
     Args:
         weights: what its digest is made of.
         kill_once: a file; a process that meets a red picture and does not find it makes it and is killed.
         delay_s: seconds it takes for a picture.
+        hold_after: pictures after which it takes no more and waits until it is killed.
     """
 
     def load(checkpoint, vocabulary, device):
         class Colours:
             def __init__(self):
-                self.seen, self.digest = {1: True, 2: False}, weights
+                self.seen, self.digest, self.labelled = {1: True, 2: False}, weights, 0
 
             def label(self, pictures):
                 if any(tuple(picture[0, 0]) == (0, 250, 0) for picture in pictures):
@@ -40,6 +41,9 @@ def colours(*, weights="w", kill_once=None, delay_s=0.0):
                     Path(kill_once).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(delay_s * len(pictures))
+                while hold_after is not None and self.labelled >= hold_after:
+                    time.sleep(1)
+                self.labelled += len(pictures)
                 return [
                     (np.where(p[..., 0] > 127, 1, 2).astype(np.int32), {1: 0.5, 2: 0.25}) for p in pictures
                 ]

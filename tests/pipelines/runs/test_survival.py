@@ -4,12 +4,13 @@ import ctypes
 import json
 import os
 import signal
-import time
+import threading
 
 import pyarrow as pa
 import pytest
 
 import pipelines.labelling.image_stage
+import pipelines.runs.run
 from pipelines.execution import Execution
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.labelling.label import label, prepare_label
@@ -21,7 +22,7 @@ from tests.support.colour_labeller import SMALL, colours, expected, make_photos,
 YELLOW = (250, 250, 0)
 
 
-def deadly(delay_s=0.0):
+def deadly():
     """A model whose process dies of pictures with a yellow corner; nested, so that it travels by value."""
     inner = colours()
 
@@ -36,7 +37,6 @@ def deadly(delay_s=0.0):
                     ctypes.string_at(
                         0
                     )  # a true fault: a signal that is sent may be handled by another thread
-                time.sleep(delay_s)
                 return model.label(pictures)
 
         return Deadly()
@@ -108,15 +108,18 @@ def test_a_journal_tells_the_dead_from_the_living(tmp_path):
     assert crash_error(3).kind == "crash"
 
 
-def test_silence_is_told_with_the_state_of_each_stage():
+def test_silence_raises_an_error_with_the_state_of_each_stage():
+    released = threading.Event()
+
     def stream():
         yield 1
-        time.sleep(60)
+        released.wait()
 
     seen = []
     with pytest.raises(StalledError, match=r"no image was finished for 0 s.*decoding: 3; labelling: 0"):
         for value in iterate_with_timeout(stream(), 0.05, lambda: "decoding: 3; labelling: 0"):
             seen.append(value)
+    released.set()
     assert seen == [1]
     assert list(iterate_with_timeout(iter(range(200)), 5, str)) == list(range(200))
 
@@ -128,37 +131,19 @@ def test_silence_is_told_with_the_state_of_each_stage():
         list(iterate_with_timeout(breaks(), 5, str))
 
 
-def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_session, photos):
-    def slow_at_the_end():
-        model = colours()
+def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_session, photos, monkeypatch):
+    def silent_after_the_first(rows, silence_s, state):
+        yield next(rows)
+        yield from iterate_with_timeout(rows, 2.0, state)
 
-        def load(checkpoint, vocabulary, device):
-            inner = model.load(checkpoint, vocabulary, device)
-
-            class Stuck:
-                seen, digest, done = inner.seen, inner.digest, 0
-
-                def label(self, pictures):
-                    Stuck.done += 1
-                    time.sleep(60 if Stuck.done > 2 else 0)
-                    return inner.label(pictures)
-
-            return Stuck()
-
-        return type(model)(load=load, describe=model.describe)
-
+    monkeypatch.setattr(pipelines.runs.run, "iterate_with_timeout", silent_after_the_first)
     execution = Execution(
-        batch_size=2,
-        images_per_block=2,
-        images_per_file=2,
-        commit_interval_s=0.0,
-        stall_timeout_s=8.0,
-        tasks_in_flight=1,
+        batch_size=2, images_per_block=2, images_per_file=2, commit_interval_s=0.0, tasks_in_flight=1
     )
     with pytest.raises(StalledError, match=r"LabelActor: 1 tasks at work"):
-        label(request_for(photos), execution, model=slow_at_the_end())
-    work = prepare_label(request_for(photos), colours()).work
-    assert 0 < work.skipped < 7
+        label(request_for(photos), execution, model=colours(hold_after=4))
+    monkeypatch.undo()
+    assert prepare_label(request_for(photos), colours()).work.skipped in (2, 4)
     label(request_for(photos), SMALL, model=colours())
     assert table(request_for(photos)) == expected(photos)
 
