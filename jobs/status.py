@@ -1,11 +1,10 @@
-"""How far a run is, from its tables: `zs3 status`, `python jobs/status.py`; it needs no Ray, and may be asked anywhere.
+"""Show how far a run is: `zs3 status`, `python jobs/status.py`. It needs no Ray and runs on any machine.
 
 zs3 status --out s3://bucket/run
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,43 +12,42 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.options import print_json
 from jobs.cli.progress import clock
 from jobs.cli.run_options import TableOptions, parse_run_options
 from pipelines.runs.status import Commit, TableStatus, status
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(TableOptions):
-    """Say how far a run is, from its tables alone, while it runs or afterwards.
+class StatusOptions(TableOptions):
+    """Show how far a run is, from its tables alone, while it runs or afterwards.
 
-    Every commit tells how many images of the listing are done and how many failed, so this reads a few entries of the
-    log and costs the same for any number of images. Exit code 0, whatever the run is at; 1: there is no such table.
+    Every commit contains the number of images that are done and that failed. This command reads a few commits, so it
+    takes the same time for any number of images.
+    Exit codes: 0 the status was printed, 1 there is no such table, 2 wrong usage.
     """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of one look at a run.
+    """The exit code of `zs3 status`.
 
     Args:
-        argv: the command line after the verb; by default the process's own.
+        argv: the command line after the command; by default the process's own.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    return guarded(lambda: _run(parse_run_options(StatusOptions, "zs3 status", argv)))
 
 
-def _run(argv: list[str]) -> int:
-    arguments = parse_run_options(Arguments, "zs3 status", argv)
-    tables = status(arguments.out)
-    if arguments.json:
-        sys.stdout.write(
-            json.dumps({"out": arguments.out, "tables": [_values(table) for table in tables]}) + "\n"
-        )
+def _run(options: StatusOptions) -> int:
+    tables = status(options.out)
+    if options.json:
+        print_json({"out": options.out, "tables": [_values(table) for table in tables]})
     else:
-        sys.stdout.write("\n".join(line for table in tables for line in _lines(table, arguments.out)) + "\n")
+        sys.stdout.write("\n".join(line for table in tables for line in _lines(table, options.out)) + "\n")
     return DONE
 
 
 def _values(table: TableStatus) -> dict[str, object]:
-    """A table as JSON values; times as in ISO 8601."""
+    """A table as JSON values; times in ISO 8601."""
     return {
         **asdict(table),
         "left": table.left,
@@ -59,11 +57,11 @@ def _values(table: TableStatus) -> dict[str, object]:
 
 
 def _lines(table: TableStatus, out: str) -> list[str]:
-    """A table for a reader."""
+    """A table as lines of text."""
     done = f"{table.done:,}" + (f" of {table.listed:,}" if table.listed is not None else "")
-    left = f", {table.left:,} left" if table.left is not None else "; no commit tells how many are left"
+    left = f", {table.left:,} left" if table.left is not None else "; how many are left is not known"
     parts = [f"{part} {value[:12]}" for part, value in sorted(table.run.items())]
-    told = [
+    fields = [
         ("images", f"{done} done, {table.failed:,} failed{left}"),
         ("speed", _speed(table)),
         ("time left", _time_left(table)),
@@ -76,23 +74,23 @@ def _lines(table: TableStatus, out: str) -> list[str]:
         ("note", f"another tool changed the table since: {table.changed_by}" if table.changed_by else ""),
         ("next", _next(table, out)),
     ]
-    return [f"{table.uri}: {_state(table)}", *(f"  {name:13}{text}" for name, text in told if text)]
+    return [f"{table.uri}: {_state(table)}", *(f"  {name:13}{text}" for name, text in fields if text)]
 
 
 def _state(table: TableStatus) -> str:
-    """Whether something is at work, and what that is taken from."""
+    """The state, and the age of the last commit from which it is derived."""
     since = (
         f"the last commit was {clock(table.since_commit_s)} ago" if table.since_commit_s is not None else ""
     )
     if table.state == "complete":
         return f"complete; {since}"
     if not since:
-        return "nothing is committed by a run yet" if not table.done else "no run at work"
-    return f"running; {since}" if table.state == "running" else f"not running, it seems; {since}"
+        return "no run has committed anything yet" if not table.done else "no run is at work"
+    return f"running; {since}" if table.state == "running" else f"stopped, it seems; {since}"
 
 
 def _speed(table: TableStatus) -> str:
-    """How fast images came."""
+    """Images per second."""
     speeds = (
         (table.images_per_second, "over the last commits"),
         (table.images_per_second_run, "over the last run"),
@@ -103,7 +101,7 @@ def _speed(table: TableStatus) -> str:
 def _time_left(table: TableStatus) -> str:
     if table.left_s is None or not table.left:
         return ""
-    return clock(table.left_s) + ("" if table.state == "running" else " once it is at work again")
+    return clock(table.left_s) + ("" if table.state == "running" else " once the run is continued")
 
 
 def _commit(commit: Commit) -> str:
@@ -113,11 +111,11 @@ def _commit(commit: Commit) -> str:
 
 
 def _next(table: TableStatus, out: str) -> str:
-    """What may be done now."""
+    """What to do next."""
     if table.state == "stopped" and table.left != 0:
-        return "the command that started the run continues it"
+        return "run the same command again to continue"
     if table.failed and table.state != "running":
-        return f"zs3 retry --out {shlex.quote(out)} tries again what failed"
+        return f"zs3 retry --out {shlex.quote(out)} processes the failed images again"
     return ""
 
 

@@ -13,7 +13,7 @@ from pipelines.labelling.name import NameRequest
 from pipelines.labelling.segment import SegmentRequest
 from pipelines.runs.resume import rows_of_images
 from pipelines.runs.status import TableStatus, refuse_other_version, status
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from pipelines.tables.delta_reader import existing_table, provenance_of, table_folder, table_uri
 
 Request = LabelRequest | SegmentRequest | NameRequest
 
@@ -75,7 +75,7 @@ def _stored_request(failures: DeltaTable, out: str, results: TableStatus) -> tup
     """The command and the request that a table stores, changed to process the images that failed."""
     stored: dict[str, Any] = dict(provenance_of(failures).get("asked") or {})
     command = str(stored.pop("verb", ""))
-    uri = failures.table_uri.removeprefix("file://").rstrip("/")
+    uri = table_folder(failures)
     by_hand = "give the command that made it once more, with --retry-failures"
     if not command:
         raise ValueError(f"{uri} does not say what was asked for; {by_hand}")

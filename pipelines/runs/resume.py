@@ -26,6 +26,7 @@ from pipelines.tables.delta_reader import (
     existing_table,
     files_of,
     read_data_file,
+    table_folder,
     table_uri,
 )
 from zs3.tables import FAILURES, SHARDS
@@ -292,7 +293,7 @@ def rows_of_images(
         by_uri = files_of(table, [shard.uris for shard in shards], "uri")
         by_id = files_of(table, [shard.ids for shard in shards], "image_id")
         paths = list(dict.fromkeys([*by_uri, *by_id]))
-    folder = table.table_uri.removeprefix("file://").rstrip("/")
+    folder = table_folder(table)
     has_attempts = "attempts" in {field.name for field in table.schema().fields}
     columns = [*KEYS, "etag", *(["attempts"] if has_attempts else [])]
     for path in paths:

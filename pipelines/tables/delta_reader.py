@@ -32,7 +32,7 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
     Raises:
         ValueError: the table is not one of this kind at all, so it is not to be replaced either.
     """
-    uri, name = table.table_uri.removeprefix("file://").rstrip("/"), schema_name(schema)
+    uri, name = table_folder(table), schema_name(schema)
     held, wanted = provenance_of(table).get("run", {}), provenance["run"]
     if table.metadata().name != name or not held:
         raise ValueError(
@@ -158,6 +158,11 @@ def table_uri(out: str, name: str) -> str:
         out = out.removeprefix("file://")
     root = out.rstrip("/") if "://" in out else str(Path(out).expanduser().absolute())
     return f"{root}/{name}"
+
+
+def table_folder(table: DeltaTable) -> str:
+    """The path or uri of a table, without a slash at its end."""
+    return table.table_uri.removeprefix("file://").rstrip("/")
 
 
 def schema_name(schema: pa.Schema) -> str:

@@ -33,6 +33,7 @@ from pipelines.tables.delta_reader import (
     files_of,
     read_data_file,
     schema_name,
+    table_folder,
 )
 
 
@@ -169,7 +170,7 @@ def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, w
     Raises:
         ValueError: as of `publish`.
     """
-    parts = [write_data_file(table.table_uri.removeprefix("file://"), rows)] if rows.num_rows else []
+    parts = [write_data_file(table_folder(table), rows)] if rows.num_rows else []
     removed = data_files(table)
     if parts or removed:
         _commit(table, schema, parts, removed, run, written_ms, {})
@@ -219,7 +220,7 @@ def _commit(
         table.update_incremental()
 
     try:
-        with_retries(committed, table.table_uri.removeprefix("file://"))
+        with_retries(committed, table_folder(table))
     except CommitFailedError as error:
         raise ValueError(
             f"another process is writing the same run to {table.table_uri} ({describe_error(error)}); "
@@ -253,7 +254,7 @@ def _without(
 ) -> tuple[list[tuple[str, int]], list[DataFile]]:
     """Files that hold rows of these images, and new files with their other rows."""
     removed, kept = [], []
-    folder = table.table_uri.removeprefix("file://").rstrip("/")
+    folder = table_folder(table)
     sizes = dict(data_files(table))
     for path in files_of(table, [(image_id, image_id) for image_id in sorted(ids)]):
         rows = read_data_file(f"{folder}/{path}")

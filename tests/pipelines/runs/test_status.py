@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 import pipelines.runs.status
-from jobs import status as door
+from jobs import status as command
 from pipelines.execution import ActorPlan
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.labelling.segment import SegmentActor, SegmentRequest, prepare_segment
@@ -66,20 +66,20 @@ def segmented(images, out, stop_at=None, **changes):
 def test_a_stopped_run_then_a_complete_one(photos):
     with pytest.raises(StopError):
         segmented(photos, "kept", stop_at=4)
-    (told,) = status("kept")
-    assert (told.table, told.verb, told.state) == ("segments", "segment", "running")
-    assert (told.listed, told.done, told.failed, told.left) == (10, 3, 1, 6)
-    assert [(commit.images, commit.files) for commit in told.commits] == [(2, 2), (2, 1)]
+    (table,) = status("kept")
+    assert (table.table, table.verb, table.state) == ("segments", "segment", "running")
+    assert (table.listed, table.done, table.failed, table.left) == (10, 3, 1, 6)
+    assert [(commit.images, commit.files) for commit in table.commits] == [(2, 2), (2, 1)]
     sizes = pa.table(DeltaTable("kept/segments").get_add_actions()).column("size_bytes").to_pylist()
     failures = pa.table(DeltaTable("kept/failures").get_add_actions()).column("size_bytes").to_pylist()
-    assert sum(commit.size for commit in told.commits) == sum(sizes) + sum(failures)
-    assert told.images_per_second > 0 and told.images_per_second_run > 0
-    assert told.left_s == pytest.approx(6 / told.images_per_second)
+    assert sum(commit.size for commit in table.commits) == sum(sizes) + sum(failures)
+    assert table.images_per_second > 0 and table.images_per_second_run > 0
+    assert table.left_s == pytest.approx(6 / table.images_per_second)
     plan = prepare_segment(SegmentRequest(images=str(photos), checkpoint="colours", out="kept"), grouping())
-    assert (told.digest, told.listing) == (plan.work.target.digest, plan.work.listing_digest)
-    assert told.run == plan.work.target.provenance["run"]
+    assert (table.digest, table.listing) == (plan.work.target.digest, plan.work.listing_digest)
+    assert table.run == plan.work.target.provenance["run"]
 
-    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.work.target.digest, {"progress": begun(told)})
+    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.work.target.digest, {"progress": begun(table)})
     (again,) = status("kept")
     assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
         "a run that has begun is told"
@@ -89,17 +89,15 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert later.state == "stopped" and later.since_commit_s == pytest.approx(3600, abs=60)
 
     segmented(photos, "kept")
-    (told,) = status("kept")
-    assert (told.state, told.done, told.failed, told.left, told.left_s) == ("complete", 9, 1, 0, 0.0)
-    assert [commit.images for commit in told.commits] == [2, 2, 2, 2, 2], (
-        "of two runs, each counted by itself"
-    )
+    (table,) = status("kept")
+    assert (table.state, table.done, table.failed, table.left, table.left_s) == ("complete", 9, 1, 0, 0.0)
+    assert [commit.images for commit in table.commits] == [2, 2, 2], "of the last run"
 
 
-def begun(told):
-    """What a run says before it has done anything."""
-    held = {"listing": told.listing, "listed": told.listed, "done": told.done, "failed": told.failed}
-    return {**held, "this_run": 0, "of": told.left, "seconds": 0.0}
+def begun(table):
+    """The counts of a run before its first image."""
+    counts = {"listing": table.listing, "listed": table.listed, "done": table.done, "failed": table.failed}
+    return {**counts, "this_run": 0, "of": table.left, "seconds": 0.0}
 
 
 def test_after_a_retry_nothing_untouched_counts_as_done(photos):
@@ -107,45 +105,43 @@ def test_after_a_retry_nothing_untouched_counts_as_done(photos):
         segmented(photos, "kept", stop_at=4)
     Image.new("RGB", (12, 8), (0, 0, 200)).save(photos / "i3.png")
     segmented(photos, "kept", retry_failures=True)
-    (told,) = status("kept")
-    assert (told.listed, told.done, told.failed, told.left, told.state) == (10, 4, 0, 6, "stopped")
+    (table,) = status("kept")
+    assert (table.listed, table.done, table.failed, table.left, table.state) == (10, 4, 0, 6, "stopped")
 
 
-def test_other_tools_hide_nothing_and_their_changes_are_told(photos, monkeypatch):
-    monkeypatch.setattr(pipelines.runs.status, "ENTRIES", 1)
+def test_commits_of_other_tools_hide_nothing_and_their_changes_are_shown(photos):
     segmented(photos, "kept")
     before = status("kept")
-    table = DeltaTable("kept/segments")
-    table.optimize.compact()
-    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-    (told,) = status("kept")
-    assert (told.done, told.state, told.changed_by) == (before[0].done, "complete", "")
+    stored = DeltaTable("kept/segments")
+    stored.optimize.compact()
+    stored.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    (table,) = status("kept")
+    assert (table.done, table.state, table.changed_by) == (before[0].done, "complete", "")
     DeltaTable("kept/segments").delete("image_id = 'i0'")
-    (told,) = status("kept")
-    assert (told.done, told.changed_by) == (9, "DELETE")
+    (table,) = status("kept")
+    assert (table.done, table.changed_by) == (9, "DELETE")
 
 
 def test_few_entries_are_read_however_many_commits_there_are(photos, monkeypatch):
     segmented(photos, "kept")
-    asked, history = [], DeltaTable.history
+    limits, history = [], DeltaTable.history
     monkeypatch.setattr(
-        DeltaTable, "history", lambda table, limit: asked.append(limit) or history(table, limit)
+        DeltaTable, "history", lambda table, limit: limits.append(limit) or history(table, limit)
     )
-    monkeypatch.setattr(pipelines.runs.status, "ENTRIES", 3)
-    (told,) = status("kept")
-    assert asked == [3, 3] and told.done == 9
+    (table,) = status("kept")
+    assert limits == [pipelines.runs.status.MAX_ENTRIES] * 2 and table.done == 9
 
 
-def test_a_table_whose_log_tells_nothing_is_counted(tmp_path):
+def test_the_images_of_a_table_without_commits_of_a_run_are_counted(tmp_path):
     provenance = {"run": {"weights": "w"}, "digest": "d"}
-    table = open_table(str(tmp_path / "labels"), LABELS, provenance)
-    (told,) = status(str(tmp_path))
-    assert (told.done, told.failed, told.listed, told.left, told.state) == (0, 0, None, None, "stopped")
+    stored = open_table(str(tmp_path / "labels"), LABELS, provenance)
+    (table,) = status(str(tmp_path))
+    assert (table.done, table.failed, table.listed, table.left, table.state) == (0, 0, None, None, "stopped")
     rows = [_row(image_id, class_id) for image_id in "ab" for class_id in (1, 2)]
     part = write_data_file(str(tmp_path / "labels"), pa.Table.from_pylist(rows, schema=LABELS))
-    publish(table, LABELS, [part], run="d", written_ms=0)
-    (told,) = status(str(tmp_path))
-    assert (told.done, told.listed, told.left_s, told.commits) == (2, None, None, ())
+    publish(stored, LABELS, [part], run="d", written_ms=0)
+    (table,) = status(str(tmp_path))
+    assert (table.done, table.listed, table.left_s, table.commits) == (2, None, None, ())
 
 
 def _row(image_id, class_id):
@@ -161,8 +157,8 @@ def test_a_new_version_of_a_table_starts_from_nothing(photos):
     for name, schema in pipelines.runs.status.RESULTS.items():
         if name == "segments":
             open_table(f"kept/{name}", schema, other, replace=True)
-    (told,) = status("kept")
-    assert (told.digest, told.done, told.listed) == ("o", 0, None)
+    (table,) = status("kept")
+    assert (table.digest, table.done, table.listed) == ("o", 0, None)
 
 
 @pytest.mark.parametrize(
@@ -182,17 +178,17 @@ def test_a_new_version_of_a_table_starts_from_nothing(photos):
         ),
     ],
 )
-def test_what_is_no_table_of_ours_is_named_in_one_line(tmp_path, capsys, made, message):
+def test_a_table_of_another_kind_is_named_in_one_line(tmp_path, capsys, made, message):
     made(tmp_path / "out")
-    assert door.main(["--out", str(tmp_path / "out")]) == 1
+    assert command.main(["--out", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
 
 
-def test_the_door_tells_people_and_scripts(photos, capsys):
+def test_the_command_prints_text_or_json(photos, capsys):
     with pytest.raises(StopError):
         segmented(photos, "kept", stop_at=4)
-    assert door.main(["--out", "kept"]) == 0
+    assert command.main(["--out", "kept"]) == 0
     text = capsys.readouterr().out
     for expected in (
         "kept/segments: running",
@@ -201,22 +197,22 @@ def test_the_door_tells_people_and_scripts(photos, capsys):
         "time left",
     ):
         assert expected in text
-    assert door.main(["--out", "kept", "--json"]) == 0
+    assert command.main(["--out", "kept", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    (told,) = json.loads(line)["tables"]
-    assert set(told) == {
+    (table,) = json.loads(line)["tables"]
+    assert set(table) == {
         "table", "uri", "state", "listed", "done", "failed", "left", "images_per_second", "images_per_second_run",
         "left_seconds", "since_commit_s", "commits", "verb", "digest", "run", "listing", "changed_by",
     }  # fmt: skip
-    assert set(told["commits"][0]) == {"time", "images", "files", "size"}
+    assert set(table["commits"][0]) == {"time", "images", "files", "size"}
     segmented(photos, "kept")
-    assert door.main(["--out", "kept"]) == 0
+    assert command.main(["--out", "kept"]) == 0
     assert "zs3 retry --out kept" in capsys.readouterr().out
 
 
 def test_tables_in_an_object_store(object_store, photos):
     out = f"s3://{LIMITED_BUCKET}/status"
     segmented(photos, out)
-    (told,) = status(out)
-    assert (told.state, told.done, told.failed) == ("complete", 9, 1)
-    assert told.uri == f"{out}/segments" and told.commits[0].size > 0
+    (table,) = status(out)
+    assert (table.state, table.done, table.failed) == ("complete", 9, 1)
+    assert table.uri == f"{out}/segments" and table.commits[0].size > 0
