@@ -17,10 +17,10 @@ from jobs.cli.options import print_json, request_from
 from jobs.cli.progress import clock
 from jobs.cli.run_options import RunOptions, parse_run_options
 from pipelines.forecast.bootstrap import CONFIDENCE, Interval
-from pipelines.forecast.estimate import MeasurableRun, RunEstimate, estimate_run, label_run, segment_run
+from pipelines.forecast.estimate import PreparedImages, RunEstimate, estimate_run
 from pipelines.labelling.image_stage import ImagesRequest
-from pipelines.labelling.label import LabelRequest
-from pipelines.labelling.segment import DEFAULT_STORE, SegmentRequest
+from pipelines.labelling.label import LabelRequest, prepare_label
+from pipelines.labelling.segment import DEFAULT_STORE, SegmentRequest, prepare_segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def _run(options: PlanOptions, models: Mapping[str, Any]) -> int:
     return DONE
 
 
-def _prepare(options: PlanOptions, model: Any) -> MeasurableRun:
+def _prepare(options: PlanOptions, model: Any) -> PreparedImages:
     """The run to be measured.
 
     Raises:
@@ -82,10 +82,10 @@ def _prepare(options: PlanOptions, model: Any) -> MeasurableRun:
         raise ValueError(f"--{not_used[0]} has no effect with --verb {options.verb}; leave it out")
     if options.verb == "segment":
         store = options.store or DEFAULT_STORE
-        return segment_run(request_from(options, SegmentRequest, store=store), model)
+        return prepare_segment(request_from(options, SegmentRequest, store=store), model)
     if options.classes is None:
         raise ValueError("--classes is missing; give the class list of the run, or --verb segment")
-    return label_run(request_from(options, LabelRequest), model)
+    return prepare_label(request_from(options, LabelRequest), model)
 
 
 def _values(estimate: RunEstimate, options: PlanOptions) -> dict[str, object]:

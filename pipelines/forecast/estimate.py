@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.execution import DECODE_CPUS, ActorPlan, Execution, actor_plan, images_per_file
 from pipelines.forecast.bootstrap import ZERO, Interval, percentile_interval
 from pipelines.forecast.measure import Measured, bytes_in_files, measure_on_ray
 from pipelines.forecast.sample import Sample, draw
-from pipelines.labelling import label, segment
-from pipelines.labelling.external_masks import read_with_masks
-from pipelines.labelling.image_stage import read_and_decode
-from pipelines.labelling.label import LabelActor, LabellerFactory, LabelRequest, prepare_label
-from pipelines.labelling.segment import SegmentExporterFactory, SegmentRequest, prepare_segment
+from pipelines.labelling.image_stage import ImageRun
 from pipelines.ray_session import cluster_nodes, start_ray
 from pipelines.runs.resume import RemainingWork
 
@@ -55,65 +50,17 @@ class RunEstimate:
     """Of the files of the table of results. Its log and the table of failures add some kilobytes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasurableRun:
-    """A prepared run of `label` or `segment`, as far as measuring a sample of it needs."""
+class PreparedImages(Protocol):
+    """A prepared request of `label` or `segment`."""
 
-    work: RemainingWork
-    actor: type
-    arguments: Callable[[ActorPlan], dict[str, Any]]
-    """Of the actor's constructor."""
-    read: Callable[[pa.Table], Iterable[pa.Table]]
-    """Reads and decodes."""
-    masks: Mapping[str, str] | None
-    """Image id → where its external masks are; None where the model finds masks itself."""
-    max_images_per_file: int
+    @property
+    def work(self) -> RemainingWork: ...
 
-
-def label_run(request: LabelRequest, model: LabellerFactory | None = None) -> MeasurableRun:
-    """The run of `zs3 label`.
-
-    Raises:
-        ValueError, FileNotFoundError: as of `prepare_label`.
-    """
-    prepared = prepare_label(request, model)
-    factory = model or LabellerFactory()
-    if prepared.work.pending:
-        factory = factory.with_names(prepared.info)
-    digest = prepared.work.target.digest
-    return MeasurableRun(
-        work=prepared.work,
-        actor=LabelActor,
-        arguments=lambda actors: label.label_arguments(prepared, factory, actors),
-        read=functools.partial(read_and_decode, max_pixels=request.max_pixels, run=digest),
-        masks=None,
-        max_images_per_file=label.MAX_IMAGES_PER_FILE,
-    )
-
-
-def segment_run(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> MeasurableRun:
-    """The run of `zs3 segment`.
-
-    Raises:
-        ValueError, FileNotFoundError: as of `prepare_segment`.
-    """
-    prepared = prepare_segment(request, model)
-    read = read_and_decode if prepared.masks is None else read_with_masks
-    digest = prepared.work.target.digest
-    return MeasurableRun(
-        work=prepared.work,
-        actor=segment.SegmentActor,
-        arguments=lambda actors: segment.segment_arguments(
-            prepared, model or SegmentExporterFactory(), actors
-        ),
-        read=functools.partial(read, max_pixels=request.max_pixels, run=digest),
-        masks=prepared.masks.of_image if prepared.masks else None,
-        max_images_per_file=segment.MAX_IMAGES_PER_FILE,
-    )
+    def image_run(self) -> ImageRun: ...
 
 
 def estimate_run(
-    prepare: Callable[[], MeasurableRun],
+    prepare: Callable[[], PreparedImages],
     execution: Execution | None = None,
     *,
     sample: int = 64,
@@ -123,7 +70,7 @@ def estimate_run(
     """Measure a sample of the images and estimate what the run would cost.
 
     Args:
-        prepare: gives the run; its duration counts as start-up.
+        prepare: prepares the request; its duration counts as start-up.
         execution: how the run would be executed; the sample is measured on the same Ray.
         sample: images to measure.
         seed: the same seed draws the same images.
@@ -134,19 +81,17 @@ def estimate_run(
         ray.exceptions.RayError: the measuring worker failed.
     """
     started, execution = time.time(), execution or Execution()
-    run = prepare()
-    pending = run.work.pending
-    estimate = RunEstimate(images=len(pending), listed=run.work.listed, skipped=run.work.skipped)
+    prepared = prepare()
+    work, pending = prepared.work, prepared.work.pending
+    estimate = RunEstimate(images=len(pending), listed=work.listed, skipped=work.skipped)
     if not pending:
         return estimate
+    run = prepared.image_run()
     drawn = draw(pending, sample, seed)
     start_ray(execution)
     nodes = cluster_nodes()
     actors = actor_plan(execution, nodes)
-    images = drawn.images
-    if run.masks is not None:
-        masks = [run.masks.get(image_id, "") for image_id in images["image_id"].to_pylist()]
-        images = images.append_column("masks_at", pa.array(masks, pa.large_string()))
+    images = run.with_masks(drawn.images)
     ready_s = time.time() - started
     measured = measuring(functools.partial(run.actor, **run.arguments(actors)), run.read, images, actors)
     seconds = run_seconds(drawn, measured, actors, sum(node.get("CPU", 0.0) for node in nodes))
@@ -182,7 +127,7 @@ def run_seconds(sample: Sample, measured: Measured, actors: ActorPlan, cpus: flo
     return percentile_interval((model + decode / threads) / actors.num_actors)
 
 
-def bytes_written(sample: Sample, measured: Measured, run: MeasurableRun, execution: Execution) -> Interval:
+def bytes_written(sample: Sample, measured: Measured, run: ImageRun, execution: Execution) -> Interval:
     """Size of the files of the table of results.
 
     The last file of each writing task may be part full, so the upper bound allows for twice the files that are needed;

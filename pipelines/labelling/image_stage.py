@@ -27,7 +27,7 @@ from pipelines.execution import (
 )
 from pipelines.ray_session import cluster_nodes, configure_ray_data
 from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error
-from pipelines.runs.resume import TableRequest, Target
+from pipelines.runs.resume import RemainingWork, TableRequest
 from pipelines.runs.rows import WORK, Rows, failure_of, work_rows, write_tables
 from pipelines.runs.run import Chunk
 from pipelines.storage.objects import (
@@ -78,52 +78,58 @@ PIXELS = pa.schema(
 """A decoded image: the bytes of (H, W, 3) uint8 RGB, or one row of `failures` and no pixels."""
 
 
-def image_graph(
-    chunk: Chunk,
-    *,
-    actor: type,
-    arguments: Callable[[ActorPlan], Mapping[str, Any]],
-    target: Target,
-    read: Callable[..., Iterator[pa.Table]],
-    max_pixels: int,
-    max_images_per_file: int,
-    execution: Execution,
-) -> Dataset:
-    """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRun:
+    """What a run of `label` or `segment` does with its images."""
 
-    Args:
-        actor: a class whose instances turn batches of pixels into rows (`rows.BatchRunner.table`).
-        arguments: of its constructor, besides `journal_id`.
-        read: `read_and_decode`, or a function with the same arguments.
-        max_pixels: images of more pixels become failures.
-        max_images_per_file: upper limit where `execution` gives no number.
-    """
+    work: RemainingWork
+    actor: type
+    """Its instances turn batches of pixels into rows (`rows.BatchRunner.table`)."""
+    arguments: Callable[[ActorPlan], Mapping[str, Any]]
+    """Of the actor's constructor, besides `journal_id`."""
+    read: Callable[..., Iterator[pa.Table]]
+    """`read_and_decode` or `external_masks.read_with_masks`, with `max_pixels` and `run`."""
+    max_images_per_file: int
+    """Upper limit where the execution gives no number."""
+    masks: Mapping[str, str] | None = None
+    """Image id → JSON for `read_with_masks`; None where the model predicts masks."""
+
+    def with_masks(self, images: pa.Table) -> pa.Table:
+        """Some images (`rows.WORK`), with a column `masks_at` where there are external masks."""
+        if self.masks is None:
+            return images
+        masks = [self.masks.get(image_id, "") for image_id in images["image_id"].to_pylist()]
+        return images.append_column("masks_at", pa.array(masks, pa.large_string()))
+
+
+def image_graph(run: ImageRun, execution: Execution, chunk: Chunk) -> Dataset:
+    """The lazy dataset whose rows are `rows.WRITTEN`: what was written about the images of a chunk."""
     import ray
 
     configure_ray_data()
     actors = actor_plan(execution, cluster_nodes())
-    size = execution.images_per_block
-    blocks = [chunk.images.slice(start, size) for start in range(0, chunk.images.num_rows, size)]
+    target, size, images = run.work.target, execution.images_per_block, run.with_masks(chunk.images)
+    blocks = [images.slice(start, size) for start in range(0, images.num_rows, size)]
     return (
         ray.data.from_arrow(blocks)
         .map_batches(
-            functools.partial(read, max_pixels=max_pixels, run=target.digest, journal_id=chunk.journal_id),
+            functools.partial(run.read, journal_id=chunk.journal_id),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
             max_retries=-1,
         )
         .map_batches(
-            actor,
+            run.actor,
             batch_size=execution.batch_size,
             batch_format="pyarrow",
             **actor_options(actors, execution),
-            fn_constructor_kwargs={**arguments(actors), "journal_id": chunk.journal_id},
+            fn_constructor_kwargs={**run.arguments(actors), "journal_id": chunk.journal_id},
             max_task_retries=-1,
         )
         .map_batches(
             functools.partial(write_tables, uris=target.uris, schemas=target.schemas),
-            batch_size=images_per_file(execution, chunk.total, max_images_per_file),
+            batch_size=images_per_file(execution, chunk.total, run.max_images_per_file),
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
         )

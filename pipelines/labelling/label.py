@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.image_stage import (
+    ImageRun,
     ImagesRequest,
     ModelThread,
     image_graph,
@@ -145,22 +146,30 @@ class PreparedLabel:
     model: LabellerFactory
     work: RemainingWork
 
-    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
-        """The graph of a chunk; see `run.PreparedRun`. Embeds the class names, once for all actors.
+    def image_run(self) -> ImageRun:
+        """The run; embeds the class names, once for all actors.
 
         Raises:
             ValueError: two classes have the same embedding.
         """
-        return functools.partial(
-            image_graph,
+        model, digest = self.model.with_names(self.info), self.info.digest
+        return ImageRun(
+            work=self.work,
             actor=LabelActor,
-            arguments=functools.partial(label_arguments, self, self.model.with_names(self.info)),
-            target=self.work.target,
-            read=read_and_decode,
-            max_pixels=self.request.max_pixels,
+            arguments=lambda actors: {
+                "model": model,
+                "checkpoint": self.request.checkpoint,
+                "vocabulary": self.vocabulary,
+                "run": digest,
+                "actors": actors,
+            },
+            read=functools.partial(read_and_decode, max_pixels=self.request.max_pixels, run=digest),
             max_images_per_file=MAX_IMAGES_PER_FILE,
-            execution=execution,
         )
+
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """See `run.PreparedRun`."""
+        return functools.partial(image_graph, self.image_run(), execution)
 
 
 def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -> PreparedLabel:
@@ -213,17 +222,6 @@ def label(
         execution, on_progress, and all that is raised: see `run.run_table`.
     """
     return run_table(lambda: prepare_label(request, model), execution, on_progress)
-
-
-def label_arguments(prepared: PreparedLabel, model: LabellerFactory, actors: ActorPlan) -> dict[str, Any]:
-    """The arguments of `LabelActor` for a run."""
-    return {
-        "model": model,
-        "checkpoint": prepared.request.checkpoint,
-        "vocabulary": prepared.vocabulary,
-        "run": prepared.info.digest,
-        "actors": actors,
-    }
 
 
 class LabelActor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.execution import ActorPlan, Execution
 from pipelines.labelling.external_masks import ExternalMasks, list_masks, read_with_masks
 from pipelines.labelling.image_stage import (
+    ImageRun,
     ImagesRequest,
     ModelThread,
     image_graph,
@@ -97,25 +98,29 @@ class PreparedSegment:
     masks: ExternalMasks | None
     model: SegmentExporterFactory
 
-    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
-        """The graph of a chunk; see `run.PreparedRun`."""
-        return lambda chunk: image_graph(
-            replace(chunk, images=self.with_masks(chunk.images)),
+    def image_run(self) -> ImageRun:
+        """The run."""
+        request, digest = self.request, self.work.target.digest
+        read = read_with_masks if self.masks else read_and_decode
+        return ImageRun(
+            work=self.work,
             actor=SegmentActor,
-            arguments=functools.partial(segment_arguments, self, self.model),
-            target=self.work.target,
-            read=read_with_masks if self.masks else read_and_decode,
-            max_pixels=self.request.max_pixels,
+            arguments=lambda actors: {
+                "model": self.model,
+                "checkpoint": request.checkpoint,
+                "store": request.store,
+                "run": digest,
+                "exporter_digest": self.exporter_digest,
+                "actors": actors,
+            },
+            read=functools.partial(read, max_pixels=request.max_pixels, run=digest),
             max_images_per_file=MAX_IMAGES_PER_FILE,
-            execution=execution,
+            masks=self.masks.of_image if self.masks else None,
         )
 
-    def with_masks(self, images: pa.Table) -> pa.Table:
-        """Some images (`rows.WORK`) with what `read_with_masks` needs, where there are external masks."""
-        if self.masks is None:
-            return images
-        places = [self.masks.of_image.get(image_id, "") for image_id in images["image_id"].to_pylist()]
-        return images.append_column("masks_at", pa.array(places, pa.large_string()))
+    def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
+        """See `run.PreparedRun`."""
+        return functools.partial(image_graph, self.image_run(), execution)
 
 
 def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | None = None) -> PreparedSegment:
@@ -167,20 +172,6 @@ def segment(
 ) -> RunResult:
     """Segment every image that has no segments yet, and commit tables as the run goes; as `label.label`."""
     return run_table(lambda: prepare_segment(request, model), execution, on_progress)
-
-
-def segment_arguments(
-    prepared: PreparedSegment, model: SegmentExporterFactory, actors: ActorPlan
-) -> dict[str, Any]:
-    """The arguments of `SegmentActor` for a run."""
-    return {
-        "model": model,
-        "checkpoint": prepared.request.checkpoint,
-        "store": prepared.request.store,
-        "run": prepared.work.target.digest,
-        "exporter_digest": prepared.exporter_digest,
-        "actors": actors,
-    }
 
 
 class SegmentActor:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jobs import plan as command
 from pipelines.execution import ActorPlan, Execution
-from pipelines.forecast.estimate import estimate_run, label_run, run_seconds, segment_run
+from pipelines.forecast.estimate import estimate_run, run_seconds
 from pipelines.forecast.measure import Measured, measure
 from pipelines.forecast.sample import draw
 from pipelines.labelling.image_stage import read_and_decode
@@ -91,7 +91,7 @@ def bytes_of(table):
 def test_the_interval_holds_the_bytes_that_a_run_writes(here, photos, per_file, seed):
     request, execution = request_for(photos), Execution(images_per_file=per_file)
     estimate = estimate_run(
-        lambda: label_run(request, colours()), execution, sample=40, seed=seed, measuring=measured_here
+        lambda: prepare_label(request, colours()), execution, sample=40, seed=seed, measuring=measured_here
     )
     assert (estimate.images, estimate.sample) == (151, 40)
     assert not (photos.parent / "out").exists(), "nothing is written"
@@ -107,7 +107,7 @@ def test_the_interval_holds_the_bytes_that_a_run_writes(here, photos, per_file, 
 
 def test_done_images_are_left_out_and_few_remaining_ones_are_all_measured(here, photos):
     labelled_here(request_for(photos, limit=140), 16)
-    work = lambda: label_run(request_for(photos), colours())  # noqa: E731
+    work = lambda: prepare_label(request_for(photos), colours())  # noqa: E731
     estimate = estimate_run(work, sample=64, measuring=measured_here)
     assert (estimate.images, estimate.skipped, estimate.sample) == (11, 140, 11)
     before = bytes_of(f"{photos.parent}/out/labels")
@@ -129,7 +129,7 @@ def test_segments_are_estimated_too(here, photos, store):
         images=str(photos), checkpoint="colours", out=str(photos.parent / "kept"), store=store, limit=100
     )
     estimate = estimate_run(
-        lambda: segment_run(request, grouping()),
+        lambda: prepare_segment(request, grouping()),
         Execution(images_per_file=25),
         sample=48,
         measuring=measured_here,
@@ -154,7 +154,7 @@ def test_failures_of_the_sample_are_counted(here, photos):
     for path in sorted(photos.iterdir())[:75]:
         path.write_bytes(b"no picture")
     estimate = estimate_run(
-        lambda: label_run(request_for(photos), colours()), sample=151, measuring=measured_here
+        lambda: prepare_label(request_for(photos), colours()), sample=151, measuring=measured_here
     )
     assert estimate.failed_in_sample == 75
 
