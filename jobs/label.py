@@ -39,12 +39,7 @@ class LabelOptions(LabelRequest, TableRunOptions):
 
 
 def main(argv: Sequence[str] | None = None, *, model: LabellerFactory | None = None) -> int:
-    """The exit code of one labelling run.
-
-    Args:
-        argv: the command line after the command; by default the process's own.
-        model: replaces the labeller; for tests.
-    """
+    """The exit code of `zs3 label`; tests replace the labeller by `model`."""
     return guarded(lambda: _run(parse_run_options(LabelOptions, "zs3 label", argv), model))
 
 

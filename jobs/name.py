@@ -39,12 +39,7 @@ class NameOptions(NameRequest, TableRunOptions):
 
 
 def main(argv: Sequence[str] | None = None, *, model: SegmentClassifierFactory | None = None) -> int:
-    """The exit code of one naming run.
-
-    Args:
-        argv: the command line after the command; by default the process's own.
-        model: replaces the classifier; for tests.
-    """
+    """The exit code of `zs3 name`; tests replace the classifier by `model`."""
     return guarded(lambda: _run(parse_run_options(NameOptions, "zs3 name", argv), model))
 
 

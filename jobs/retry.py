@@ -37,12 +37,7 @@ class RetryOptions(RunOptions):
 
 
 def main(argv: Sequence[str] | None = None, *, models: Mapping[str, Any] | None = None) -> int:
-    """The exit code of one more attempt.
-
-    Args:
-        argv: the command line after the command; by default the process's own.
-        models: command → what replaces its model; for tests.
-    """
+    """The exit code of `zs3 retry`; tests replace the models of commands by `models`."""
     return guarded(lambda: _run(parse_run_options(RetryOptions, "zs3 retry", argv), models or {}))
 
 
@@ -51,19 +46,7 @@ def _run(options: RetryOptions, models: Mapping[str, Any]) -> int:
     if retry.request is None:
         sys.stderr.write(f"nothing to try again: no image failed, {retry.done:,} are done\n")
         if options.json:
-            print_json(
-                asdict(
-                    RunResult(
-                        images=0,
-                        failed=0,
-                        skipped=retry.done,
-                        seconds=0.0,
-                        images_per_second=0.0,
-                        out=options.out,
-                        startup_seconds=0.0,
-                    )
-                )
-            )
+            print_json(asdict(RunResult(out=options.out, skipped=retry.done)))
         return DONE
     sys.stderr.write(f"zs3 {retry.command} of what failed: {retry.failed:,}\n")
     code = CARRY_OUT[retry.command](retry.request, options, models.get(retry.command))

@@ -40,12 +40,7 @@ class SegmentOptions(SegmentRequest, TableRunOptions):
 
 
 def main(argv: Sequence[str] | None = None, *, model: SegmentExporterFactory | None = None) -> int:
-    """The exit code of one segmenting run.
-
-    Args:
-        argv: the command line after the command; by default the process's own.
-        model: replaces the segment exporter; for tests.
-    """
+    """The exit code of `zs3 segment`; tests replace the segment exporter by `model`."""
     return guarded(lambda: _run(parse_run_options(SegmentOptions, "zs3 segment", argv), model))
 
 

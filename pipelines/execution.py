@@ -26,7 +26,7 @@ WRITE_CPUS = 0.25
 RESERVED_CPUS = 1.0
 """Logical CPUs that actors leave to the tasks before and after them; without it a small machine makes no progress."""
 
-_POSITIVE = (
+_POSITIVE = [
     "num_actors",
     "max_actors",
     "cpus_per_actor",
@@ -36,7 +36,7 @@ _POSITIVE = (
     "images_per_file",
     "images_per_wave",
     "stall_timeout_s",
-)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,9 +172,6 @@ def parse_label_selector(text: str | None) -> dict[str, str] | None:
 
     Args:
         text: name=condition pairs separated by commas; commas in brackets belong to a condition.
-
-    Raises:
-        ValueError: the text is malformed.
     """
     if text is None:
         return None

@@ -24,9 +24,6 @@ def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str] | Non
         kind: a dataclass, whose docstrings are the help.
         prog: name of the command in the help.
         argv: without the command; None takes those of the process.
-
-    Raises:
-        SystemExit: wrong usage, or --help.
     """
     _order_fields(kind)
     return tyro.cli(

@@ -50,12 +50,7 @@ Options = TypeVar("Options", bound=TableOptions)
 
 
 def parse_run_options(kind: type[Options], prog: str, argv: Sequence[str] | None) -> Options:
-    """The options of a command line; its storage options are in effect afterwards.
-
-    Raises:
-        SystemExit: wrong usage, or --help.
-        ValueError: a storage option is malformed.
-    """
+    """The options of a command line; its storage options are in effect afterwards."""
     options = parse_command_line(kind, prog, argv)
     use_storage_options(options.storage_options)
     return options

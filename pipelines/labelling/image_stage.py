@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -210,23 +210,14 @@ def picture_at(batch: pa.Table, index: int) -> NDArray[np.uint8]:
     return np.frombuffer(batch["pixels"][index].as_buffer(), dtype=np.uint8).reshape(height, width, 3)
 
 
-class LoadedModel(Protocol):
-    """A model in memory, with the digest of all that defines its results."""
-
-    digest: str
-
-
-M = TypeVar("M", bound=LoadedModel)
-
-
-class ModelThread(Generic[M]):
+class ModelThread:
     """A model that lives in a thread of its own.
 
     Ray constructs an actor in one thread and calls it from another. OpenMP would keep a pool of threads for each, more
     threads than cores, and stop spinning at its barriers: 0.83 of the speed that one pool has.
 
     Args:
-        load: makes the model on a torch device, given by name.
+        load: makes the model, which has a `digest`, on a torch device, given by name.
         origin: the checkpoint, for messages.
         actors: threads and device.
         digest: the model must have this one.
@@ -235,8 +226,8 @@ class ModelThread(Generic[M]):
         RuntimeError: the model has another digest.
     """
 
-    def __init__(self, load: Callable[[str], M], *, origin: str, actors: ActorPlan, digest: str) -> None:
-        def loaded() -> M:
+    def __init__(self, load: Callable[[str], Any], *, origin: str, actors: ActorPlan, digest: str) -> None:
+        def loaded() -> Any:
             if actors.device == "cpu":
                 importlib.import_module("torch").set_num_threads(actors.cpu_threads)
             return load(actors.device)

@@ -73,11 +73,7 @@ class ModelInfo:
 
 
 def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
-    """What is known about a checkpoint with this vocabulary.
-
-    Raises:
-        ValueError: there is no such checkpoint, or zs3 did not write it.
-    """
+    """What is known about a checkpoint with this vocabulary."""
     import torch  # imports that take seconds wait until a request needs them
 
     from zs3.checkpoint import load_checkpoint
@@ -108,11 +104,7 @@ def load_labeller(
 
 
 def warn_about_confusable(names: SegmentClassifier) -> None:
-    """Warn about classes that are hard to tell apart.
-
-    Raises:
-        ValueError: two classes have the same embedding.
-    """
+    """Warn about classes that are hard to tell apart; a ValueError for two that have the same embedding."""
     for line in confusable_warnings(names.confusable()):
         logger.warning("zs3: warning: %s", line)
 
@@ -126,11 +118,7 @@ class LabellerFactory:
     """Checkpoint, vocabulary, device, and `names` where `ModelInfo` has them → the labeller."""
 
     def with_names(self, info: ModelInfo) -> LabellerFactory:
-        """This factory with the class names embedded now, once for all labellers.
-
-        Raises:
-            ValueError: two classes have the same embedding.
-        """
+        """This factory with the class names embedded now, once for all labellers."""
         if info.names is None:
             return self
         return replace(self, load=functools.partial(self.load, names=info.names()))
@@ -147,11 +135,7 @@ class PreparedLabel:
     work: RemainingWork
 
     def image_run(self) -> ImageRun:
-        """The run; embeds the class names, once for all actors.
-
-        Raises:
-            ValueError: two classes have the same embedding.
-        """
+        """The run; embeds the class names, once for all actors."""
         model, digest = self.model.with_names(self.info), self.info.digest
         return ImageRun(
             work=self.work,
@@ -225,11 +209,7 @@ def label(
 
 
 class LabelActor:
-    """One loaded model that turns batches of pixels into rows of `labels` and `failures`.
-
-    Raises:
-        RuntimeError: the model has another digest than the run, or it fails for every image.
-    """
+    """One loaded model that turns batches of pixels into rows of `labels` and `failures`."""
 
     def __init__(
         self,

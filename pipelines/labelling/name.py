@@ -75,9 +75,6 @@ def describe_classifier(
     Args:
         naming: fields of `NamingSettings` that replace the checkpoint's own.
         segments: all that defines the segments, part by part.
-
-    Raises:
-        ValueError: there is no such checkpoint, or other weights made the segments.
     """
     from zs3.checkpoint import load_checkpoint  # imports torch, which takes seconds
     from zs3.classification.settings import TEMPLATES, naming_provenance, naming_settings
@@ -92,11 +89,7 @@ def describe_classifier(
 
 
 def load_classifier(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> SegmentClassifier:
-    """The classifier of a checkpoint, with its text banks encoded and checked.
-
-    Raises:
-        ValueError: two classes have the same embedding.
-    """
+    """The classifier of a checkpoint, with its text banks encoded and checked."""
     import torch
 
     from zs3.checkpoint import load_checkpoint
@@ -136,11 +129,7 @@ class PreparedName:
     work: RemainingWork
 
     def classifier(self) -> SegmentClassifier:
-        """The classifier, with its text banks encoded.
-
-        Raises:
-            ValueError: two classes have the same embedding.
-        """
+        """The classifier, with its text banks encoded."""
         return self.model.load(self.checkpoint, self.vocabulary, self.naming)
 
     def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
@@ -226,11 +215,7 @@ def name_graph(
 
 
 class NameActor:
-    """Turns batches of segments into rows of `labels` and `failures`.
-
-    Raises:
-        RuntimeError: naming fails for every image.
-    """
+    """Turns batches of segments into rows of `labels` and `failures`."""
 
     def __init__(
         self,

@@ -61,11 +61,7 @@ def prepare_retry(out: str) -> PreparedRetry:
 
 
 def failed_images(failures: DeltaTable | None) -> int:
-    """Number of images that have a row of `failures`.
-
-    Raises:
-        ValueError: the table is not one of this version of zs3.
-    """
+    """Number of images that have a row of `failures`."""
     if failures is not None:
         refuse_other_version(failures, "failures")
     return sum(batch.num_rows for batch in rows_of_images(failures))

@@ -61,11 +61,7 @@ class SegmentRequest(ImagesRequest):
 
 
 def describe_segment_exporter(checkpoint: str, store: str) -> dict[str, str]:
-    """All that defines the segments of a checkpoint, part by part.
-
-    Raises:
-        ValueError: there is no such checkpoint, or it makes no segments, or there is no such mask store.
-    """
+    """All that defines the segments of a checkpoint, part by part."""
     from zs3.checkpoint import load_checkpoint  # imports torch, which takes seconds
     from zs3.classification.provenance import segments_provenance
 
@@ -175,11 +171,7 @@ def segment(
 
 
 class SegmentActor:
-    """One loaded model that turns batches of pixels, with external masks if any, into rows of segments and failures.
-
-    Raises:
-        RuntimeError: the model has another digest than `exporter_digest`, or it fails for every image.
-    """
+    """One loaded model that turns batches of pixels, with external masks if any, into rows of segments and failures."""
 
     def __init__(
         self,

@@ -39,11 +39,7 @@ def tuned_settings(settings: str | None, naming: Mapping[str, Any]) -> Tuned | N
 
 
 def refuse_other_weights(tuned: Tuned, settings: str | None, checkpoint_digest: str | None) -> None:
-    """Refuse settings that were tuned for other weights than those that made the segments.
-
-    Raises:
-        ValueError: they were.
-    """
+    """Refuse settings that were tuned for other weights than those that made the segments."""
     if tuned.checkpoint != checkpoint_digest:
         raise ValueError(
             f"{settings} was tuned for the checkpoint {tuned.checkpoint[:12]}, and the segments are of "
@@ -57,9 +53,6 @@ def refuse_other_tuning(uri: str, provenance: Mapping[str, Any]) -> None:
     Args:
         uri: of the label table.
         provenance: what the run would record.
-
-    Raises:
-        ValueError: the table records another tuning.
     """
     table = existing_table(uri)
     stored = provenance_of(table) if table is not None else {}

@@ -145,12 +145,7 @@ class Catalogue:
 
 
 def catalogue_of(source: str, limit: int | None = None) -> Catalogue:
-    """The images of a source; see `listing.listed_images` and `Catalogue`.
-
-    Raises:
-        FileNotFoundError: the source does not exist.
-        ValueError: it names no image, or the limit is not positive.
-    """
+    """The images of a source; see `listing.listed_images` and `Catalogue`."""
     root, batches = listed_images(source)
     return Catalogue(batches, root, limit)
 

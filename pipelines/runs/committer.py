@@ -60,11 +60,7 @@ class Committer:
         return self.images + self.failed
 
     def begin(self) -> None:
-        """Repair what an earlier run left between two transactions, and record that a run begins.
-
-        Raises:
-            ValueError: as of `delta_writer.publish`.
-        """
+        """Repair what an earlier run left between two transactions, and record that a run begins."""
         work = self._work
         if work.stale_failures:
             self._publish("failures", [], work.stale_failures)
@@ -98,11 +94,7 @@ class Committer:
                     self._finished.append(shard)
 
     def commit(self) -> None:
-        """Make everything that was added part of the tables.
-
-        Raises:
-            ValueError: as of `delta_writer.publish`.
-        """
+        """Make everything that was added part of the tables."""
         replaced, self._replaced_ids = frozenset(self._replaced_ids), set()
         for name in self._target.schemas:
             files, self._files[name] = self._files[name], []

@@ -76,11 +76,7 @@ Images = Iterator[tuple[str, str]]
 
 
 def _batches(images: Iterable[tuple[str, str]], no_image: str = "") -> Iterator[pa.RecordBatch]:
-    """Images in batches.
-
-    Raises:
-        ValueError: there are none; `no_image` is its message.
-    """
+    """Images in batches."""
     stream, empty = iter(images), True
     while block := list(itertools.islice(stream, ROWS_PER_BATCH)):
         empty = False

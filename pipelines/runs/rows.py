@@ -114,9 +114,6 @@ class BatchRunner:
 
         Images are run one by one where a process crashed on one of them before, and where their batch fails; an image
         that crashed `MAX_CRASHES` processes is not run.
-
-        Raises:
-            RuntimeError: the model has failed for `MAX_CONSECUTIVE_FAILURES` images in a row.
         """
         if self._journal is None:
             return self._attempt(images, inputs, rows_of)

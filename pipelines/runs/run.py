@@ -62,17 +62,17 @@ class Progress:
 class RunResult:
     """What a run did; the keys of `--json`."""
 
-    images: int
+    images: int = 0
     """Processed in this run."""
-    failed: int
+    failed: int = 0
     """Failed in this run."""
     skipped: int
     """Processed before."""
-    seconds: float
+    seconds: float = 0.0
     """From the first image at a model to the last commit."""
-    images_per_second: float
+    images_per_second: float = 0.0
     out: str
-    startup_seconds: float
+    startup_seconds: float = 0.0
     """From the call to the first image at a model."""
     failed_before: int = 0
     """Failed in an earlier run and not tried again; part of `skipped`."""
@@ -130,12 +130,18 @@ def run_table(
     first = time.time()
     if graph:
         start_ray(execution)
-        first = float("inf")
+        first, committed = float("inf"), time.time()
         journal_id = uuid.uuid4().hex
         try:
             for images in work.pending.chunks(execution.images_per_wave):
                 dataset = graph(Chunk(images=images, total=total, journal_id=journal_id))
-                for written in commit_as_written(committer, _written(dataset), execution):
+                for written in iterate_with_timeout(
+                    _written(dataset), execution.stall_timeout_s, graph_state
+                ):
+                    committer.add(written)
+                    if time.time() - committed >= execution.commit_interval_s:
+                        committer.commit()
+                        committed = time.time()
                     first = min(first, written["started"])
                     done, failed = committer.done, committer.failed
                     if on_progress:
@@ -169,32 +175,11 @@ def run_table(
     )
 
 
-def commit_as_written(
-    committer: Committer, written: Iterator[dict[str, Any]], execution: Execution
-) -> Iterator[dict[str, Any]]:
-    """The same rows, each added to the committer, which commits every `commit_interval_s`.
-
-    Raises:
-        StalledError: nothing came for too long.
-        ValueError: the tables cannot be written to.
-    """
-    last = time.time()
-    for row in iterate_with_timeout(written, execution.stall_timeout_s, graph_state):
-        committer.add(row)
-        if time.time() - last >= execution.commit_interval_s:
-            committer.commit()
-            last = time.time()
-        yield row
-
-
 def failure_limit(max_failures: str | None) -> Callable[[int, int], bool]:
     """A function of (images done, images failed): whether more failed than `max_failures` allows.
 
     Args:
         max_failures: a number, or a share such as `5%`; None allows all.
-
-    Raises:
-        ValueError: it is neither.
     """
     if max_failures is None:
         return lambda done, failed: False
