@@ -83,7 +83,7 @@ def label_and_evaluate(
     root = Path(options.out) / "photographs"
     sys.stderr.write(
         "zs3 demo: label eight photographs and compare the labels with hand-drawn truth. "
-        "This takes about half a minute on 2 cores and downloads nothing.\n"
+        "This downloads nothing and takes about half a minute on 2 free cores.\n"
         f"1/3  Write the photographs and their truth to {root}\n"
     )
     write_dataset(root)

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from jobs.cli.exit_codes import DONE, SOME_FAILED
@@ -55,10 +56,10 @@ def query(out: str, table: str, statement: str) -> str:
 
     It reads the table through its log, so files without a commit do not count, and needs no DuckDB extension.
     """
-    uri = table_uri(out, table)
+    uri, literal = table_uri(out, table), partial(json.dumps, ensure_ascii=False)  # the shell quotes with '
     program = (
-        f"import duckdb, deltalake; t = deltalake.DeltaTable({uri!r}).to_pyarrow_dataset(); "
-        f"print(duckdb.sql({statement!r}))"
+        f"import duckdb, deltalake; t = deltalake.DeltaTable({literal(uri)}).to_pyarrow_dataset(); "
+        f"print(duckdb.sql({literal(statement)}))"
     )
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
 
