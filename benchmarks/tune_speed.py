@@ -25,7 +25,7 @@ import tyro
 from pipelines.execution import Execution, cores
 from pipelines.labelling.segments_table import read_segments
 from pipelines.storage.objects import read_bytes
-from pipelines.tuning.request import TunePlan, TuneRequest, plan_tune
+from pipelines.tuning.request import PreparedTuning, TuneRequest, prepare_tuning
 from pipelines.tuning.tune import tune
 from zs3.datasets import read_truth
 from zs3.metrics import confusion
@@ -73,7 +73,7 @@ def main() -> int:
             for name, grid in (("hundred", HUNDRED), ("default", NamingGrid()))
         }
         told = {name: measured(request) for name, request in requests.items()}
-        plan = plan_tune(requests["hundred"])
+        plan = prepare_tuning(requests["hundred"])
         told["sweep_cpu_ms_per_image"], told["one_setting_cpu_ms_per_image"] = cpu_ms(plan)
     told |= {"cores": cores(), "load": round(os.getloadavg()[0], 1)}
     sys.stdout.write(json.dumps(told) + "\n")
@@ -92,12 +92,12 @@ def measured(request: TuneRequest) -> dict[str, float]:
     }
 
 
-def cpu_ms(plan: TunePlan) -> tuple[float, float]:
+def cpu_ms(plan: PreparedTuning) -> tuple[float, float]:
     """Processor milliseconds per image of the sweep, and of naming and scoring under one setting, with one thread."""
     torch.set_num_threads(1)
     classifier, vocabulary = plan.trials.classifiers[0], plan.dataset.vocabulary
     refs = {ref.id: ref for ref in plan.dataset.refs}
-    wanted = frozenset(sorted(plan.wanted)[::EVERY])
+    wanted = frozenset(sorted(plan.image_ids)[::EVERY])
     seconds = [0.0, 0.0]
     for batch in list(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted)):
         for row, image_id in enumerate(batch["image_id"].to_pylist()):
@@ -105,7 +105,7 @@ def cpu_ms(plan: TunePlan) -> tuple[float, float]:
             began = time.process_time()
             truth_HW = read_truth(plan.dataset.name, truth, vocabulary)
             segments = segments_at(batch, row)
-            plan.trials.sweep(segments, truth_HW, plan.ids, plan.gammas, ignore_id=vocabulary.ignore_id)
+            plan.trials.sweep(segments, truth_HW, plan.matches, plan.gammas, ignore_id=vocabulary.ignore_id)
             swept = time.process_time()
             labels_HW, _ = classifier.name(segments_at(batch, row))
             truth_HW = read_truth(plan.dataset.name, truth, vocabulary)

@@ -32,7 +32,7 @@ from pipelines.evaluation.request import EvaluateRequest
 from pipelines.labelling.label import LabellerFactory, LabelRequest, label
 from pipelines.runs.run import RunResult
 from zs3.images.codec import encode_label_png
-from zs3.report import SCORE_KEYS
+from zs3.metrics import GROUPS
 from zs3.report.terminal import summary
 
 # H W pixels
@@ -72,7 +72,7 @@ def _run(argv: list[str], model: LabellerFactory | None) -> int:
     Console().print(summary(report))
     sys.stdout.write(next_steps(options.out, labelled, time.monotonic() - started))
     if options.json:
-        print_json(asdict(labelled) | {key: report[key] for key in SCORE_KEYS})
+        print_json(asdict(labelled) | {key: report[key] for key in GROUPS})
     return SOME_FAILED if labelled.failed else DONE
 
 

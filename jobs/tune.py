@@ -1,10 +1,10 @@
-"""Tune how stored segments are named, on one split of a data set: `zs3 tune`, `python jobs/tune.py`, or on a cluster
+"""Tune how stored segments are named, on one split of a data set.
 
     zs3 tune --segments kept/ --dataset voc --root VOC2012/ --split train --out tuned/
     zs3 name --segments kept/ --classes voc --settings tuned/ --out named/
     ray job submit --working-dir . -- python jobs/tune.py --segments s3://bucket/kept --dataset coco_stuff …
 
-The result goes to standard output as a table, or with --json as one line; progress goes to standard error.
+Standard output gets a table, or with --json one line; progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from jobs.cli.options import parse_command_line, print_json
 from jobs.cli.progress import progress_bar
 from pipelines.execution import Execution
 from pipelines.tuning.request import TuneRequest
-from pipelines.tuning.tune import SCORES, command, tune
-from zs3.report import shown
+from pipelines.tuning.tune import name_command, tune
+from zs3.report.formats import percent
 from zs3.tuning.grid import NamingGrid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions:
-    """Try naming settings on stored segments and their truth, on CPUs, without a picture or a network.
+    """Try naming settings on stored segments and their truth, on CPUs, without images or networks.
 
-    Writes tune.json (every score; `zs3 name --settings` reads it), tune.md and tune.png. Values are crossed with each
-    other; γ costs next to nothing, every other naming is painted three times. Scores of the split that was tuned on say
-    how well the settings fit: evaluate on another one.
+    Writes tune.json (every score; `zs3 name --settings` reads it), tune.md and tune.png. All values are combined with
+    each other; more values of γ cost next to nothing, every other setting takes three passes over the segments. Scores
+    of the tuning split show how well the settings fit: evaluate on another split.
     """
 
     segments: str
     """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
     dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
-    """How the data set lies on disk."""
+    """Layout of the data set on disk."""
     root: str
     """Folder or uri of the data set."""
     split: str
-    """Which part of it to tune on. Keep another one to report."""
+    """Part of the data set to tune on. Keep another one to report."""
     out: str
     """Folder or uri that gets tune.json, tune.md and tune.png."""
     checkpoint: str | None = None
-    """The checkpoint that made the segments; by default the place that it was read from then."""
+    """The checkpoint that made the segments, if it was moved since."""
     classes: str | None = None
     """Class list to name with; by default the data set's own."""
     protocol: Literal["zs3", "paper", "voc21"] = "zs3"
@@ -58,9 +58,9 @@ class TuneOptions:
     allow_missing: bool = False
     """Tune on the images that have segments, instead of stopping when some have none."""
     grid: Annotated[NamingGrid, tyro.conf.arg(name="")] = field(default_factory=NamingGrid)
-    """What to try."""
+    """Values to try."""
     json: bool = False
-    """Print the outcome as one line of JSON, the last line of standard output, instead of a table."""
+    """Print the result as one line of JSON, the last line of standard output, instead of a table."""
     execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
     """How to run; changes no result. By default one actor of one thread per CPU; no GPU is used."""
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of one tuning run: 0 when its files were written.
 
     Args:
-        argv: the command line after the verb; by default the process's own.
+        argv: the arguments after the command; by default those of the process.
     """
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
@@ -87,18 +87,18 @@ def _run(argv: list[str]) -> int:
 
 
 def _line(tuned: Mapping[str, Any], out: str) -> dict[str, Any]:
-    """The outcome in short: the settings, the current and the best point with the areas of their namings."""
-    told = tuned["tuned_on"]
+    """The result in short: the settings, and the current and the best point with the areas of their namings."""
+    origin = tuned["tuned_on"]
     points = {
-        which: tuned[which] | {"area": tuned["namings"][tuned[which]["naming"]]["area"]}
-        for which in ("current", "best")
+        key: tuned[key] | {"area": tuned["namings"][tuned[key]["naming"]]["area"]}
+        for key in ("current", "best")
     }
     return {
         "settings": tuned["settings"],
         **points,
-        "settings_tried": told["settings_tried"],
-        "images": told["dataset"]["images"],
-        "split": told["title"],
+        "settings_tried": origin["settings_tried"],
+        "images": origin["dataset"]["images"],
+        "split": origin["title"],
         "seconds": tuned["seconds"],
         "startup_seconds": tuned["startup_seconds"],
         "out": out,
@@ -106,23 +106,23 @@ def _line(tuned: Mapping[str, Any], out: str) -> dict[str, Any]:
 
 
 def _show(tuned: Mapping[str, Any], request: TuneRequest) -> None:
-    """The outcome for people."""
-    console, told = Console(), tuned["tuned_on"]
+    """Print a table and what to do next."""
+    console, origin = Console(), tuned["tuned_on"]
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"tuned on {told['title']}, {told['dataset']['images']} images")
+    table.add_column(f"tuned on {origin['title']}, {origin['dataset']['images']} images")
     for name in ("seen %", "unseen %", "harmonic %", "area"):
         table.add_column(name, justify="right")
-    for name, which in (("current settings", "current"), ("best harmonic mean", "best")):
-        one = tuned[which]
-        area = tuned["namings"][one["naming"]]["area"]
-        figures = [shown(one[group]) for group in SCORES[:3]]
+    for name, key in (("current settings", "current"), ("best harmonic mean", "best")):
+        point = tuned[key]
+        area = tuned["namings"][point["naming"]]["area"]
+        figures = [percent(point[group]) for group in ("seen", "unseen", "harmonic")]
         table.add_row(name, *figures, "–" if area is None else f"{area:.4f}")
     console.print(table)
     changes = ", ".join(f"{key} {value}" for key, value in tuned["settings"].items())
     lines = [
-        f"best of {told['settings_tried']} settings: {changes or 'the ones of the checkpoint'}",
+        f"best of {origin['settings_tried']} settings: {changes or 'the ones of the checkpoint'}",
         f"picture  {request.out.rstrip('/')}/tune.png",
-        f"use      {command(request)}",
+        f"use      {name_command(request)}",
     ]
     for line in lines:
         console.print(Text(line), soft_wrap=True)

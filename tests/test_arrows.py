@@ -14,6 +14,7 @@ LAYERS = ("zs3", "pipelines", "jobs")
 ZS3 = {
     # values and what needs nothing of ours
     "vocabulary": "",
+    "wording": "",
     "tables": "",
     "metrics": "",
     "images": "",
@@ -36,7 +37,7 @@ ZS3 = {
     "classification": "segmentation text encoders masks checkpoint config vocabulary",
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
     # truth
-    "evaluation": "metrics tables classification segmentation config vocabulary",
+    "evaluation": "metrics tables classification segmentation config vocabulary wording",
     "tuning": "classification segmentation text metrics checkpoint config vocabulary",
     "report": "metrics vocabulary",
 }

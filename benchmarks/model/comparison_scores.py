@@ -26,8 +26,8 @@ from zs3.classification.semantic_map import pixel_scores_of_rows
 from zs3.datasets import Dataset, read_truth
 from zs3.images.codec import decode
 from zs3.inference.labeller import Labeller, PixelLabeller
-from zs3.metrics import PROTOCOLS, Scores
-from zs3.tuning.calibration import GroupBest, confusions_by_gamma, crossed, dense_scores
+from zs3.metrics import PROTOCOLS, Confusion, EvaluatedClass, Protocol, Scores, scores
+from zs3.tuning.calibration_sweep import GroupBest, best_of_groups
 from zs3.vocabulary import load_vocabulary
 
 BRANCHES = ("query", "image", "both")
@@ -99,12 +99,11 @@ def group_bests(
     labeller: Labeller | PixelLabeller, picture_HW3: np.ndarray
 ) -> Iterator[tuple[str, GroupBest]]:
     """Per way of naming one picture: its best seen and best unseen class at every pixel."""
-    ids = np.array(list(labeller.names))
     seen_C = torch.tensor([labeller.seen[one] for one in labeller.names])
     if isinstance(labeller, PixelLabeller):
         yield (
             "pixels",
-            _joined([_best(s, seen_C, ids) for s in probability_strips(labeller.cells(picture_HW3))]),
+            _joined([_best(s, seen_C) for s in probability_strips(labeller.cells(picture_HW3))]),
         )
         return
     segments, classifier = labeller.segmenter.segment([picture_HW3])[0], labeller.classifier
@@ -124,27 +123,73 @@ def group_bests(
     # One pass over the masks paints all ways of naming: their scores are columns side by side.
     columns = torch.cat(named, dim=1)
     rows = torch.arange(segments.height)
-    volumes = pixel_scores_of_rows(segments, columns, rows, resize_first=False).split(len(ids))
+    volumes = pixel_scores_of_rows(segments, columns, rows, resize_first=False).split(len(seen_C))
     for branches, volume_CHW in zip(ways, volumes):
-        yield branches, _best(volume_CHW, seen_C, ids)
+        yield branches, _best(volume_CHW, seen_C)
 
 
-def _best(scores_CHW: torch.Tensor, seen_C: torch.Tensor, ids: np.ndarray) -> GroupBest:
-    seen, unseen = scores_CHW[seen_C].max(dim=0), scores_CHW[~seen_C].max(dim=0)
-    flags = seen_C.numpy()
-    return GroupBest(
-        seen_HW=ids[flags][seen.indices.numpy()],
-        unseen_HW=ids[~flags][unseen.indices.numpy()],
-        lead_HW=(seen.values - unseen.values).numpy(),
-    )
+def _best(scores_CHW: torch.Tensor, seen_C: torch.Tensor) -> GroupBest:
+    volume_CX = scores_CHW.flatten(1)
+    return best_of_groups(volume_CX, torch.arange(len(seen_C)), seen_C, torch.arange(volume_CX.shape[1]))
 
 
 def _joined(strips: list[GroupBest]) -> GroupBest:
-    return GroupBest(
-        seen_HW=np.concatenate([strip.seen_HW for strip in strips]),
-        unseen_HW=np.concatenate([strip.unseen_HW for strip in strips]),
-        lead_HW=np.concatenate([strip.lead_HW for strip in strips]),
-    )
+    columns = GroupBest.__slots__
+    return GroupBest(**{key: torch.cat([getattr(strip, key) for strip in strips]) for key in columns})
+
+
+def confusions_by_gamma(
+    truth_HW: np.ndarray, best: GroupBest, gammas: Sequence[float], ids: Sequence[int]
+) -> np.ndarray:
+    """(G, T, P) int64 pixels of every true class (T) given every class (P), for each γ; T and P are class ids.
+
+    Args:
+        truth_HW: class ids; pixels of other classes than `ids` do not count.
+        best: of every pixel of the picture, row by row, as places in `ids`.
+        gammas: ascending. On a tie between γ and the lead of the best seen class, the seen class wins.
+        ids: the candidate classes.
+    """
+    size, bins = max(ids) + 1, len(gammas) + 1
+    counted = np.isin(truth_HW, ids).ravel()
+    truth = truth_HW.ravel()[counted].astype(np.int64)
+    lead = (best.seen_score_P - best.unseen_score_P).numpy()[counted]
+    above = np.searchsorted(np.asarray(gammas, np.float32), lead, side="right")
+
+    def histogram(places_P: torch.Tensor) -> np.ndarray:
+        keys = (truth * size + np.asarray(ids)[places_P.numpy()[counted]]) * bins + above
+        return np.bincount(keys, minlength=size * size * bins).reshape(size, size, bins)
+
+    # A pixel whose lead reaches exactly `above` of the γ is called seen by those, unseen by the others.
+    as_seen = histogram(best.seen_P)[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]
+    as_unseen = histogram(best.unseen_P).cumsum(axis=2)[:, :, :-1]
+    return np.moveaxis(as_seen + as_unseen, 2, 0)
+
+
+def dense_scores(confusion_TP: np.ndarray, classes: Sequence[EvaluatedClass], protocol: Protocol) -> Scores:
+    """The scores of a dense confusion whose rows and columns are class ids."""
+    truth, prediction = np.nonzero(confusion_TP)
+    sparse = Confusion(truth=truth, prediction=prediction, pixels=confusion_TP[truth, prediction])
+    return scores(sparse, classes, protocol)
+
+
+def cross_validated(
+    halves_2GTP: np.ndarray, gammas: Sequence[float], classes: Sequence[EvaluatedClass], protocol: Protocol
+) -> tuple[Scores, tuple[float, float]]:
+    """Scores over all pictures, each half under the γ that has the best harmonic mean on the other half.
+
+    The confusions of the two halves are added before scoring: the pictures are those of the scores at a single γ.
+
+    Returns:
+        The scores, and γ of the first and of the second half; the smallest on ties.
+    """
+
+    def best(half: int) -> int:
+        harmonics = [dense_scores(one, classes, protocol).harmonic for one in halves_2GTP[half]]
+        return int(np.argmax(np.nan_to_num(harmonics)))
+
+    first, second = best(1), best(0)
+    joined = halves_2GTP[0, first] + halves_2GTP[1, second]
+    return dense_scores(joined, classes, protocol), (float(gammas[first]), float(gammas[second]))
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -183,7 +228,7 @@ def write_report(
         digest = str(arrays.pop("checkpoint"))
         for way, halves in arrays.items():
             plain = dense_scores(halves[:, 0].sum(axis=0), classes, PROTOCOL)
-            calibrated, gammas = crossed(halves, GAMMAS, classes, PROTOCOL)
+            calibrated, gammas = cross_validated(halves, GAMMAS, classes, PROTOCOL)
             absent |= set(plain.absent)
             row = {"plain": _numbers(plain), "calibrated": _numbers(calibrated) | {"gammas": gammas}}
             by_seed.setdefault(f"{name}/{way}", {})[seed] = row | {"checkpoint": digest}

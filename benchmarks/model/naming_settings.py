@@ -18,18 +18,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from zs3.checkpoint import load_checkpoint
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings
 from zs3.datasets import open_dataset, read_truth
-from zs3.evaluation.diagnosis import regions, true_names
 from zs3.images.codec import decode
 from zs3.inference.labeller import Labeller
 from zs3.masks.binary import INSIDE
 from zs3.metrics import PROTOCOLS, Scores, confusion, scores, total
 from zs3.segmentation.external_masks import external_segments
+from zs3.segmentation.segments import Segments
 
 SETS = {"voc_mini": "voc", "msrc_mini": "folder", "coco_things_mini": "folder"}
 
@@ -119,6 +120,27 @@ class Study:
                 yield truth, prediction
 
         return self._sum(maps())
+
+
+def true_names(segments: Segments, truth_HW: np.ndarray, ids: list[int]) -> torch.Tensor:
+    """(K, C) scores that call each segment what most of its pixels truly are: one for that class, else zero."""
+    (height, width), size = segments.resized_hw, (segments.height, segments.width)
+    padded = F.interpolate(
+        segments.mask_logits_Khw[None], size=segments.padded_hw, mode="bilinear", align_corners=False
+    )
+    cropped = padded[:, :, :height, :width]
+    masks_KHW = F.interpolate(cropped, size=size, mode="bilinear", align_corners=False)[0] > 0
+    truth = torch.from_numpy(truth_HW.astype(np.int64)).flatten()
+    present = torch.stack([truth == class_id for class_id in ids], dim=1).float()
+    pixels_KC = masks_KHW.flatten(1).float() @ present
+    return F.one_hot(pixels_KC.argmax(dim=1), len(ids)).float() * (pixels_KC.sum(dim=1) > 0)[:, None]
+
+
+def regions(truth_HW: np.ndarray, ids: list[int]) -> tuple[list[int], torch.Tensor]:
+    """The candidate classes in the truth, and (R, H, W) bool masks of their pixels."""
+    present = [class_id for class_id in ids if (truth_HW == class_id).any()]
+    masks = [torch.from_numpy(truth_HW == class_id) for class_id in present]
+    return present, torch.stack(masks) if masks else torch.zeros(0, *truth_HW.shape, dtype=torch.bool)
 
 
 def line(title: str, held: Scores) -> str:

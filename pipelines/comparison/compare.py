@@ -1,4 +1,4 @@
-"""Two evaluations side by side: every difference with its interval, the classes that moved, and pixel churn.
+"""Two evaluations side by side: every difference with its interval, the classes that changed, and label changes.
 
 Scores are computed anew from the tables `scores`, image by image, so the images are paired.
 """
@@ -8,26 +8,27 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.comparison.evaluated_run import EvaluatedRun, open_run
-from pipelines.comparison.label_changes import churn
+from pipelines.comparison.label_changes import label_changes
 from pipelines.comparison.paired_scores import paired_rows
 from pipelines.execution import Execution
 from pipelines.tables.label_table import open_labels_at
-from zs3.metrics.counts import GROUPS, finite
-from zs3.metrics.intervals import REPLICATES
+from zs3.metrics import GROUPS, finite
+from zs3.metrics.intervals import BLOCK, REPLICATES
 from zs3.metrics.paired import Difference, paired
-from zs3.metrics.protocols import differences
+from zs3.metrics.protocols import differences as protocol_differences
 from zs3.metrics.resampling import METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareRequest:
-    """What to compare with what."""
+    """Two evaluations to compare."""
 
     first: str
     """Folder, uri or report.json of the run to compare with."""
@@ -36,11 +37,11 @@ class CompareRequest:
     allow_missing: bool = False
     """Compare the images that both have, instead of stopping when one has others."""
     churn: bool = True
-    """Count the pixels whose label changed; reads both label tables."""
+    """Count the pixels whose label changed; this reads both label tables."""
     replicates: int = REPLICATES
-    """Drawings of the images, and exchanges of the two runs."""
+    """Bootstrap replicates of the images, and random exchanges of the two runs."""
     seed: int = 0
-    """Chooses them."""
+    """Chooses the replicates and exchanges."""
 
 
 def compare(request: CompareRequest, execution: Execution | None = None) -> dict[str, Any]:
@@ -52,23 +53,22 @@ def compare(request: CompareRequest, execution: Execution | None = None) -> dict
     if request.replicates < 1:
         raise ValueError(f"replicates is {request.replicates}; expected at least 1, {REPLICATES} is usual")
     runs = (open_run(request.first), open_run(request.second))
-    _refuse_unlike(*runs)
+    _refuse_incomparable(*runs)
     with tempfile.TemporaryDirectory() as folder:
         rows = paired_rows(runs, Path(folder), allow_missing=request.allow_missing)
-        held = paired(
-            rows.first.tables,
-            rows.second.tables,
+        differences = paired(
+            partial(rows.first.tables, BLOCK),
+            partial(rows.second.tables, BLOCK),
             rows.images,
             runs[0].vocabulary.classes,
             runs[0].protocol,
             replicates=request.replicates,
             seed=request.seed,
         )
-    notes = list(rows.notes)
-    moves = [
-        {"name": name, "seen": seen, **_values(one)}
-        for name, seen, one in held.classes
-        if not np.isnan(one.difference)
+    classes = [
+        {"name": name, "seen": seen, **_values(difference)}
+        for name, seen, difference in differences.classes
+        if not np.isnan(difference.difference)
     ]
     result: dict[str, Any] = {
         "first": request.first,
@@ -76,41 +76,45 @@ def compare(request: CompareRequest, execution: Execution | None = None) -> dict
         "images": rows.images,
         "protocol": runs[0].protocol.name,
         "scores": {
-            metric: {group: _values(held.means[metric, group]) for group in GROUPS} for metric in METRICS
+            metric: {group: _values(differences.means[metric, group]) for group in GROUPS}
+            for metric in METRICS
         },
-        "classes": sorted(moves, key=lambda move: (-abs(move["difference"]), move["name"])),
+        "classes": sorted(classes, key=lambda entry: (-abs(entry["difference"]), entry["name"])),
         "churn": None,
     }
+    notes = list(rows.notes)
     if request.churn:
-        result["churn"], reason = _churn(runs, execution or Execution())
-        notes += reason
+        result["churn"], caveats = _label_changes(runs, execution or Execution())
+        notes += caveats
     return {**result, "notes": notes}
 
 
-def _churn(runs: Sequence[EvaluatedRun], execution: Execution) -> tuple[dict[str, Any] | None, list[str]]:
-    """Pixel churn, or why there is none."""
-    opened = []
+def _label_changes(
+    runs: Sequence[EvaluatedRun], execution: Execution
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The label changes and their caveats, or the reason why there are none."""
+    tables = []
     for run in runs:
         labels = run.report["provenance"]["labels"]
         if labels["uri"] is None:
             return None, [
-                f"No pixel churn: {run.source} was scored from a checkpoint, without a label table."
+                f"Label changes were not counted: {run.source} was scored from a checkpoint, without a label table."
             ]
         table = open_labels_at(labels["uri"], labels["version"])
         if table is None:
             return None, [
-                f"No pixel churn: the label table {labels['uri']} (version {labels['version']}) of {run.source} "
-                "is gone."
+                f"Label changes were not counted: {run.source} is of the label table {labels['uri']} "
+                f"(version {labels['version']}), which is gone."
             ]
-        opened.append(table)
-    held = churn(opened[0], opened[1], execution)
-    differing = held["sizes_differ"]
-    return held, [f"Pixel churn leaves out {differing} images whose sizes differ."] if differing else []
+        tables.append(table)
+    changes = label_changes(tables[0], tables[1], execution)
+    differing = changes["sizes_differ"]
+    return changes, [f"Label changes leave out {differing} images whose sizes differ."] if differing else []
 
 
-def _refuse_unlike(first: EvaluatedRun, second: EvaluatedRun) -> None:
+def _refuse_incomparable(first: EvaluatedRun, second: EvaluatedRun) -> None:
     """Numbers of different protocols or class lists are not compared."""
-    fields = differences(first.report["protocol"], second.report["protocol"])
+    fields = protocol_differences(first.report["protocol"], second.report["protocol"])
     if fields:
         raise ValueError(
             f"{first.source} and {second.source} are of different protocols ({'; '.join(fields)}); "
@@ -124,6 +128,6 @@ def _refuse_unlike(first: EvaluatedRun, second: EvaluatedRun) -> None:
         )
 
 
-def _values(held: Difference) -> dict[str, float | None]:
-    """A difference for JSON."""
-    return {key: finite(value) for key, value in asdict(held).items()}
+def _values(difference: Difference) -> dict[str, float | None]:
+    """A difference as JSON values."""
+    return {key: finite(value) for key, value in asdict(difference).items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from pipelines.evaluation.evaluate import REPORT_VERSION
+from pipelines.evaluation.outputs import REPORT_VERSION
 from pipelines.storage.objects import read_bytes
 from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
 from zs3.metrics.protocols import Protocol, differences
@@ -22,14 +22,14 @@ class EvaluatedRun:
     """One evaluation, opened."""
 
     source: str
-    """As it was asked for."""
+    """As the user wrote it."""
     report: Mapping[str, Any]
-    """What `report.json` holds."""
+    """The content of `report.json`."""
     vocabulary: Vocabulary
     """Of the data set."""
     protocol: Protocol
     scores: DeltaTable
-    """The table `scores`, whose rows are still to be read."""
+    """The table `scores`."""
 
 
 def open_run(source: str) -> EvaluatedRun:
@@ -48,16 +48,16 @@ def open_run(source: str) -> EvaluatedRun:
             f"no table {uri} beside the report; keep `scores` with report.json, or evaluate again"
         )
     origin = provenance_of(table)
-    wanted = (SCORES.metadata or {})[b"zs3.version"].decode()
-    if origin.get("zs3.version") != wanted:
+    expected = (SCORES.metadata or {})[b"zs3.version"].decode()
+    if origin.get("zs3.version") != expected:
         raise ValueError(
-            f"{uri} is a scores table of version {origin.get('zs3.version', 1)}, expected {wanted}; "
+            f"{uri} is a scores table of version {origin.get('zs3.version', 1)}, expected {expected}; "
             "run zs3 evaluate again"
         )
-    stored = differences(report["protocol"], origin["protocol"])
-    if stored:
+    differing = differences(report["protocol"], origin["protocol"])
+    if differing:
         raise ValueError(
-            f"{source} and its table scores are of two evaluations ({stored[0]}); evaluate again"
+            f"{source} and its table scores are of two evaluations ({differing[0]}); evaluate again"
         )
     return EvaluatedRun(
         source=source,
@@ -93,5 +93,5 @@ def read_report(source: str) -> dict[str, Any]:
 
 
 def _folder(source: str) -> str:
-    """Where report and table lie."""
+    """The folder of report and table."""
     return source.removesuffix("report.json").rstrip("/") or "." if source.endswith("report.json") else source

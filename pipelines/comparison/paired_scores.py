@@ -1,4 +1,4 @@
-"""The rows of `scores` of two evaluations, image beside image, in files: however many there are, few are in memory."""
+"""The rows of `scores` of two evaluations, paired by image, in files: few are in memory, however many there are."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.comparison.evaluated_run import EvaluatedRun
-from pipelines.storage.external_sort import sorted_rows
-from pipelines.storage.spill import IDS_AT_ONCE, SpillFile
-from zs3.evaluation.image_scores import confusion_of
+from pipelines.storage.external_sort import SortedSpill, range_ends
+from pipelines.storage.spill import SpillFile
+from zs3.evaluation.image_scores import confusions_of
 from zs3.metrics.intervals import BLOCK
 from zs3.tables import SCORES
+from zs3.wording import first_names
 
 NAMED_IDS = 5
-"""How many offenders a message names."""
+"""Images that a message names."""
 
 _IDS = pa.schema({"image_id": pa.string(), "run": pa.int32()})
+_RUNS_OF_IMAGE = "select image_id, count(*) as runs, min(run) as run from ids group by image_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedRows:
     """The images that both runs scored, in order of their ids."""
 
-    first: SpillFile
-    second: SpillFile
+    first: SortedSpill
+    second: SortedSpill
     images: int
     notes: list[str]
-    """What a reader must know: images that were left out."""
+    """Which images were left out, as a caveat."""
 
 
 def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bool) -> PairedRows:
@@ -40,105 +41,94 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
 
     Args:
         runs: the first and the second.
-        folder: existing folder for files; it is the caller's to remove.
+        folder: existing folder for files; the caller removes it.
         allow_missing: leave out images of one run, instead of stopping.
 
     Raises:
         ValueError: an image occurs twice or has two truths, none is in both, or some are in one only.
     """
-    held = [SpillFile(folder, SCORES, f"scores{run}") for run in (0, 1)]
+    stored = [SpillFile(folder, SCORES, f"scores{number}") for number in (0, 1)]
     ids = SpillFile(folder, _IDS, "ids")
-    for number, (run, spool) in enumerate(zip(runs, held, strict=True)):
+    for number, (run, spill) in enumerate(zip(runs, stored, strict=True)):
         for batch in run.scores.to_pyarrow_dataset().scanner(columns=SCORES.names).to_batches():
             rows = pa.Table.from_batches([batch])
-            spool.write(rows.cast(SCORES))
+            spill.write(rows.cast(SCORES))
             numbers = pa.array(np.full(rows.num_rows, number), pa.int32())
             ids.write(pa.table([rows["image_id"].cast(pa.string()), numbers], schema=_IDS))
-    _refuse_twice(ids, runs)
-    images, told = _shared(ids, runs)
-    if told and not allow_missing:
+    _refuse_repeated(ids, runs)
+    images, unpaired = _shared(ids, runs)
+    if unpaired and not allow_missing:
         raise ValueError(
-            f"the runs scored different images: {told}; compare the {images} of both with --allow-missing"
+            f"the runs scored different images: {unpaired}; compare the {images} of both with --allow-missing"
         )
+    ends = range_ends(
+        ids.column(f"select image_id from ({_RUNS_OF_IMAGE}) where runs = 2 order by 1"), images
+    )
     first, second = (
-        _in_order(folder, number, spool, held[1 - number], images) for number, spool in enumerate(held)
+        _in_order(spill, stored[1 - number], SortedSpill(folder, SCORES, f"sorted{number}", ends), number)
+        for number, spill in enumerate(stored)
     )
     _refuse_other_truth(first, second, runs)
-    notes = [f"Left out are images of one run: {told}."] if told else []
+    notes = [f"Left out are images of one run: {unpaired}."] if unpaired else []
     return PairedRows(first=first, second=second, images=images, notes=notes)
 
 
-def _refuse_twice(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
+def _refuse_repeated(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
     """No image occurs twice in a run."""
-    question = "select image_id, run from ids group by all having count(*) > 1 order by run, image_id limit 1"
-    for row in ids.ask(question):
+    sql = "select image_id, run from ids group by all having count(*) > 1 order by run, image_id limit 1"
+    for row in ids.ask(sql):
         raise ValueError(
             f"the table scores of {runs[row['run']].source} holds image {row['image_id']!r} twice; evaluate again"
         )
 
 
 def _shared(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
-    """How many images are in both runs, and those of one only in words, empty where there are none.
+    """How many images are in both runs, and those in one only in words, empty where there are none.
 
     Raises:
-        ValueError: there is none in both.
+        ValueError: none is in both.
     """
-    grouped = "select image_id, count(*) as runs, min(run) as run from ids group by image_id"
-    (counted,) = ids.ask(
+    (count,) = ids.ask(
         f"""select count(*) filter (runs = 2) as images, count(*) filter (runs = 1 and run = 0) as first,
-            count(*) filter (runs = 1 and run = 1) as second from ({grouped})"""
+            count(*) filter (runs = 1 and run = 1) as second from ({_RUNS_OF_IMAGE})"""
     )
-    if not counted["images"]:
+    if not count["images"]:
         raise ValueError(
             f"{runs[0].source} and {runs[1].source} have no image in common; compare the same split"
         )
-    if not counted["first"] + counted["second"]:
-        return counted["images"], ""
+    if not count["first"] + count["second"]:
+        return count["images"], ""
     parts = []
     for number, name in enumerate(("first", "second")):
-        alone = ids.ask(
-            f"select image_id from ({grouped}) where runs = 1 and run = ? order by 1 limit ?",
-            number,
-            NAMED_IDS,
-        )
-        some = ", ".join(row["image_id"] for row in alone) or "none"
-        parts.append(f"{counted[name]} only in {runs[number].source} ({some})")
-    return counted["images"], ", ".join(parts)
+        sql = f"select image_id from ({_RUNS_OF_IMAGE}) where runs = 1 and run = ? order by 1 limit ?"
+        names = first_names(ids.column(sql, number, NAMED_IDS), NAMED_IDS, count=count[name])
+        parts.append(f"{count[name]} only in {runs[number].source} ({names})")
+    return count["images"], ", ".join(parts)
 
 
-def _in_order(folder: Path, number: int, rows: SpillFile, other: SpillFile, images: int) -> SpillFile:
+def _in_order(rows: SpillFile, other: SpillFile, ordered: SortedSpill, number: int) -> SortedSpill:
     """The rows of a run whose images are in the other one too, by id."""
-    shared = f"from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
-    ids = rows.stream(f"select image_id {shared} order by 1", rows_at_once=IDS_AT_ONCE, beside=[other])
-    return sorted_rows(
-        rows.stream(f"select * {shared}", rows_at_once=BLOCK, beside=[other]),
-        (one for table in ids for one in table["image_id"].to_pylist()),
-        folder,
-        SCORES,
-        f"ordered{number}",
-        count=images,
-        rows_at_once=BLOCK,
-    )
+    sql = f"select * from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
+    for table in rows.stream(sql, rows_at_once=BLOCK, beside=[other]):
+        ordered.write(table)
+    return ordered
 
 
-def _refuse_other_truth(first: SpillFile, second: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
+def _refuse_other_truth(first: SortedSpill, second: SortedSpill, runs: Sequence[EvaluatedRun]) -> None:
     """Both runs saw the same true pixels of every class in every image."""
-    for one, other in itertools.zip_longest(_rows(first), _rows(second)):
-        if _true_pixels(one) != _true_pixels(other):
+    pairs = itertools.zip_longest(_true_pixels(first), _true_pixels(second))
+    for (image_id, pixels), (_, others) in pairs:
+        if pixels != others:
             raise ValueError(
-                f"the truth of image {one['image_id']!r} differs between {runs[0].source} and "
+                f"the truth of image {image_id!r} differs between {runs[0].source} and "
                 f"{runs[1].source}; evaluate both on the same data set"
             )
 
 
-def _rows(spool: SpillFile) -> Iterator[dict[str, Any]]:
-    """The confusions of a run, image by image."""
-    for table in spool.tables():
-        yield from table.select(["image_id", "truth", "prediction", "pixels"]).to_pylist()
-
-
-def _true_pixels(row: dict[str, Any]) -> dict[int, int]:
-    """Pixels of each true class."""
-    pairs = confusion_of(row)
-    found, index = np.unique(pairs.truth, return_inverse=True)
-    return dict(zip(found.tolist(), np.bincount(index, pairs.pixels).astype(np.int64).tolist(), strict=True))
+def _true_pixels(rows: SortedSpill) -> Iterator[tuple[str, dict[int, int]]]:
+    """Image id, and pixels of each true class, in order."""
+    for table in rows.tables(BLOCK):
+        for image_id, image in zip(table["image_id"].to_pylist(), confusions_of(table), strict=True):
+            classes, index = np.unique(image.truth, return_inverse=True)
+            pixels = np.bincount(index, image.pixels).astype(np.int64)
+            yield image_id, dict(zip(classes.tolist(), pixels.tolist(), strict=True))

@@ -1,205 +1,151 @@
-"""What an evaluation remembers of its images: sums in the driver's memory, a line per image in files beside it."""
+"""All images of an evaluation: sums in the driver's memory, and rows per image in files."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.storage.external_sort import sorted_rows
+from pipelines.evaluation.image_scores import IMAGE_STATUS
+from pipelines.storage.external_sort import SortedSpill
 from pipelines.storage.spill import IDS_AT_ONCE, SpillFile
-from zs3.evaluation.image_scores import confusion_of, scores_of
-from zs3.metrics import PROTOCOLS, Confusion, Protocol, counted, total, with_true_masks, with_true_names
-from zs3.metrics.intervals import BLOCK
+from zs3.evaluation.image_scores import confusions_of
+from zs3.metrics import PROTOCOLS, EvaluatedClass, Protocol
+from zs3.metrics.confusions import Confusion, total, with_true_masks, with_true_names
+from zs3.metrics.counts import counted
 from zs3.metrics.reliability import Reliability
 from zs3.tables import SCORES
 
-if TYPE_CHECKING:
-    import ray.data
-
-    from pipelines.evaluation.ground_truth import Truth
-
-IMAGE_STATUS = pa.schema(
-    {
-        "image_id": pa.string(),
-        "kind": pa.string(),
-        "text": pa.string(),
-        "file": pa.string(),
-        "miou": pa.float64(),
-        "truth_digest": pa.string(),
-    }
-)
-"""One row per image: `scored`, `outside` of the split, `failed` to be labelled, or an `error`, with why as its text;
-of scored ones the file that holds their labels, their own mean IoU in percent, and the digest of their truth."""
-
 
 class EvaluationAccumulator:
-    """Sums over all images, and a line per image.
+    """Sums over all images, and a row of `scores` and of `IMAGE_STATUS` per image.
 
     Args:
-        folder: existing folder for the files; it is the caller's to remove.
+        folder: existing folder for the files; the caller removes it.
+        classes: of the data set.
+        protocol: which pixels count for calibration.
+        range_ends: image ids at which the files of score rows are cut, as `Truth.range_ends` gives them.
 
     Attributes:
-        as_labelled, true_names, true_masks: the confusion of all images, and with oracles (`zs3.metrics`).
-        oracles: further confusions, as `zs3.evaluation.oracles` names them; empty where the graph knows no segments.
+        confusion, true_names, true_masks: sums over all images, as labelled and with oracles (`zs3.metrics`).
+        oracles: sums of further confusions, as `zs3.evaluation.oracles` names them; empty without segments.
         reliability: of the scores of labels.
         names: labelled names that occur.
-        kinds: how many images there are of each kind of line.
+        count: number of images of each status.
+        scores: rows of the table `scores`, in order of ids.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._scores = SpillFile(folder, SCORES, "scores")
-        self._lines = SpillFile(folder, IMAGE_STATUS, "lines")
-        self.as_labelled, self.true_names, self.true_masks = total([]), total([]), total([])
+    def __init__(
+        self, folder: Path, classes: Sequence[EvaluatedClass], protocol: Protocol, range_ends: Sequence[str]
+    ) -> None:
+        self._classes, self._protocol = classes, protocol
+        self._images = SpillFile(folder, IMAGE_STATUS, "images")
+        self.scores = SortedSpill(folder, SCORES, "scores", range_ends)
+        self.confusion, self.true_names, self.true_masks = total([]), total([]), total([])
         self.oracles: dict[str, Confusion] = {}
         self.reliability = Reliability()
         self.names: set[str] = set()
-        self.kinds: Counter[str] = Counter()
+        self.count: Counter[str] = Counter()
 
-    @property
-    def images(self) -> int:
-        """Images that were scored."""
-        return self.kinds["scored"]
+    def add(self, block: pa.Table) -> None:
+        """Add some rows of `IMAGE_SCORES`."""
+        self._write_status(block.select(IMAGE_STATUS.names))
+        scored = block.filter(pc.equal(block["status"], "scored"))
+        if not scored.num_rows:
+            return
+        self.scores.write(scored.select(SCORES.names))
+        self.names.update(pc.unique(pc.list_flatten(scored["names"])).to_pylist())
+        images = confusions_of(scored)
+        for image, (labelled, scores) in zip(images, _columns(scored, "labelled", "score"), strict=True):
+            by_class = dict(zip(labelled, scores, strict=True))
+            self.reliability.add(image, by_class, self._classes, self._protocol)
+        kept = [counted(image, self._classes, PROTOCOLS["zs3"]) for image in images]
+        self.confusion = total([self.confusion, *images])
+        self.true_names = total([self.true_names, *map(with_true_names, kept)])
+        self.true_masks = total([self.true_masks, *map(with_true_masks, kept)])
+        oracles = pa.Table.from_struct_array(pc.list_flatten(scored["oracles"]).combine_chunks())
+        for name in pc.unique(oracles["name"]).to_pylist():
+            parts = confusions_of(oracles.filter(pc.equal(oracles["name"], name)))
+            self.oracles[name] = total([self.oracles.get(name, total([])), *parts])
 
-    def take(
-        self,
-        graph: ray.data.Dataset,
-        truth: Truth,
-        headline: Protocol,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Take in all sketches of a graph, a block at a time, and calibration as the headline protocol counts."""
-        for block in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
-            self.add(block.to_pylist(), truth, headline)  # type: ignore[union-attr]  # Ray cannot tell the format
-            if on_progress:
-                on_progress(self.images, truth.images)
-
-    def add(self, rows: Iterable[dict[str, Any]], truth: Truth, headline: Protocol) -> None:
-        """Take in some sketches."""
-        classes = truth.vocabulary.classes
-        found: list[Confusion] = []
-        oracles: dict[str, list[Confusion]] = {}
-        kept, lines = [], []
-        for row in rows:
-            lines.append(_line(row))
-            if lines[-1]["kind"] != "scored":
-                continue
-            found.append(confusion_of(row))
-            self.names.update(row["names"])
-            self.reliability.add(found[-1], scores_of(row), classes, headline)
-            kept.append({name: row[name] for name in SCORES.names})
-            for held in row["oracles"] or []:
-                oracles.setdefault(held["name"], []).append(confusion_of(held))
-        sketched = [counted(one, classes, PROTOCOLS["zs3"]) for one in found]
-        self.as_labelled = total([self.as_labelled, *found])
-        self.true_names = total([self.true_names, *map(with_true_names, sketched)])
-        self.true_masks = total([self.true_masks, *map(with_true_masks, sketched)])
-        for name, parts in oracles.items():
-            self.oracles[name] = total([*parts, self.oracles.get(name, total([]))])
-        self._scores.write(pa.Table.from_pylist(kept, schema=SCORES))
-        self._write(lines)
-
-    def leave_out(self, ids: Iterable[str]) -> None:
-        """Note images that the graph leaves out because they are not in the split."""
-        self._write([{"image_id": one, "kind": "outside"} for one in ids])
-
-    def finish(self) -> None:
-        """All images are there."""
-        self._scores.finish()
-        self._lines.finish()
+    def add_outside(self, ids: Iterable[str]) -> None:
+        """Count images that the graph leaves out because they are not in the split."""
+        rows = [{"image_id": image_id, "status": "outside"} for image_id in ids]
+        self._write_status(pa.Table.from_pylist(rows, schema=IMAGE_STATUS))
 
     def errors(self, most: int) -> tuple[int, list[str]]:
-        """How many images cannot be scored, and why, of the first ones."""
-        twice = self._lines.ask(
-            "select image_id, count(*) over () as images from lines where kind = 'scored' "
+        """How many images cannot be scored, and the first reasons."""
+        repeated = self._images.ask(
+            "select image_id, count(*) over () as images from images where status = 'scored' "
             "group by image_id having count(*) > 1 order by image_id limit ?",
             most,
         )
-        told = [
+        messages = [
             f"the rows of {row['image_id']!r} lie in two places; make them again in another --out"
-            for row in twice
+            for row in repeated
         ]
-        told += [
-            row["text"]
-            for row in self._lines.ask(
-                "select text from lines where kind = 'error' order by text limit ?", most
-            )
-        ]
-        return self.kinds["error"] + (twice[0]["images"] if twice else 0), sorted(told)[:most]
+        failing = "select message from images where status = 'error' order by message limit ?"
+        messages += [row["message"] for row in self._images.ask(failing, most)]
+        count = self.count["error"] + (repeated[0]["images"] if repeated else 0)
+        return count, sorted(messages)[:most]
 
-    def first(self, kind: str, most: int) -> list[dict[str, str]]:
-        """Id and text of the first images of a kind."""
-        return self._lines.ask(
-            "select distinct image_id, text from lines where kind = ? order by image_id limit ?", kind, most
+    def first(self, status: str, most: int) -> list[dict[str, str]]:
+        """Id and message of the first images of a status."""
+        sql = "select distinct image_id, message from images where status = ? order by image_id limit ?"
+        return self._images.ask(sql, status, most)
+
+    def failures(self, ids: Iterable[str]) -> dict[str, str]:
+        """Image id -> why it could not be labelled, of a few images."""
+        sql = (
+            "select image_id, message from images where status = 'failed' and image_id in (select unnest(?))"
         )
+        return {row["image_id"]: row["message"] for row in self._images.ask(sql, list(ids))}
 
-    def reasons(self, ids: Iterable[str]) -> dict[str, str]:
-        """Image id -> why it failed, of a few images."""
-        question = "select image_id, text from lines where kind = 'failed' and image_id in (select unnest(?))"
-        return {row["image_id"]: row["text"] for row in self._lines.ask(question, list(ids))}
+    def ids(self, status: str) -> Iterator[pa.Table]:
+        """The ids of all images of a status, some at a time."""
+        sql = "select image_id from images where status = ?"
+        return self._images.stream(sql, status, rows_at_once=IDS_AT_ONCE)
 
-    def ids(self, kind: str) -> Iterator[pa.Table]:
-        """The ids of all images of a kind, some at a time."""
-        question = "select image_id from lines where kind = ?"
-        return self._lines.stream(question, kind, rows_at_once=IDS_AT_ONCE)
-
-    def mious(self, count: int, seed: int) -> dict[str, float]:
-        """Image id -> mean IoU of the images that `zs3.evaluation.matching.chosen` may choose from: a third of `count`
-        that are the worst, as many that are the best, and some of the rest, drawn."""
+    def gallery_candidates(self, count: int, seed: int) -> dict[str, float]:
+        """Image id -> mean IoU of the images from which `zs3.evaluation.matching.chosen` chooses `count`: a third of
+        `count` with the worst mean IoU, as many with the best, and a random sample of the others."""
         third = max(0, count) // 3
-        rest = max(0, count) - 2 * third
-        rows = self._lines.ask(
+        rows = self._images.ask(
             """with ranked as (
                 select image_id, miou, row_number() over (order by miou, image_id) as place,
                     count(*) over () as images
-                from lines where kind = 'scored' and not isnan(miou)
+                from images where status = 'scored' and not isnan(miou)
             ), drawn as (
                 select image_id, miou from ranked where place > $third and place <= images - $third
-                order by md5($seed || ':' || image_id) limit $rest
+                order by md5($seed || ':' || image_id) limit $others
             )
             select image_id, miou from ranked where place <= $third or place > images - $third
             union all select image_id, miou from drawn""",
             third=third,
             seed=str(seed),
-            rest=rest,
+            others=max(0, count) - 2 * third,
         )
         return {row["image_id"]: row["miou"] for row in rows}
 
     def files(self, ids: Iterable[str]) -> dict[str, str]:
         """Image id -> the file that holds its labels, of a few images."""
-        rows = self._lines.ask(
-            "select image_id, file from lines where image_id in (select unnest(?))", list(ids)
-        )
-        return {row["image_id"]: row["file"] for row in rows}
+        sql = "select image_id, file from images where image_id in (select unnest(?))"
+        return {row["image_id"]: row["file"] for row in self._images.ask(sql, list(ids))}
 
     def truth_digests(self) -> Iterator[tuple[str, str]]:
         """(image id, digest of its truth) of all scored images, in order of ids."""
-        question = "select image_id, truth_digest from lines where kind = 'scored' order by image_id"
-        for table in self._lines.stream(question, rows_at_once=IDS_AT_ONCE):
-            yield from zip(table["image_id"].to_pylist(), table["truth_digest"].to_pylist(), strict=True)
+        sql = "select image_id, truth_digest from images where status = 'scored' order by image_id"
+        for table in self._images.stream(sql, rows_at_once=IDS_AT_ONCE):
+            yield from _columns(table, "image_id", "truth_digest")
 
-    def scores(self) -> SpillFile:
-        """Rows of the table `scores`, in order of ids whatever order images came in."""
-        ids = self._lines.column("select image_id from lines where kind = 'scored' order by image_id")
-        return sorted_rows(
-            self._scores.tables(), ids, self._folder, SCORES, "ordered", count=self.images, rows_at_once=BLOCK
-        )
-
-    def _write(self, lines: list[dict[str, Any]]) -> None:
-        self.kinds.update(line["kind"] for line in lines)
-        self._lines.write(pa.Table.from_pylist(lines, schema=IMAGE_STATUS))
+    def _write_status(self, rows: pa.Table) -> None:
+        self.count.update(rows["status"].to_pylist())
+        self._images.write(rows.cast(IMAGE_STATUS))
 
 
-def _line(row: dict[str, Any]) -> dict[str, Any]:
-    """What is remembered of an image, from its sketch."""
-    if row["failure"]:
-        return {"image_id": row["image_id"], "kind": "failed", "text": row["failure"]}
-    if not row["has_truth"]:
-        return {"image_id": row["image_id"], "kind": "outside"}
-    if row["error"]:
-        return {"image_id": row["image_id"], "kind": "error", "text": row["error"]}
-    return {"kind": "scored", **{key: row[key] for key in ("image_id", "file", "miou", "truth_digest")}}
+def _columns(table: pa.Table, *names: str) -> Iterator[tuple]:
+    """Rows of some columns as Python values."""
+    return zip(*(table[name].to_pylist() for name in names), strict=True)

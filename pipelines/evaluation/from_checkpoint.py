@@ -1,8 +1,8 @@
-"""Scoring a checkpoint without a label table: labels go from the actor to the sketch, and are never written.
+"""Scoring a checkpoint without a label table: labels go from the actor to the score row, and are never written.
 
-refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► scores_of_labels (CPU tasks) ─► driver
+    refs ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► score_labelled_images (CPU tasks) ─► driver
 
-The same actors and the same sketches as labelling first and scoring the table: the same numbers.
+The actors and the score rows are those of labelling first and scoring the table: the same numbers.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.evaluation.image_scores import scores_of_labels
-from pipelines.evaluation.in_memory_labels import in_memory_labels
+from pipelines.evaluation.image_scores import score_labelled_images
+from pipelines.evaluation.source import Rows, Source, in_memory_labels, labels_by_image
 from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.labelling.label import LabelActor, LabellerFactory
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.run import RETRIES
-from pipelines.tables.label_table import Labels
-from zs3.datasets import ImageRef
 from zs3.images.codec import DEFAULT_MAX_PIXELS
 from zs3.vocabulary import Vocabulary
 
@@ -31,95 +30,83 @@ if TYPE_CHECKING:
     import ray.data
 
 
-def described_checkpoint(
-    checkpoint: str, vocabulary: Vocabulary, model: LabellerFactory
-) -> tuple[Labels, LabellerFactory]:
-    """What a table of this labeller would say of itself, and the model with its class names embedded.
+class CheckpointSource(Source):
+    """The labels that a checkpoint gives to the images of the data set; its class names are embedded here.
 
     Raises:
-        ValueError: there is no such checkpoint, it is none of ours, or it cannot tell two of the classes apart.
+        ValueError: there is no such checkpoint, it is none of zs3, or it cannot tell two of the classes apart.
     """
-    description = model.describe(checkpoint, vocabulary)
-    labels = in_memory_labels(description, vocabulary, {"checkpoint": checkpoint})
-    return labels, model.with_names(description)
 
+    def __init__(
+        self, checkpoint: str, vocabulary: Vocabulary, model: LabellerFactory, execution: Execution
+    ) -> None:
+        info = model.describe(checkpoint, vocabulary)
+        self.labels = in_memory_labels(info, vocabulary, {"checkpoint": checkpoint})
+        self._model, self._execution = model.with_names(info), execution
 
-def checkpoint_scores_graph(
-    labels: Labels, truth: Truth, matches: Mapping[str, int], model: LabellerFactory, execution: Execution
-) -> ray.data.Dataset:
-    """The lazy dataset of one sketch per image of the data set."""
-    slices = truth.slices(execution.images_per_block)
-    return labelling_graph(labels, slices, truth.refs, model, execution).map_batches(
-        functools.partial(scores_of_labels, truth=truth, matches=matches),
-        batch_size=None,
-        batch_format="pyarrow",
-    )
+    def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:
+        slices = truth.slices(self._execution.images_per_block)
+        return self._labelling_graph(slices, truth.refs).map_batches(
+            functools.partial(score_labelled_images, truth=truth, matches=matches),
+            batch_size=None,
+            batch_format="pyarrow",
+        )
 
+    def gallery_labels(
+        self, truth: Truth, ids: Sequence[str], accumulator: EvaluationAccumulator
+    ) -> Mapping[str, str | Rows]:
+        import ray
 
-def relabelled_images(
-    labels: Labels, refs: Sequence[ImageRef], model: LabellerFactory, execution: Execution
-) -> dict[str, list[dict[str, Any]]]:
-    """The label rows of a few images, for pictures of them: image id -> rows."""
-    import ray
-
-    found = {}
-    if refs:
+        refs = list(truth.find(ids).values())
+        if not refs:
+            return {}
         listed = pa.table(
             {"image_id": [ref.id for ref in refs], "image_uri": [ref.image_uri for ref in refs]}
         )
         slices = ray.data.from_arrow([pa.table({"start": [0], "stop": [len(refs)]})])
-        for row in labelling_graph(labels, slices, ray.put(listed), model, execution).iter_rows():
-            if row["labels"]:
-                found[row["labels"][0]["image_id"]] = row["labels"]
-    return found
+        return labels_by_image(self._labelling_graph(slices, ray.put(listed)))
 
+    def _labelling_graph(self, slices: ray.data.Dataset, refs: ray.ObjectRef[pa.Table]) -> ray.data.Dataset:
+        """The lazy dataset of one row per image: lists of its rows of `labels` and of `failures`.
 
-def labelling_graph(
-    labels: Labels,
-    slices: ray.data.Dataset,
-    refs: ray.ObjectRef[pa.Table],
-    model: LabellerFactory,
-    execution: Execution,
-) -> ray.data.Dataset:
-    """The lazy dataset of one row per image: lists of its rows of `labels` and of `failures`.
+        Args:
+            slices: which rows of `refs` one task reads, as `Truth.slices` gives them.
+            refs: columns `image_id` and `image_uri`.
+        """
+        from ray.data import DataContext
 
-    Args:
-        slices: which rows of `refs` are read by one task, as `Truth.slices` gives them.
-        refs: columns `image_id` and `image_uri`.
-    """
-    from ray.data import DataContext
-
-    DataContext.get_current().enable_progress_bars = False
-    actors = actor_plan(execution, cluster_nodes())
-    (run,) = labels.runs
-    return slices.map_batches(
-        functools.partial(_decoded, refs=refs, run=run),
-        batch_size=None,
-        batch_format="pyarrow",
-        num_cpus=DECODE_CPUS,
-        max_retries=RETRIES,
-    ).map_batches(
-        LabelActor,
-        batch_size=execution.batch_size,
-        batch_format="pyarrow",
-        **actor_options(actors, execution),
-        fn_constructor_kwargs={
-            "model": model,
-            "checkpoint": labels.provenance["checkpoint"],
-            "vocabulary": labels.vocabulary,
+        DataContext.get_current().enable_progress_bars = False
+        actors = actor_plan(self._execution, cluster_nodes())
+        (run,) = self.labels.runs
+        constructor: dict[str, Any] = {
+            "model": self._model,
+            "checkpoint": self.labels.provenance["checkpoint"],
+            "vocabulary": self.labels.vocabulary,
             "run": run,
             "actors": actors,
-        },
-        max_task_retries=RETRIES,
-    )
+        }
+        return slices.map_batches(
+            functools.partial(_decode_slices, refs=refs, run=run),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=DECODE_CPUS,
+            max_retries=RETRIES,
+        ).map_batches(
+            LabelActor,
+            batch_size=self._execution.batch_size,
+            batch_format="pyarrow",
+            **actor_options(actors, self._execution),
+            fn_constructor_kwargs=constructor,
+            max_task_retries=RETRIES,
+        )
 
 
-def _decoded(slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str) -> Iterator[pa.Table]:
-    """The pictures of some slices of a list of images, one at a time."""
+def _decode_slices(slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str) -> Iterator[pa.Table]:
+    """The pixels of the images in some slices of `refs`, one image at a time."""
     import ray
 
     listed = ray.get(refs)
     for row in slices.to_pylist():
         part = listed.slice(row["start"], row["stop"] - row["start"])
-        named = pa.table({"image_id": part["image_id"], "uri": part["image_uri"]})
-        yield from read_and_decode(named, max_pixels=DEFAULT_MAX_PIXELS, run=run)
+        images = pa.table({"image_id": part["image_id"], "uri": part["image_uri"]})
+        yield from read_and_decode(images, max_pixels=DEFAULT_MAX_PIXELS, run=run)

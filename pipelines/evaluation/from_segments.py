@@ -1,25 +1,25 @@
 """Scoring a segments table: each image is named, scored, and scored again with oracles; no label is written.
 
-files of the segments table ─► read_segments (tasks) ─► ErrorActor (text banks, truth) ─► driver
+    files of the segments table ─► read_segments (tasks) ─► ScoringActor (text banks, truth) ─► driver
 
-The same classifier and the same sketches as naming first and scoring the table: the same numbers. No picture is opened
-but those of the gallery, and no GPU is used.
+The classifier and the score rows are those of naming first and scoring the table: the same numbers. Only the
+photographs of the gallery are opened, and no GPU is used.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.evaluation.image_scores import IMAGE_SCORES, failed_image_scores, scores_of_image
-from pipelines.evaluation.in_memory_labels import in_memory_labels
+from pipelines.evaluation.image_scores import IMAGE_SCORES, failed_image, score_image
+from pipelines.evaluation.source import Rows, Source, in_memory_labels, labels_by_image
 from pipelines.execution import Execution
 from pipelines.labelling.label import rows_of_map
 from pipelines.labelling.name import (
@@ -29,10 +29,10 @@ from pipelines.labelling.name import (
 )
 from pipelines.labelling.segments_table import segments_graph, stored_segments
 from pipelines.labelling.tuned_settings import refuse_other_weights, tuned_settings
-from pipelines.runs.rows import BatchRunner, Rows
+from pipelines.runs.rows import BatchRunner
 from pipelines.tables.delta_reader import provenance_of
-from pipelines.tables.label_table import Labels
-from zs3.evaluation.oracles import candidates, error_split
+from pipelines.tables.label_table import failed_images
+from zs3.evaluation.oracles import candidates_of, error_split
 from zs3.metrics import Confusion, Protocol
 from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_at
@@ -45,90 +45,86 @@ if TYPE_CHECKING:
     from zs3.classification.classifier import SegmentClassifier
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedSegments:
-    """A segments table at one version, and what a table of its labels would say of itself."""
-
-    files: tuple[str, ...]
-    ids: Callable[[], Iterator[pa.Table]]
-    """A column `image_id`, some rows at a time."""
-    labels: Labels
-    classifier: Callable[[], SegmentClassifier]
-    """Encodes the text banks, the first time it is called."""
-
-
-def described_names(
-    request: NameRequest, vocabulary: Vocabulary, model: SegmentClassifierFactory
-) -> NamedSegments:
-    """The segments of a request and their labels to be.
+class SegmentsSource(Source):
+    """The labels that stored segments get, with the confusions of oracles under a protocol.
 
     Args:
-        request: what would be named; where to does not matter.
-        vocabulary: to name with, in the place of the request's class list.
+        request: how to name; its class list and --out are not used.
+        vocabulary: to name with.
+        protocol: which pixels oracles count.
 
     Raises:
-        FileNotFoundError, ValueError: the segments, checkpoint or settings cannot be used as they are.
+        FileNotFoundError, ValueError: the segments, checkpoint or settings cannot be used.
     """
-    uri, table = stored_segments(request.segments)
-    held = provenance_of(table)
-    checkpoint = request.checkpoint or held["checkpoint"]
-    tuned = tuned_settings(request.settings, request.naming)
-    naming = tuned.changes if tuned else request.naming
-    description = model.describe(checkpoint, vocabulary, naming, held["run"])
-    if tuned:
-        refuse_other_weights(tuned, request.settings, description.provenance.get("checkpoint"))
-    rows = table.to_pyarrow_dataset()
-    if not rows.count_rows():
-        raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
-    labels = in_memory_labels(
-        description,
-        vocabulary,
-        {
-            "checkpoint": checkpoint,
-            "segments": {"uri": uri, "version": table.version()},
-            "naming": dict(naming),
-            **({"tuning": dict(tuned.tuned_on)} if tuned else {}),
-        },
-    )
-    return NamedSegments(
-        files=tuple(sorted(table.file_uris())),
-        ids=lambda: (pa.Table.from_batches([ids]) for ids in rows.scanner(columns=["image_id"]).to_batches()),
-        labels=labels,
-        classifier=functools.cache(functools.partial(model.load, checkpoint, vocabulary, naming)),
-    )
+
+    verb, done, failed = "segment", "segmented", "could not be segmented or named"
+
+    def __init__(
+        self,
+        request: NameRequest,
+        vocabulary: Vocabulary,
+        protocol: Protocol,
+        model: SegmentClassifierFactory,
+        execution: Execution,
+    ) -> None:
+        uri, table = stored_segments(request.segments)
+        provenance = provenance_of(table)
+        checkpoint = request.checkpoint or provenance["checkpoint"]
+        tuned = tuned_settings(request.settings, request.naming)
+        naming = tuned.changes if tuned else request.naming
+        info = model.describe(checkpoint, vocabulary, naming, provenance["run"])
+        if tuned:
+            refuse_other_weights(tuned, request.settings, info.provenance.get("checkpoint"))
+        self._rows = table.to_pyarrow_dataset()
+        if not self._rows.count_rows():
+            raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
+        self.labels = in_memory_labels(
+            info,
+            vocabulary,
+            {
+                "checkpoint": checkpoint,
+                "segments": {"uri": uri, "version": table.version()},
+                "naming": dict(naming),
+                **({"tuning": dict(tuned.tuned_on)} if tuned else {}),
+            },
+        )
+        self._segments, self._files = request.segments, tuple(sorted(table.file_uris()))
+        self._protocol, self._execution = protocol, execution
+        self.classifier: Callable[[], SegmentClassifier] = functools.cache(
+            functools.partial(model.load, checkpoint, vocabulary, naming)
+        )
+
+    def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:
+        arguments = {"truth": truth, "matches": matches, "protocol": self._protocol}
+        return segments_graph(self._files, truth, ScoringActor, self._naming() | arguments, self._execution)
+
+    def gallery_labels(
+        self, truth: Truth, ids: Sequence[str], accumulator: EvaluationAccumulator
+    ) -> Mapping[str, str | Rows]:
+        if not ids:
+            return {}
+        return labels_by_image(
+            segments_graph(self._files, frozenset(ids), NameActor, self._naming(), self._execution)
+        )
+
+    def failures(self) -> Iterator[pa.Table]:
+        return failed_images(self._segments)
+
+    def outside(self, truth: Truth) -> Iterable[str]:
+        batches = self._rows.scanner(columns=["image_id"]).to_batches()
+        return truth.not_in_split(pa.Table.from_batches([batch]) for batch in batches)
+
+    def _naming(self) -> dict[str, Any]:
+        """The constructor arguments of an actor that names; encodes the text banks, the first time."""
+        (run,) = self.labels.runs
+        return {"classifier": self.classifier(), "vocabulary": self.labels.vocabulary, "run": run}
 
 
-def error_graph(
-    held: NamedSegments,
-    truth: Truth,
-    matches: Mapping[str, int],
-    protocol: Protocol,
-    execution: Execution,
-) -> ray.data.Dataset:
-    """The lazy dataset of one sketch, with oracles, per image of the data set that has segments."""
-    more = {"truth": truth, "matches": matches, "protocol": protocol}
-    return segments_graph(held.files, truth, ErrorActor, _classifier(held) | more, execution)
-
-
-def renamed_segments(
-    held: NamedSegments, image_ids: Sequence[str], execution: Execution
-) -> dict[str, list[dict[str, Any]]]:
-    """The label rows of a few images, for pictures of them: image id -> rows."""
-    found = {}
-    if image_ids:
-        graph = segments_graph(held.files, frozenset(image_ids), NameActor, _classifier(held), execution)
-        for row in graph.iter_rows():
-            if row["labels"]:
-                found[row["labels"][0]["image_id"]] = row["labels"]
-    return found
-
-
-class ErrorActor:
-    """Turns batches of segments into sketches of their labels, each with the confusions of its oracles.
+class ScoringActor:
+    """Turns batches of segments into `IMAGE_SCORES`, with the confusions of oracles.
 
     Args:
-        classifier: names.
-        vocabulary: that it names with.
+        vocabulary: that the classifier names with.
         run: digest of the labels.
         truth: the split.
         matches: labelled name -> class id of the data set, or `UNKNOWN`.
@@ -155,32 +151,32 @@ class ErrorActor:
         torch.set_num_threads(threads)
         self._classifier, self._vocabulary, self._run = classifier, vocabulary, run
         self._truth, self._matches, self._protocol = truth, matches, protocol
-        self._candidates = candidates(
+        self._candidates = candidates_of(
             classifier.entries, classifier.seen, matches, truth.vocabulary, protocol
         )
-        self._index = {entry.id: index for index, entry in enumerate(classifier.entries)} | {
-            vocabulary.ignore_id: -1
-        }
-        self._guard = BatchRunner(results="sketches", stage="name", run=run)
+        indices = {entry.id: index for index, entry in enumerate(classifier.entries)}
+        self._index = indices | {vocabulary.ignore_id: -1}
+        self._runner = BatchRunner(results="scores", stage="name", run=run)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """One row per image, in the schema of sketches."""
         images = batch.select(["image_id", "uri"]).to_pylist()
-        outcomes = self._guard.outcomes(images, range(batch.num_rows), functools.partial(self._rows, batch))
+        segments = range(batch.num_rows)
+        outcomes = self._runner.outcomes(images, segments, functools.partial(self._score_batch, batch))
         rows = [
-            held["sketches"][0] if "sketches" in held else failed_image_scores(held["failures"][0])
-            for held in outcomes
+            outcome["scores"][0] if "scores" in outcome else failed_image(outcome["failures"][0])
+            for outcome in outcomes
         ]
         return pa.Table.from_pylist(rows, schema=IMAGE_SCORES)
 
-    def _rows(self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> list[Rows]:
-        """The sketch of each of some images, each with its row in the batch."""
+    def _score_batch(
+        self, batch: pa.Table, images: Sequence[Mapping[str, Any]], rows: Sequence[int]
+    ) -> list[Rows]:
+        """Per image a list of its one score row; `rows` are the images' rows in the batch."""
         return [
-            [self._sketch(image, segments_at(batch, row))] for image, row in zip(images, rows, strict=True)
+            [self._score(image, segments_at(batch, row))] for image, row in zip(images, rows, strict=True)
         ]
 
-    def _sketch(self, image: Mapping[str, Any], segments: Segments) -> dict[str, Any]:
-        """The row of one image."""
+    def _score(self, image: Mapping[str, Any], segments: Segments) -> dict[str, Any]:
         label_map_HW, scores = self._classifier.name(segments)
         rows = rows_of_map(
             image,
@@ -190,11 +186,13 @@ class ErrorActor:
             vocabulary=self._vocabulary,
             run=self._run,
         )
-        # A label table holds scores as 32-bit floats; a report of these labels must not differ by the rest.
+        # A label table holds scores as 32-bit floats; rounding here gives the same report as its table would.
         stored = pa.Table.from_pylist(rows, schema=LABELS).to_pylist()
-        return scores_of_image(
-            {"image_id": image["image_id"], "file": "", "rows": stored},
-            self._truth.find([image["image_id"]]).get(image["image_id"]),
+        image_id = image["image_id"]
+        return score_image(
+            image_id,
+            stored,
+            self._truth.find([image_id]).get(image_id),
             self._truth,
             self._matches,
             functools.partial(self._oracles, segments, label_map_HW),
@@ -203,7 +201,6 @@ class ErrorActor:
     def _oracles(
         self, segments: Segments, label_map_HW: NDArray[np.integer], truth_HW: NDArray[np.integer]
     ) -> dict[str, Confusion]:
-        """The oracles' confusions of one image."""
         ids, places = np.unique(label_map_HW, return_inverse=True)
         index = np.array([self._index[class_id] for class_id in ids.tolist()], np.int64)
         return error_split(
@@ -216,9 +213,3 @@ class ErrorActor:
             self._truth.vocabulary,
             self._protocol,
         )
-
-
-def _classifier(held: NamedSegments) -> dict[str, Any]:
-    """What an actor that names is made with."""
-    (run,) = held.labels.runs
-    return {"classifier": held.classifier(), "vocabulary": held.labels.vocabulary, "run": run}

@@ -1,4 +1,4 @@
-"""The pictures of a report: the few images that are worth a look are opened again, in tasks."""
+"""The pictures of a report: the few images of the gallery are opened again, in tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gallery(
     matches: Mapping[str, int],
     protocol: Protocol,
 ) -> list[GalleryItem]:
-    """Pictures of some images, without those whose photograph cannot be read; the more images, the smaller.
+    """Pictures of some images, the smaller the more there are; without images whose photograph cannot be read.
 
     Args:
         sources: image id, why it was chosen, and the file that holds its labels, or its label rows.
@@ -32,14 +32,14 @@ def gallery(
     import ray
 
     refs = {ref.id: ref for ref in dataset.refs}
-    draw, side_px = ray.remote(_picture), picture_side(len(sources))
-    drawn = [
-        draw.remote(
+    task, side_px = ray.remote(_picture), picture_side(len(sources))
+    items = [
+        task.remote(
             refs[image_id], kind, source, dataset.name, dataset.vocabulary, matches, protocol, side_px
         )
         for image_id, kind, source in sources
     ]
-    return [item for item in ray.get(drawn) if item is not None]
+    return [item for item in ray.get(items) if item is not None]
 
 
 def _picture(

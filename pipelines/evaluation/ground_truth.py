@@ -1,6 +1,6 @@
-"""One annotated split on its way to tasks: what it lists lies in Ray's object store, where tasks look up their images.
+"""One annotated split: its references lie in Ray's object store, where tasks look up their images.
 
-The split is listed by a task, and the driver never holds what grows with the number of images.
+A task lists the split, and the driver never holds what grows with the number of images.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.storage.external_sort import range_ends
 from pipelines.storage.lookup_table import row_of
 from zs3.datasets import Dataset, ImageRef, open_dataset
 from zs3.datasets.listing import is_folder
@@ -35,22 +36,27 @@ class Truth:
     vocabulary: Vocabulary
     images: int
     refs: ray.ObjectRef[pa.Table]
-    """`REFS`; a worker maps it into its memory and reads the few pages that it looks at."""
+    """`REFS`; a worker maps it into its memory and reads the few pages that it needs."""
 
     def find(self, ids: Iterable[str]) -> dict[str, ImageRef]:
-        """The references of those of some images that are in the split."""
+        """Id -> reference, of the images that are in the split."""
         import ray
 
         table = ray.get(self.refs)
-        return {ref.id: ref for one in ids if (ref := _found(table, one)) is not None}
+        rows = {image_id: row_of(table, image_id) for image_id in ids}
+        return {
+            image_id: ImageRef(id=image_id, image_uri=row["image_uri"], truth_uri=row["truth_uri"])
+            for image_id, row in rows.items()
+            if row is not None
+        }
 
     def dataset(self, ids: Iterable[str]) -> Dataset:
-        """The split with some of its images alone."""
+        """The split with only some of its images."""
         refs = tuple(self.find(ids).values())
         return Dataset(name=self.name, split=self.split, vocabulary=self.vocabulary, refs=refs)
 
     def slices(self, size: int) -> ray.data.Dataset:
-        """The lazy dataset of which rows of `refs` belong together: columns `start` and `stop`, one row a block."""
+        """The lazy dataset of slices of `refs`: columns `start` and `stop`, one row per block."""
         import ray
 
         starts = list(range(0, self.images, size))
@@ -63,11 +69,18 @@ class Truth:
         """Whether an image is in the split."""
         return isinstance(image_id, str) and bool(self.find([image_id]))
 
+    def range_ends(self) -> list[str]:
+        """Image ids that cut the split into ranges, for `SortedSpill`."""
+        import ray
+
+        task: Any = ray.remote(_range_ends)
+        return list(ray.get(task.remote(self.refs)))
+
     def not_in_split(self, ids: Iterator[pa.Table]) -> list[str]:
-        """Those of some images that are not in the split, in order.
+        """The ids that are not in the split, in order.
 
         Args:
-            ids: a column `image_id`, some rows at a time.
+            ids: tables with a column `image_id`.
         """
         import ray
 
@@ -77,22 +90,21 @@ class Truth:
     def unscored(
         self, scored: Iterator[pa.Table], failed: Iterator[pa.Table], most: int
     ) -> tuple[int, list[str], int]:
-        """How many images are not among those scored, the first of these, and how many of them failed.
+        """How many images of the split were not scored, the first `most` of their ids, and how many of them failed.
 
         Args:
-            scored, failed: columns `image_id`, some rows at a time.
-            most: ids that are given.
+            scored, failed: tables with a column `image_id`.
         """
         import ray
 
-        blocks = ([ray.put(block) for block in some] for some in (scored, failed))
+        blocks = ([ray.put(block) for block in tables] for tables in (scored, failed))
         task: Any = ray.remote(_unscored)
-        count, first, lost = ray.get(task.remote(self.refs, *blocks, most))
-        return count, first, lost
+        count, first, failures = ray.get(task.remote(self.refs, *blocks, most))
+        return count, first, failures
 
 
 def open_truth(name: str, root: str, split: str) -> Truth:
-    """A split of a data set, listed by a task of the Ray that was started.
+    """A split of a data set, listed by a task; Ray must run.
 
     Args:
         name: the layout: voc, coco_stuff, ade20k_full or folder.
@@ -106,8 +118,8 @@ def open_truth(name: str, root: str, split: str) -> Truth:
     from ray.exceptions import RayTaskError
 
     task: Any = ray.remote(_listed)
-    here = root if "://" in root else str(Path(root).expanduser().absolute())
-    returned: list[Any] = list(task.options(num_returns=2).remote(name, here, split))
+    absolute = root if "://" in root else str(Path(root).expanduser().absolute())
+    returned: list[Any] = list(task.options(num_returns=2).remote(name, absolute, split))
     try:
         vocabulary, images = ray.get(returned[0])
     except RayTaskError as error:
@@ -115,8 +127,8 @@ def open_truth(name: str, root: str, split: str) -> Truth:
     return Truth(name=name, split=split, vocabulary=vocabulary, images=images, refs=returned[1])
 
 
-def refuse_no_root(root: str) -> None:
-    """Stop where there is no data set, before anything is started.
+def refuse_missing_root(root: str) -> None:
+    """Check that there is a data set, before anything starts.
 
     Raises:
         FileNotFoundError: the root is no folder.
@@ -133,32 +145,24 @@ def _listed(name: str, root: str, split: str) -> tuple[tuple[Vocabulary, int], p
     return (dataset.vocabulary, len(rows)), pa.Table.from_pylist(rows, schema=REFS)
 
 
-def _found(table: pa.Table, image_id: str) -> ImageRef | None:
-    """The reference of one image, or none where it is not in the table."""
-    row = row_of(table, image_id)
-    if row is None:
-        return None
-    return ImageRef(id=image_id, image_uri=row["image_uri"], truth_uri=row["truth_uri"])
+def _range_ends(refs: pa.Table) -> list[str]:
+    return range_ends(refs["image_id"].to_pylist(), refs.num_rows)
 
 
 def _not_in_split(refs: pa.Table, blocks: Sequence[Any]) -> list[str]:
-    """As `Truth.not_in_split`, of references to blocks."""
-    import ray
-
-    known = set(refs["image_id"].to_pylist())
-    named = {one for block in blocks for one in ray.get(block)["image_id"].to_pylist()}
-    return sorted(named - known)
+    return sorted(_ids(blocks) - set(refs["image_id"].to_pylist()))
 
 
 def _unscored(
     refs: pa.Table, scored: Sequence[Any], failed: Sequence[Any], most: int
 ) -> tuple[int, list[str], int]:
-    """As `Truth.unscored`, of references to blocks."""
+    scored_ids = _ids(scored)
+    unscored = [image_id for image_id in refs["image_id"].to_pylist() if image_id not in scored_ids]
+    return len(unscored), unscored[:most], len(_ids(failed).intersection(unscored))
+
+
+def _ids(blocks: Sequence[Any]) -> set[str]:
+    """The image ids of references to blocks."""
     import ray
 
-    ids, lost = (
-        {one for block in blocks for one in ray.get(block)["image_id"].to_pylist()}
-        for blocks in (scored, failed)
-    )
-    left = [one for one in refs["image_id"].to_pylist() if one not in ids]
-    return len(left), left[:most], len(lost.intersection(left))
+    return {image_id for block in blocks for image_id in ray.get(block)["image_id"].to_pylist()}

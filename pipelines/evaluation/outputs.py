@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the table `scores`, provenance, and the reports."""
+"""What an evaluation writes: the values of `report.json` with their provenance, the reports, and the table `scores`."""
 
 from __future__ import annotations
 
@@ -14,42 +14,94 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from deltalake.exceptions import DeltaError
 
+from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
+from pipelines.evaluation.request import EvaluateRequest
 from pipelines.storage.atomic import write_whole
 from pipelines.tables.delta_reader import table_uri
 from pipelines.tables.delta_writer import storage_options
 from pipelines.tables.label_table import Labels
 from zs3.datasets import Dataset
+from zs3.evaluation.caveats import caveats
+from zs3.metrics import GROUPS, Protocol
+from zs3.metrics.resampling import Ranges
+from zs3.metrics.scoring import scores
 from zs3.report import markdown, page
+from zs3.report.error_split import region_diagnostics, split_diagnostics, split_values
 from zs3.report.gallery import GalleryItem
+from zs3.report.values import calibration, confusion_matrix, report_values, score_range, with_ranges
 from zs3.tables import SCORES
+from zs3.tuning.settings_file import tuning_caveats
+from zs3.vocabulary import Vocabulary
+
+REPORT_VERSION = 2
+"""Of `report.json`; a change that readers can notice raises it."""
 
 
-def commit_scores(out: str, rows: pa.RecordBatchReader, origin: Mapping[str, Any]) -> None:
-    """Write the table `scores` under `out` in one commit, replacing what was there.
+def evaluation_report(
+    request: EvaluateRequest,
+    labels: Labels,
+    truth: Truth,
+    matches: Mapping[str, int],
+    images: EvaluationAccumulator,
+    *,
+    missing: Mapping[str, tuple[int, Sequence[str]]],
+    failures: Mapping[str, str],
+    diagnostics: Sequence[Mapping[str, Any]],
+    ranges: Mapping[Protocol, Ranges],
+    not_scored: Sequence[str],
+    now: datetime,
+) -> dict[str, Any]:
+    """What `report.json` holds.
 
     Args:
-        out: folder or uri of the evaluation.
-        rows: in the schema `SCORES`.
-        origin: what the table says of its making.
-
-    Raises:
-        ValueError: the table cannot be written.
+        matches: labelled name -> class id of the data set.
+        missing: why images were not scored -> how many, and ids of the first.
+        failures: id -> reason, of the first missing images.
+        diagnostics: further score sets of the user.
+        ranges: of each protocol, the headline first.
+        not_scored: why other protocols could not be scored.
     """
-    uri = table_uri(out, "scores")
-    told = {name.decode(): value.decode() for name, value in (SCORES.metadata or {}).items()}
-    try:
-        write_deltalake(
-            uri,
-            rows,
-            mode="overwrite",
-            schema_mode="overwrite",
-            name="scores",
-            description=json.dumps({**told, **origin}, ensure_ascii=False),
-            storage_options=storage_options(uri),
-        )
-    except (DeltaError, OSError) as error:
-        raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
+    classes, protocol = truth.vocabulary.classes, next(iter(ranges))
+    split = split_values(images.confusion, images.oracles, classes, protocol) if images.oracles else None
+    oracles = (
+        split_diagnostics(split)
+        if split
+        else region_diagnostics(images.true_names, images.true_masks, classes, protocol)
+    )
+    provenance = _provenance(request, labels, truth, images.truth_digests(), now)
+    notes = caveats(
+        truth.vocabulary,
+        seen=labels.seen,
+        matches={name: matches[name] for name in labels.seen},
+        labelled_with=labels.vocabulary,
+        missing=missing,
+        runs=labels.runs,
+    )
+    notes += tuning_caveats(labels.provenance.get("tuning"), provenance["dataset"])
+    notes += [f"Not scored as well: {reason}." for reason in not_scored]
+    report = report_values(
+        title=request.title,
+        scores=scores(images.confusion, classes, protocol),
+        protocol=protocol,
+        images=images.count["scored"],
+        missing=missing,
+        notes=notes,
+        diagnostics=[*oracles, *diagnostics],
+        provenance=provenance,
+    )
+    report = with_ranges(report, ranges[protocol]) | calibration(images.reliability)
+    report["confusion"] = confusion_matrix(images.confusion, classes, protocol)
+    report["failures"] = dict(failures)
+    if split:
+        report["error_split"] = split
+    report["version"] = REPORT_VERSION
+    if len(ranges) > 1:
+        report["protocols"] = {
+            each.name: {group: score_range(found, group) for group in GROUPS}
+            for each, found in ranges.items()
+        }
+    return report
 
 
 def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[GalleryItem]) -> None:
@@ -63,18 +115,65 @@ def write_report(out: str, report: Mapping[str, Any], pictures: Sequence[Gallery
         write_whole(table_uri(out, name), text.encode())
 
 
-def provenance(
+def scores_origin(
+    request: EvaluateRequest, labels: Labels, vocabulary: Vocabulary, protocols: Sequence[Protocol]
+) -> dict[str, Any]:
+    """The provenance of the table `scores`, from which alone it can be scored again."""
+    return {
+        "labels": labels.uri,
+        "version": labels.version,
+        "segments": labels.provenance.get("segments"),
+        "checkpoint": request.checkpoint,
+        "dataset": request.dataset,
+        "root": request.root,
+        "split": request.split,
+        "vocabulary": vocabulary.to_json(),
+        "protocol": protocols[0].to_json(),
+        "protocols": [protocol.to_json() for protocol in protocols],
+    }
+
+
+def commit_scores(out: str, rows: Iterable[pa.Table], origin: Mapping[str, Any]) -> None:
+    """Write the table `scores` under `out` in one commit, replacing its previous content.
+
+    Args:
+        out: folder or uri of the evaluation.
+        rows: in the schema `SCORES`, some at a time.
+        origin: provenance of the table.
+
+    Raises:
+        ValueError: the table cannot be written.
+    """
+    uri = table_uri(out, "scores")
+    metadata = {name.decode(): value.decode() for name, value in (SCORES.metadata or {}).items()}
+    batches = (batch for table in rows for batch in table.to_batches())
+    try:
+        write_deltalake(
+            uri,
+            pa.RecordBatchReader.from_batches(SCORES, batches),
+            mode="overwrite",
+            schema_mode="overwrite",
+            name="scores",
+            description=json.dumps({**metadata, **origin}, ensure_ascii=False),
+            storage_options=storage_options(uri),
+        )
+    except (DeltaError, OSError) as error:
+        raise ValueError(f"cannot write the table {uri}: {error}; is the folder writable?") from error
+
+
+def _provenance(
+    request: EvaluateRequest,
     labels: Labels,
     truth: Truth,
-    root: str,
-    settings: Mapping[str, Any],
     truth_digests: Iterable[tuple[str, str]],
     now: datetime,
 ) -> dict[str, Any]:
     """Where the numbers come from: settings, versions, and digests of labels and truth."""
+    settings = ("protocol", "transductive", "allow_missing", "gallery", "seed", "replicates")
+    packages = ("zs3", "ray", "torch", "numpy", "pillow", "pyarrow", "deltalake")
     return {
         "evaluated_at": now.isoformat(timespec="seconds"),
-        "settings": dict(settings),
+        "settings": {name: getattr(request, name) for name in settings},
         "labels": {
             "uri": labels.uri,
             "version": labels.version,
@@ -82,14 +181,8 @@ def provenance(
             "runs": list(labels.runs),
             **labels.provenance,
         },
-        "dataset": dataset_provenance(truth, root, truth.images, truth_digests),
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("zs3", "ray", "torch", "numpy", "pillow", "pyarrow", "deltalake")
-            },
-        },
+        "dataset": dataset_provenance(truth, request.root, truth.images, truth_digests),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
 
 

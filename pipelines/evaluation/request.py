@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, and what it refuses before it looks at any data."""
+"""What an evaluation is to do, and the checks that need no data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.storage.objects import read_bytes
 from zs3.datasets.listing import title
 from zs3.metrics.intervals import REPLICATES
-from zs3.report import diagnostic
+from zs3.report.values import checked_diagnostic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class EvaluateRequest:
     root: str
     """Folder or uri of the data set."""
     split: str
-    """As the layout names it."""
+    """Split, as the layout names it."""
     out: str
     """Folder or uri that gets report.json, report.md, report.html and the table `scores`."""
     labels: str | None = None
@@ -32,7 +32,7 @@ class EvaluateRequest:
     the report splits the error into grouping and naming."""
     checkpoint: str | None = None
     """Shipped name, folder or uri of a checkpoint that labels the images; the labels are not written. Beside
-    segments, the one that made them; by default where it was then."""
+    segments, the one that made them; by default from its place then."""
     classes: str | None = None
     """Class list to label with, beside a checkpoint or segments; by default the data set's own."""
     naming: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class EvaluateRequest:
     transductive: bool = False
     """Whether training saw the pictures of unseen classes; stored with the protocol, changes no number."""
     replicates: int = REPLICATES
-    """Drawings of the images behind each interval."""
+    """Bootstrap replicates of the images behind each interval."""
     allow_missing: bool = False
     """Score the images that have both labels and truth, instead of stopping when some have one only."""
     diagnostics: str | None = None
@@ -52,16 +52,16 @@ class EvaluateRequest:
     gallery: int = 12
     """Images shown in the page: a third each of the worst, the best, and random ones."""
     seed: int = 0
-    """Chooses the random images of the gallery, and the drawings of the intervals."""
+    """Chooses the random images of the gallery, and the bootstrap replicates."""
 
     @property
     def title(self) -> str:
-        """Data set and split, for people."""
+        """Data set and split."""
         return title(self.dataset, self.root, self.split)
 
 
 def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
-    """Further score sets from a JSON file, checked; none where there is no file to read.
+    """Further score sets from a JSON file, checked; none without a file.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -77,17 +77,17 @@ def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
         raise ValueError(
             f"diagnostics {source!r} holds a {type(content).__name__}; expected a list of score sets"
         )
-    return [diagnostic(entry) for entry in content]
+    return [checked_diagnostic(entry) for entry in content]
 
 
 def refuse_unclear(request: EvaluateRequest) -> None:
-    """Stop where a request is not for one thing to score.
+    """Check that a request has one thing to score and options that fit it.
 
     Raises:
-        ValueError: it is for several or none, has options of another one, or draws not once.
+        ValueError: it has several or none, an option that does not fit, or no replicates.
     """
-    model = request.checkpoint if request.segments is None else None
-    if sum(source is not None for source in (request.labels, request.segments, model)) != 1:
+    checkpoint = request.checkpoint if request.segments is None else None
+    if sum(source is not None for source in (request.labels, request.segments, checkpoint)) != 1:
         raise ValueError(
             "give --labels, a table to score, --segments, to name and score, or --checkpoint, a model to score; "
             "one of the three, but --segments may have its --checkpoint beside it"
@@ -96,8 +96,8 @@ def refuse_unclear(request: EvaluateRequest) -> None:
         raise ValueError(
             "--classes goes with --checkpoint or --segments; a label table knows its own class list"
         )
-    given = [*(f"--naming.{key}" for key in request.naming), *(["--settings"] if request.settings else [])]
-    if given and request.segments is None:
-        raise ValueError(f"{given[0]} goes with --segments; nothing else is named with other settings")
+    naming = [*(f"--naming.{key}" for key in request.naming), *(["--settings"] if request.settings else [])]
+    if naming and request.segments is None:
+        raise ValueError(f"{naming[0]} goes with --segments; nothing else is named with other settings")
     if request.replicates < 1:
         raise ValueError(f"replicates is {request.replicates}; expected at least 1, {REPLICATES} is usual")

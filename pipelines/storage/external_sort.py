@@ -1,13 +1,13 @@
-"""Rows in order of their ids, however many: cut into ranges of ids that fit into memory, each sorted by itself.
+"""Rows in order of their image ids, however many: cut into ranges of ids that fit into memory, each sorted by itself.
 
-DuckDB sorts ids alone, and does that through files where they are many. Of rows that hold lists it does not let go:
-with 256 MB it gave up at some 400,000 rows of `scores`.
+DuckDB sorts ids alone, and uses files where they are many. It cannot do that for rows that hold lists: with 256 MB it
+gave up at some 400,000 rows of `scores`.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,59 +23,56 @@ MAX_RANGES = 256
 """Files that are open at once; beyond a million rows, ranges grow instead."""
 
 ROWS_AT_ONCE = 2048
-"""Rows that are dealt out together, so that ranges do not get them one by one."""
+"""Rows that are written together, so that ranges do not get them one by one."""
 
 
-def sorted_rows(
-    tables: Iterable[pa.Table],
-    ids: Iterable[str],
-    folder: Path,
-    schema: pa.Schema,
-    name: str,
-    *,
-    count: int,
-    rows_in_range: int = ROWS_IN_RANGE,
-    rows_at_once: int,
-) -> SpillFile:
-    """The rows by `image_id`.
+def range_ends(ids: Iterable[str], count: int, rows_in_range: int = ROWS_IN_RANGE) -> list[str]:
+    """The last id of each range but the last, for `SortedSpill`.
 
     Args:
-        tables: the rows, some at a time, in any order.
-        ids: their ids, in order.
-        folder: existing folder for files; it is the caller's to remove.
-        schema: of the rows.
-        name: of the sorted rows.
+        ids: those that rows may have, in order.
         count: how many there are.
-        rows_in_range: rows that are sorted at once, or more where there would be more than `MAX_RANGES` ranges.
-        rows_at_once: in each table of the outcome but the last of a range.
+        rows_in_range: ids in a range, or more where there would be more than `MAX_RANGES` ranges.
     """
     rows_in_range = max(rows_in_range, -(-count // MAX_RANGES))
-    ends = [image_id for place, image_id in enumerate(ids, 1) if place % rows_in_range == 0]
-    ranges = [SpillFile(folder, schema, f"{name}-{number}") for number in range(len(ends) + 1)]
-    for table in _larger(tables):
-        places = np.array([bisect.bisect_left(ends, one) for one in table["image_id"].to_pylist()])
+    return [image_id for place, image_id in enumerate(ids, 1) if place % rows_in_range == 0]
+
+
+class SortedSpill:
+    """Rows of one schema, appended as they come, and read back in order of `image_id`.
+
+    Args:
+        folder: existing folder for the rows; the caller removes it.
+        schema: of the rows, with a column `image_id`.
+        name: of the rows; unique in the folder.
+        ends: the last id of each range but the last, in order; they bound what is in memory, and change no order.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, name: str, ends: Sequence[str]) -> None:
+        self.schema, self._ends = schema, ends
+        self._ranges = [SpillFile(folder, schema, f"{name}-{number}") for number in range(len(ends) + 1)]
+        self._pending: list[pa.Table] = []
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows, which are cast to the schema."""
+        self._pending.append(rows)
+        if sum(table.num_rows for table in self._pending) >= ROWS_AT_ONCE:
+            self._distribute()
+
+    def _distribute(self) -> None:
+        """Write the pending rows to the files of their ranges."""
+        rows = pa.concat_tables(self._pending).combine_chunks().cast(self.schema)
+        self._pending = []
+        places = np.array([bisect.bisect_left(self._ends, one) for one in rows["image_id"].to_pylist()])
         for number in np.unique(places).tolist():
-            ranges[number].write(table.filter(pa.array(places == number)).cast(schema))
-    ordered = SpillFile(folder, schema, name)
-    for held in ranges:
-        rows = pa.concat_tables([schema.empty_table(), *held.tables()]).combine_chunks()
-        held.remove()
-        order = pc.sort_indices(rows["image_id"])
-        for start in range(0, rows.num_rows, rows_at_once):
-            ordered.write(rows.take(order.slice(start, rows_at_once)))
-    ordered.finish()
-    return ordered
+            self._ranges[number].write(rows.filter(pa.array(places == number)))
 
-
-def _larger(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of at least `ROWS_AT_ONCE`, the last maybe smaller."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        waiting.append(table)
-        rows += table.num_rows
-        if rows >= ROWS_AT_ONCE:
-            yield pa.concat_tables(waiting).combine_chunks()
-            waiting, rows = [], 0
-    if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+    def tables(self, rows_at_once: int) -> Iterator[pa.Table]:
+        """All rows in order; `rows_at_once` in each table but the last of a range. No more rows can be written."""
+        if self._pending:
+            self._distribute()
+        for part in self._ranges:
+            rows = pa.concat_tables([self.schema.empty_table(), *part.tables()]).combine_chunks()
+            order = pc.sort_indices(rows["image_id"])
+            for start in range(0, rows.num_rows, rows_at_once):
+                yield rows.take(order.slice(start, rows_at_once))

@@ -20,14 +20,12 @@ from zs3.tuning.calibration_sweep import Gammas
 from zs3.tuning.grid import Naming, NamingGrid, gammas_of, namings_of
 from zs3.tuning.trials import Trials, load_trials
 from zs3.vocabulary import Vocabulary, load_vocabulary
-
-NAMED_IDS = 5
-"""How many offenders a message names."""
+from zs3.wording import first_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRequest:
-    """What to tune on what, and where the outcome goes."""
+    """What to tune on what, and where the result goes."""
 
     segments: str
     """A segments table, or the --out of a segmenting run, which holds it as `segments`."""
@@ -36,11 +34,11 @@ class TuneRequest:
     root: str
     """Folder or uri of the data set."""
     split: str
-    """As the layout names it."""
+    """Split, as the layout names it."""
     out: str
     """Folder or uri that gets tune.json, tune.md and tune.png."""
     checkpoint: str | None = None
-    """Shipped name, folder or uri of the checkpoint that made the segments; by default where it was then."""
+    """Shipped name, folder or uri of the checkpoint that made the segments; by default its place then."""
     classes: str | None = None
     """Class list to name with; by default the data set's own."""
     protocol: str = "zs3"
@@ -52,17 +50,17 @@ class TuneRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TunePlan:
-    """What a run would do."""
+class PreparedTuning:
+    """A checked request, with everything that `tune` needs."""
 
     request: TuneRequest
     dataset: Dataset
     title: str
-    """Data set and split, for people."""
+    """Data set and split."""
     protocol: Protocol
-    checkpoint: str
     checkpoint_digest: str
     own: NamingSettings
+    """Settings of the checkpoint."""
     namings: tuple[Naming, ...]
     """The checkpoint's own first."""
     gammas: Gammas
@@ -71,18 +69,18 @@ class TunePlan:
     """To name with."""
     seen: Mapping[str, bool]
     """Name of each class → whether the checkpoint had masks of it."""
-    ids: Mapping[str, int]
+    matches: Mapping[str, int]
     """Name of each class → id in the data set that it means, or `UNKNOWN`."""
     segments: Mapping[str, str | int]
     """Uri and version of the table."""
     files: tuple[str, ...]
     """Of the segments table, at one version."""
-    wanted: frozenset[str]
-    """Ids of the images to read."""
+    image_ids: frozenset[str]
+    """Images of the split that have segments."""
 
 
-def plan_tune(request: TuneRequest) -> TunePlan:
-    """What `tune` would do, its text banks encoded; reads, writes nothing.
+def prepare_tuning(request: TuneRequest) -> PreparedTuning:
+    """The request, checked, with its text banks encoded; writes nothing.
 
     Raises:
         ValueError, FileNotFoundError: segments, data set, checkpoint, class list or grid cannot be used as they are.
@@ -93,63 +91,75 @@ def plan_tune(request: TuneRequest) -> TunePlan:
     from zs3.classification.settings import encoded_sets
 
     dataset = open_dataset(request.dataset, request.root, request.split)
-    called = title(request.dataset, request.root, request.split)
+    name = title(request.dataset, request.root, request.split)
     protocol = chosen_protocols(request.protocol, dataset.vocabulary.classes)[0][0]
     vocabulary = load_vocabulary(request.classes) if request.classes else dataset.vocabulary
     uri, table = stored_segments(request.segments)
-    made = provenance_of(table)
-    checkpoint = request.checkpoint or made["checkpoint"]
-    description = describe_classifier(checkpoint, vocabulary, {}, made["run"])
-    _refuse_one_group(description.seen, vocabulary)
-    held = load_checkpoint(checkpoint)
-    own = held.recipe.naming
+    provenance = provenance_of(table)
+    place = request.checkpoint or provenance["checkpoint"]
+    info = describe_classifier(place, vocabulary, {}, provenance["run"])
+    _refuse_one_group(info.seen, vocabulary)
+    checkpoint = load_checkpoint(place)
+    own = checkpoint.recipe.naming
     gammas = gammas_of(request.grid, own)
-    namings = namings_of(request.grid, own, encoded_sets(held))
-    wanted = _wanted(request, dataset, called, frozenset(image_uris(table)))
-    trials = load_trials(held, vocabulary, namings, device=torch.device("cpu"))
+    namings = namings_of(request.grid, own, encoded_sets(checkpoint))
+    image_ids = _images_with_segments(request, dataset, name, frozenset(image_uris(table)))
+    trials = load_trials(checkpoint, vocabulary, namings, device=torch.device("cpu"))
     warn_about_confusable(trials.classifiers[0])
-    return TunePlan(
+    return PreparedTuning(
         request=request,
         dataset=dataset,
-        title=called,
+        title=name,
         protocol=protocol,
-        checkpoint=checkpoint,
-        checkpoint_digest=held.digest,
+        checkpoint_digest=checkpoint.digest,
         own=own,
         namings=namings,
         gammas=gammas,
         trials=trials,
         vocabulary=vocabulary,
-        seen={entry.name: description.seen[entry.id] for entry in vocabulary.candidates},
-        ids=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),
+        seen={entry.name: info.seen[entry.id] for entry in vocabulary.candidates},
+        matches=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),
         segments={"uri": uri, "version": table.version()},
         files=tuple(sorted(table.file_uris())),
-        wanted=wanted,
+        image_ids=image_ids,
     )
 
 
-def _wanted(request: TuneRequest, dataset: Dataset, called: str, stored: frozenset[str]) -> frozenset[str]:
-    """The images of the split that have segments."""
+def _images_with_segments(
+    request: TuneRequest, dataset: Dataset, name: str, stored: frozenset[str]
+) -> frozenset[str]:
+    """The images of the split that have segments.
+
+    Raises:
+        ValueError: there is none, or some have none without --allow-missing.
+    """
     refs = {ref.id for ref in dataset.refs}
-    lacking = sorted(refs - stored)
+    missing = sorted(refs - stored)
     if refs.isdisjoint(stored):
         raise ValueError(
             f"none of the {len(stored)} segmented images (first: {sorted(stored)[:1]}) is among the {len(refs)} of "
-            f"{called} (first: {lacking[:1]}); were other images segmented?"
+            f"{name} (first: {missing[:1]}); were other images segmented?"
         )
-    if lacking and not request.allow_missing:
-        lost = {one for block in failed_images(request.segments) for one in block["image_id"].to_pylist()}
-        failed = len(lost.intersection(lacking))
+    if missing and not request.allow_missing:
+        failed = {
+            image_id
+            for block in failed_images(request.segments)
+            for image_id in block["image_id"].to_pylist()
+        }
         raise ValueError(
-            f"{len(lacking)} of {len(refs)} images of {called} have no segments ({', '.join(lacking[:NAMED_IDS])}; "
-            f"{failed} of them are in the table of failures); segment the rest, or tune on the others with "
-            "--allow-missing"
+            f"{len(missing)} of {len(refs)} images of {name} have no segments ({first_names(missing)}; "
+            f"{len(failed.intersection(missing))} of them are in the table of failures); segment the rest, or tune on "
+            "the others with --allow-missing"
         )
     return frozenset(refs & stored)
 
 
 def _refuse_one_group(seen: Mapping[int, bool], vocabulary: Vocabulary) -> None:
-    """Tuning weighs seen names against unseen ones."""
+    """Tuning weighs seen names against unseen ones, so both must be there.
+
+    Raises:
+        ValueError: all classes are of one group.
+    """
     if len(set(seen.values())) < 2:
         group, other = ("seen", "unseen") if all(seen.values()) else ("unseen", "seen")
         raise ValueError(

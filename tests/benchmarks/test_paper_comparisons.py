@@ -8,19 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import NamingSettings
 from zs3.datasets import open_dataset, read_truth
-from zs3.evaluation.matching import class_matches, image_confusion
+from zs3.evaluation.matching import checked_prediction, class_matches
 from zs3.images.codec import encode_label_png
 from zs3.inference.labeller import Labeller, PixelLabeller
+from zs3.metrics import PROTOCOLS, confusion, scores
 from zs3.nets.networks import build_network
 from zs3.tables import label_rows
-from zs3.vocabulary import load_vocabulary
+from zs3.vocabulary import ClassEntry, load_vocabulary
 
 VOC = load_vocabulary("voc")
+GAMMAS = (0.0, 0.1, 0.25, 0.5, 0.9)
+CLASSES = tuple(
+    ClassEntry(id=i, name=f"class {i}", role=role)
+    for i, role in enumerate(("background", "seen", "seen", "seen", "unseen", "unseen"))
+)
+IDS = [1, 2, 3, 4, 5]
 UNSEEN = {entry.id for entry in VOC.classes if entry.role == "unseen"}
 
 
@@ -91,7 +100,8 @@ def test_the_confusions_are_those_of_labelling_and_evaluating(
         rows = label_rows(
             ref.id, ref.image_uri, label_map, labeller.names, labeller.seen, scores, "run", ignore_id=255
         )
-        image = image_confusion(rows, truth, VOC, class_matches(labeller.names.values(), VOC))
+        matches = class_matches(labeller.names.values(), VOC)
+        image = confusion(truth, checked_prediction(rows, truth, matches), ignore_id=VOC.ignore_id)
         scored = image.truth > 0
         np.add.at(expected, (image.truth[scored], image.prediction[scored]), image.pixels[scored])
     assert found.sum() == expected.sum() > 0
@@ -135,3 +145,48 @@ def test_the_report_pairs_seeds_and_says_what_is_missing(benchmark, tmp_path):
     assert (
         "Not finished: zegformer_words seed 0." in text and (tmp_path / "comparison.md").read_text() == text
     )
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_each_gamma_gives_the_confusion_of_its_own_label_map(benchmark, seed):
+    rng = np.random.default_rng(seed)
+    # Eighths, so that leads and γ meet exactly now and then: ties go to the seen class.
+    scores_CHW = (rng.integers(0, 9, (5, 6, 7)) / 8).astype(np.float32)
+    truth = rng.choice([0, 255, *IDS], (6, 7))
+    best = benchmark[1]._best(torch.from_numpy(scores_CHW), torch.tensor([True] * 3 + [False] * 2))
+    found = benchmark[1].confusions_by_gamma(truth, best, GAMMAS, IDS)
+    counted = np.where(np.isin(truth, IDS), truth, 255)
+    for gamma, dense in zip(GAMMAS, found):
+        # Leads are exact eighths, so float32 rounding decides nothing here but where γ is the lead itself.
+        offset = np.array([gamma] * 3 + [0] * 2, np.float32)[:, None, None]
+        painted = np.array(IDS)[(scores_CHW - offset).argmax(axis=0)]
+        expected = confusion(counted, painted, ignore_id=255)
+        assert dense.sum() == expected.pixels.sum()
+        assert np.array_equal(dense[expected.truth, expected.prediction], expected.pixels)
+
+
+def test_dense_and_sparse_confusions_score_alike(benchmark):
+    rng = np.random.default_rng(1)
+    truth, prediction = rng.integers(1, 6, (2, 40, 40))
+    sparse = confusion(truth, prediction, ignore_id=255)
+    dense = np.zeros((6, 6), np.int64)
+    np.add.at(dense, (truth, prediction), 1)
+    assert benchmark[1].dense_scores(dense, CLASSES, PROTOCOLS["zs3"]) == scores(
+        sparse, CLASSES, PROTOCOLS["zs3"]
+    )
+
+
+def test_each_half_is_scored_under_the_gamma_of_the_other(benchmark):
+    right, wrong = np.eye(6, dtype=np.int64) * 10, np.roll(np.eye(6, dtype=np.int64) * 10, 1, axis=1)
+    for matrix in (right, wrong):
+        matrix[0] = matrix[:, 0] = 0
+    halves = np.stack([np.stack([wrong] * 5), np.stack([wrong] * 5)])
+    halves[0, 3], halves[1, 1] = right, right
+    held, gammas = benchmark[1].cross_validated(halves, GAMMAS, CLASSES, PROTOCOLS["zs3"])
+    assert gammas == (0.1, 0.5)
+    assert held.harmonic == pytest.approx(
+        benchmark[1].dense_scores(2 * wrong, CLASSES, PROTOCOLS["zs3"]).harmonic
+    )
+    halves[0, 1] = right
+    held, gammas = benchmark[1].cross_validated(halves, GAMMAS, CLASSES, PROTOCOLS["zs3"])
+    assert gammas == (0.1, 0.1) and held.harmonic == 100

@@ -11,8 +11,7 @@ import pytest
 
 from jobs import compare as door
 from jobs.compare import WORSE
-from pipelines.evaluation.evaluate import REPORT_VERSION
-from pipelines.evaluation.outputs import commit_scores
+from pipelines.evaluation.outputs import REPORT_VERSION, commit_scores
 from zs3.evaluation.image_scores import image_score_row
 from zs3.metrics import PROTOCOLS
 from zs3.tables import SCORES, label_rows
@@ -41,7 +40,7 @@ def run(out: Path, *, right: float, ids: list[str] = IDS, protocol: str = "zs3",
         rows.append({"image_id": image_id, **columns})
     held = PROTOCOLS[protocol].to_json()
     table = pa.Table.from_pylist(rows, schema=SCORES)
-    commit_scores(str(out), table.to_reader(), {"vocabulary": VOCABULARY.to_json(), "protocol": held})
+    commit_scores(str(out), [table], {"vocabulary": VOCABULARY.to_json(), "protocol": held})
     labels = {"uri": str(out / "gone"), "version": 0}
     report = {"version": REPORT_VERSION, "protocol": held, "harmonic": {}, "provenance": {"labels": labels}}
     (out / "report.json").write_text(json.dumps(report))
@@ -79,7 +78,7 @@ def test_differences_have_intervals_and_the_exit_code_tells_a_loss(
 
     assert door.main([*arguments, "--fail-below", "-5"]) == WORSE
     out, err = capsys.readouterr()
-    assert "harmonic changed by -" in err and "classes that moved most" in out and "cow" in out
+    assert "harmonic changed by -" in err and "classes that changed most" in out and "cow" in out
     assert door.main([*reversed(arguments[:2]), *arguments[2:], "--fail-below", "0", "--score", "seen"]) == 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobs import evaluate as door
+from pipelines.runs.run import Progress
 
 REPORT: dict[str, Any] = {
     "title": "voc val",
@@ -30,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         request: Any, execution: Any, *, now: Any, model: Any, names: Any, on_progress: Any
     ) -> dict[str, Any]:
         requests.append(request)
-        on_progress(3, 7)
+        on_progress(Progress(done=3, failed=0, total=7, seconds=1.0))
         return REPORT
 
     monkeypatch.setattr(door, "evaluate", answer)

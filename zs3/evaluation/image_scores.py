@@ -1,12 +1,14 @@
-"""What an evaluation keeps of one labelled image: a row of the table `scores`, from which every metric is computed."""
+"""One labelled image against its truth, as a row of the table `scores`, from which every metric is computed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from zs3.evaluation.matching import checked_prediction, image_scores
-from zs3.metrics import UNKNOWN, UNLABELLED, Confusion, confusion
+from zs3.evaluation.matching import checked_prediction
+from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Confusion, confusion, scores
 from zs3.metrics.boundaries import boundary_counts
 from zs3.vocabulary import Vocabulary
 
@@ -19,7 +21,7 @@ def image_score_row(
     vocabulary: Vocabulary,
     matches: Mapping[str, int],
 ) -> tuple[dict[str, list[int] | list[float]], float]:
-    """The columns of `scores` for one image, but for its id, and its own mean IoU in percent.
+    """The columns of `scores` for one image, without its id, and the mean IoU of that image alone in percent.
 
     Args:
         rows: its label rows.
@@ -35,7 +37,7 @@ def image_score_row(
     edges = boundary_counts(
         truth_HW, _background_filled(prediction_HW, vocabulary), ignore_id=vocabulary.ignore_id
     )
-    scores = region_scores(rows, matches)
+    by_class = region_scores(rows, matches)
     columns: dict[str, list[int] | list[float]] = {
         "truth": pairs.truth.tolist(),
         "prediction": pairs.prediction.tolist(),
@@ -46,17 +48,17 @@ def image_score_row(
         "boundary_class": edges.classes.tolist(),
         "boundary_true": edges.true.tolist(),
         "boundary_hits": edges.hits.tolist(),
-        "labelled": list(scores),
-        "score": list(scores.values()),
+        "labelled": list(by_class),
+        "score": list(by_class.values()),
     }
-    return columns, image_scores(pairs, vocabulary).all
+    return columns, scores(pairs, vocabulary.classes, PROTOCOLS["zs3"]).all
 
 
 def region_scores(rows: Sequence[Mapping[str, Any]], matches: Mapping[str, int]) -> dict[int, float]:
     """Class id of the data set -> score of its region in one image.
 
-    Labels of several names that mean one class of the data set, or none of its classes, are one region there: its
-    score is the mean over its pixels.
+    Labels of several names that mean one class of the data set, or none of its classes, form one region; its score is
+    the mean over its pixels.
     """
     sums: dict[int, tuple[float, int]] = {}
     for row in rows:
@@ -67,20 +69,22 @@ def region_scores(rows: Sequence[Mapping[str, Any]], matches: Mapping[str, int])
     return {class_id: score / area for class_id, (score, area) in sorted(sums.items())}
 
 
-def confusion_of(row: Mapping[str, Any]) -> Confusion:
-    """The confusion in a row of `scores`."""
-    return Confusion(**{key: np.array(row[key], np.int64) for key in Confusion.__slots__})
-
-
-def scores_of(row: Mapping[str, Any]) -> dict[int, float]:
-    """Class id -> score of its region, in a row of `scores`."""
-    return dict(zip(row["labelled"], row["score"], strict=True))
+def confusions_of(rows: pa.Table) -> list[Confusion]:
+    """The confusion in each row of `scores`."""
+    ends = np.cumsum(pc.list_value_length(rows["truth"]).to_numpy())[:-1]
+    columns = (
+        np.split(pc.list_flatten(rows[name]).to_numpy().astype(np.int64), ends)
+        for name in Confusion.__slots__
+    )
+    return [Confusion(**dict(zip(Confusion.__slots__, parts, strict=True))) for parts in zip(*columns)][
+        : rows.num_rows
+    ]
 
 
 def _background_filled(prediction_HW: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """No label as background where there is one background class: the outline of a union is not that of its parts.
 
-    Protocols that leave background void do not score this class, and outlines of the others stay as they are.
+    Protocols that ignore background do not score this class, and outlines of the others stay as they are.
     """
     background = [entry.id for entry in vocabulary.classes if entry.role == "background"]
     if len(background) != 1:

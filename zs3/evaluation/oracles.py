@@ -1,20 +1,19 @@
-"""Where the error is, told from stored segments alone: the same picture with one part of the work done by an oracle.
+"""Where the error is, from stored segments alone: the same images with one part of the work done by an oracle.
 
-`oracle_names`: the masks are the model's, their names are the truth's. A label map falls into pieces, the pixels that
-one segment painted with one name; each piece takes the name that most of its pixels truly have. No other naming of the
-pieces has more pixels right; so the model's own has at most as many, and so has a naming of whole regions
-(`zs3.metrics.with_true_names`, all that a label table allows), since regions are made of pieces.
+`oracle_names`: the masks are predicted, their names are true. A label map is cut into pieces, the pixels that one
+segment contributed most to under one name; each piece takes the name that most of its pixels truly have. No other
+naming of the pieces has more correct pixels. So neither has the predicted one, nor a naming of whole regions
+(`zs3.metrics.with_true_names`, all that a label table allows), since regions consist of pieces.
 
-`true_masks`: the masks are the truth's, their names are the model's. A true region, all pixels of a class in a picture,
-takes the candidate with the largest mean pixel score there: sum over segments of class score times mean mask
-probability within the region, less γ. What the segments know of the region still comes through their own masks; to ask
-what the networks would make of the region itself, segment with the true masks as proposals and name those.
+`true_masks`: the masks are true, their names are predicted. A true region, all pixels of a class in an image, takes the
+candidate with the highest mean pixel score there: sum over segments of class score times mean mask probability within
+the region, less γ. The region is still seen through the predicted masks; to ask the networks about the region itself,
+segment with the true masks as external masks and name those.
 
-`oracle_group`: at every pixel only candidates of the truth's own group, seen or unseen, compete. No pixel that was
-right becomes wrong.
+`oracle_group`: at every pixel only candidates of the truth's own group, seen or unseen, compete. No correct pixel
+becomes wrong.
 
-The model's own naming is the fourth; it is that of `zs3.classification.semantic_map.semantic_map`.
-`zs3.evaluation.diagnosis` asks the like of a network.
+The predicted naming is that of `zs3.classification.semantic_map.semantic_map`.
 """
 
 # K segment, C candidate class, R true region, H W pixels, n rows of a strip
@@ -37,29 +36,29 @@ from zs3.classification.semantic_map import (
 from zs3.config import NamingSettings
 from zs3.metrics import UNKNOWN, UNLABELLED, Confusion, Protocol, confusion, counted, with_true_names
 from zs3.metrics.confusions import joined
-from zs3.metrics.scoring import scored_classes
+from zs3.metrics.counts import scored_classes
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 ORACLES = ("oracle_names", "true_masks", "oracle_group")
 
 STRIP_ROWS = 64
-"""Rows whose mask probabilities are in memory at once, or fewer where there are many segments."""
+"""Rows whose mask probabilities are in memory at once; fewer where there are many segments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """What a pixel may be called, in the order of the class scores, and what that means in the data set."""
+    """The classes that compete for a pixel, in the order of the class scores, and their meaning in the data set."""
 
     ids_C: NDArray[np.int64]
     """Class id of the data set, or `UNKNOWN` where it has no such class."""
     unseen_C: NDArray[np.bool_]
-    """Group: as the data set has it; a class that it lacks is unseen if the checkpoint had no masks of it."""
+    """Group in the data set; a class that it lacks is unseen if the checkpoint had no masks of it."""
     trained_C: Tensor
-    """Bool, True where the checkpoint had masks: what calibration calibration_offsets."""
+    """Bool, True where the checkpoint had masks: γ is subtracted from their scores."""
 
 
-def candidates(
+def candidates_of(
     entries: Sequence[ClassEntry],
     seen: Mapping[int, bool],
     matches: Mapping[str, int],
@@ -73,13 +72,15 @@ def candidates(
         seen: id in the class list -> whether the checkpoint had masks of it.
         matches: name -> class id of the data set, or `UNKNOWN`.
         vocabulary: the data set's.
-        protocol: where it counts background, it takes classes that the data set lacks as that.
+        protocol: where background counts, classes that the data set lacks are taken as background.
     """
     roles = {entry.id: entry.role for entry in vocabulary.classes}
     ids = [matches[entry.name] for entry in entries]
     unseen = [
-        not (seen[entry.id] or protocol.background_counts) if held == UNKNOWN else roles[held] == "unseen"
-        for entry, held in zip(entries, ids, strict=True)
+        not (seen[entry.id] or protocol.background_counts)
+        if class_id == UNKNOWN
+        else roles[class_id] == "unseen"
+        for entry, class_id in zip(entries, ids, strict=True)
     ]
     return Candidates(
         ids_C=np.array(ids, np.int64),
@@ -94,7 +95,7 @@ def error_split(
     scores_KC: Tensor,
     labels_HW: NDArray[np.integer],
     truth_HW: NDArray[np.integer],
-    named: Candidates,
+    candidates: Candidates,
     settings: NamingSettings,
     vocabulary: Vocabulary,
     protocol: Protocol,
@@ -103,52 +104,54 @@ def error_split(
 
     Args:
         scores_KC: score of each candidate for each segment.
-        labels_HW: index of the candidate that the model gave to each pixel, -1 where no mask reaches: there, only
-            `true_masks` names anything.
+        labels_HW: index of the candidate predicted at each pixel, -1 where no mask reaches; there, only
+            `true_masks` gives names.
         truth_HW: class ids of the data set.
-        named: the candidates.
-        settings: with which the model named.
+        candidates: the classes that compete.
+        settings: of the predicted naming.
         vocabulary: the data set's.
         protocol: which pixels count.
     """
-    painters_HW = painters(segments, scores_KC, labels_HW, resize_first=settings.resize_first)
+    dominant_HW = dominant_segment(segments, scores_KC, labels_HW, resize_first=settings.resize_first)
     # Pieces have numbers beyond those of classes: a protocol may count no label as one of these.
     beyond = 1 + max(entry.id for entry in vocabulary.classes)
-    pieces_HW = beyond + labels_HW.astype(np.int64) * max(1, len(scores_KC)) + painters_HW
+    pieces_HW = beyond + labels_HW.astype(np.int64) * max(1, len(scores_KC)) + dominant_HW
     pieces_HW[labels_HW < 0] = UNLABELLED
-    grouped_HW = named_in_group(segments, scores_KC, labels_HW, truth_HW, named, settings, vocabulary)
-    held = {
+    grouped_HW = named_in_group(segments, scores_KC, labels_HW, truth_HW, candidates, settings, vocabulary)
+    by_oracle = {
         "oracle_names": confusion(truth_HW, pieces_HW, ignore_id=vocabulary.ignore_id),
-        "true_masks": named_regions(segments, scores_KC, truth_HW, named, settings, vocabulary, protocol),
+        "true_masks": named_regions(
+            segments, scores_KC, truth_HW, candidates, settings, vocabulary, protocol
+        ),
         "oracle_group": confusion(truth_HW, grouped_HW, ignore_id=vocabulary.ignore_id),
     }
-    kept = {name: counted(one, vocabulary.classes, protocol) for name, one in held.items()}
+    kept = {name: counted(part, vocabulary.classes, protocol) for name, part in by_oracle.items()}
     return kept | {"oracle_names": with_true_names(kept["oracle_names"])}
 
 
-def painters(
+def dominant_segment(
     segments: Segments, scores_KC: Tensor, labels_HW: NDArray[np.integer], *, resize_first: bool
 ) -> NDArray[np.int64]:
-    """(H, W) which segment gave the most to the score of each pixel's label; ties go to the first, none is 0."""
-    found = np.zeros(labels_HW.shape, np.int64)
+    """(H, W) the segment that contributed most to the score of each pixel's label; the first on ties, 0 without any."""
+    dominant_HW = np.zeros(labels_HW.shape, np.int64)
     if len(scores_KC):
         labels = torch.from_numpy(labels_HW.astype(np.int64))
         for rows, probabilities_KnW in _strips(segments, resize_first=resize_first):
             shares_KnW = scores_KC[:, labels[rows]] * probabilities_KnW
-            found[rows] = shares_KnW.max(dim=0).indices.numpy()
-    return found
+            dominant_HW[rows] = shares_KnW.max(dim=0).indices.numpy()
+    return dominant_HW
 
 
 def named_regions(
     segments: Segments,
     scores_KC: Tensor,
     truth_HW: NDArray[np.integer],
-    named: Candidates,
+    candidates: Candidates,
     settings: NamingSettings,
     vocabulary: Vocabulary,
     protocol: Protocol,
 ) -> Confusion:
-    """True regions, each called by the candidate with the largest mean pixel score there; no label where no mask is."""
+    """True regions, each named by the candidate with the highest mean pixel score there; no label where no mask is."""
     scored = np.array([entry.id for entry in scored_classes(vocabulary.classes, protocol)])
     regions_R = np.intersect1d(truth_HW, scored).astype(np.int64)
     pixels_R = np.array([np.count_nonzero(truth_HW == class_id) for class_id in regions_R], np.int64)
@@ -158,8 +161,10 @@ def named_regions(
             inside_RnW = torch.from_numpy(truth_HW[rows] == regions_R[:, None, None])
             masses_RK += inside_RnW.flatten(1).double() @ probabilities_KnW.flatten(1).double().T
     means_RK = masses_RK / torch.from_numpy(pixels_R)[:, None]
-    volume_RC = means_RK @ scores_KC.double() - calibration_offsets(named.trained_C, settings.calibration)
-    names_R = named.ids_C[volume_RC.numpy().argmax(axis=1)]
+    volume_RC = means_RK @ scores_KC.double() - calibration_offsets(
+        candidates.trained_C, settings.calibration
+    )
+    names_R = candidates.ids_C[volume_RC.numpy().argmax(axis=1)]
     reached_R = masses_RK.sum(dim=1).numpy() > 0
     return joined(regions_R, np.where(reached_R, names_R, UNLABELLED), pixels_R)
 
@@ -169,32 +174,32 @@ def named_in_group(
     scores_KC: Tensor,
     labels_HW: NDArray[np.integer],
     truth_HW: NDArray[np.integer],
-    named: Candidates,
+    candidates: Candidates,
     settings: NamingSettings,
     vocabulary: Vocabulary,
 ) -> NDArray[np.int64]:
-    """(H, W) class ids of the data set where only candidates of the truth's group compete; void counts as seen.
+    """(H, W) class ids of the data set where only candidates of the truth's group compete.
 
-    Where a group has no candidate, its pixels get no label.
+    Ignored truth counts as seen. Where a group has no candidate, its pixels get no label.
     """
     unseen = [entry.id for entry in vocabulary.classes if entry.role == "unseen"]
     group_HW = np.isin(truth_HW, unseen)
-    # A label of the right group is also the best one within it; painted again it could differ by rounding.
-    crossed_HW = (labels_HW >= 0) & (named.unseen_C[labels_HW] != group_HW)
-    found = np.append(named.ids_C, UNLABELLED)[labels_HW]
+    # A label of the right group is also the best within the group; computed anew it could differ by rounding.
+    crossed_HW = (labels_HW >= 0) & (candidates.unseen_C[labels_HW] != group_HW)
+    ids_HW = np.append(candidates.ids_C, UNLABELLED)[labels_HW]
     for group in (False, True):
         pixels_HW = crossed_HW & (group_HW == group)
-        members = np.flatnonzero(named.unseen_C == group)
+        members = np.flatnonzero(candidates.unseen_C == group)
         if not len(members):
-            found[pixels_HW] = UNLABELLED
+            ids_HW[pixels_HW] = UNLABELLED
         elif pixels_HW.any():
-            index, _ = semantic_map(segments, scores_KC[:, members], named.trained_C[members], settings)
-            found[pixels_HW] = named.ids_C[members[index.numpy()]][pixels_HW]
-    return found
+            index, _ = semantic_map(segments, scores_KC[:, members], candidates.trained_C[members], settings)
+            ids_HW[pixels_HW] = candidates.ids_C[members[index.numpy()]][pixels_HW]
+    return ids_HW
 
 
 def _strips(segments: Segments, *, resize_first: bool) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the picture and the (K, n, W) mask probabilities of every segment there, as painting has them."""
+    """Rows of the image and the (K, n, W) mask probabilities of every segment there, as `semantic_map` uses them."""
     alone_KK = torch.eye(len(segments.mask_logits_Khw))
     step = max(1, min(STRIP_ROWS, MAX_VALUES_IN_STRIP // (len(alone_KK) * segments.width)))
     for start in range(0, segments.height, step):

@@ -13,10 +13,12 @@ from zs3.metrics.confusions import (
     with_true_masks,
     with_true_names,
 )
+from zs3.metrics.counts import counted
 from zs3.metrics.protocols import PROTOCOLS, EvaluatedClass, Protocol
-from zs3.metrics.scoring import ClassScore, Scores, counted, harmonic, scores
+from zs3.metrics.scoring import GROUPS, ClassScore, Scores, finite, harmonic, scores
 
 __all__ = [
+    "GROUPS",
     "PROTOCOLS",
     "UNKNOWN",
     "UNLABELLED",
@@ -27,6 +29,7 @@ __all__ = [
     "Scores",
     "confusion",
     "counted",
+    "finite",
     "harmonic",
     "scores",
     "total",

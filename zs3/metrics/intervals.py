@@ -1,9 +1,9 @@
 """How sure a score is: bootstrap over images, and a paired randomisation test between two runs.
 
-Images are what was drawn from the world, so images are what is drawn again (with replacement, as many as there are);
-pixels of one image are far from independent. A drawing is N weights, and the scores of a drawing are functions of
-weights times counts, so all drawings of a block of images are one matrix product. Weights and counts are whole numbers
-below 2^53: sums are exact, and the order of images and the size of blocks change nothing.
+A bootstrap replicate draws as many images as there are, with replacement; images, not pixels, since the pixels of one
+image are far from independent. A replicate is N weights, and its scores are functions of weights times counts, so all
+replicates of a block of images are one matrix product. Weights and counts are whole numbers below 2^53: sums are
+exact, and the size of blocks changes nothing.
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval; Noreen, Computer-Intensive
 Methods for Testing Hypotheses (1989), approximate randomisation.
 """
@@ -16,56 +16,53 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 REPLICATES = 2000
-"""Drawings: the ends of a 95 % interval then have 50 drawings beyond them each, known to about 14 % of that."""
+"""The ends of a 95 % interval then have 50 replicates beyond them each, known to about 14 % of that."""
 
-LEVEL = 0.95
-"""Share of drawings inside an interval."""
-
-FEWEST = 2
+MIN_IMAGES = 2
 """Images that a score must rest on to have an interval: one image, drawn again, is always the same."""
 
 BLOCK = 512
-"""Images whose weights are held at once."""
+"""Images whose weights are in memory at once."""
 
 
-def resampled(
+def bootstrap_sums(
     blocks: Iterable[np.ndarray], images: int, *, replicates: int = REPLICATES, seed: int = 0
 ) -> np.ndarray:
-    """(R, C) float64 sums of the counts of `replicates` drawings of as many images as there are.
+    """(R, C) float64 sums of the counts of every bootstrap replicate.
 
     Args:
-        blocks: (n, C) whole numbers, images in an order of their own (by id), however cut into blocks.
+        blocks: (n, C) whole numbers, images in a fixed order (by id), in blocks of any size.
         images: N, how many there are in all.
         replicates: R.
-        seed: chooses the drawings; the same for two runs gives them the same images.
+        seed: chooses the replicates; two runs with the same seed get the same images.
     """
     sums: np.ndarray | None = None
-    weights = drawings(images, replicates=replicates, seed=seed)
-    for counts in _exactly(blocks, BLOCK):
+    weights = bootstrap_weights(images, replicates=replicates, seed=seed)
+    for counts in _in_blocks(blocks, BLOCK):
         part = next(weights) @ counts
         sums = part if sums is None else sums + part
     return np.zeros((replicates, 0)) if sums is None else sums
 
 
-def drawings(images: int, *, replicates: int, seed: int) -> Iterator[np.ndarray]:
+def bootstrap_weights(images: int, *, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """(R, n) float64 blocks of how often each image is drawn: multinomial, R times, without the whole R x N at once.
 
     How many of the N draws fall into a block is binomial given those before it, and within a block all images are
     equally likely.
     """
     rng = np.random.default_rng(seed)
-    left = np.full(replicates, images, np.int64)
+    remaining = np.full(replicates, images, np.int64)
     for start in range(0, images, BLOCK):
         size = min(BLOCK, images - start)
-        here = rng.binomial(left, size / (images - start))
-        left = left - here
-        which = rng.integers(0, size, int(here.sum()))
-        rows = np.repeat(np.arange(replicates), here)
-        counts = np.bincount(rows * size + which, minlength=replicates * size)
+        draws = rng.binomial(remaining, size / (images - start))
+        remaining = remaining - draws
+        places = rng.integers(0, size, int(draws.sum()))
+        rows = np.repeat(np.arange(replicates), draws)
+        counts = np.bincount(rows * size + places, minlength=replicates * size)
         yield counts.reshape(replicates, size).astype(np.float64)
 
 
-def swapped(
+def exchanged_sums(
     first: Iterable[np.ndarray],
     second: Iterable[np.ndarray],
     *,
@@ -75,41 +72,36 @@ def swapped(
     """(R, C) sums of two runs whose results were exchanged image by image, each with probability one half.
 
     Args:
-        first: (n, C) counts of one run, images in order.
-        second: those of the other, the same images in the same blocks.
+        first: (n, C) counts of the first run, images in order.
+        second: those of the second, the same images in the same order.
     """
     rng = np.random.default_rng(seed)
-    one = other = np.zeros((replicates, 0))
-    for counts, others in zip(_exactly(first, BLOCK), _exactly(second, BLOCK), strict=True):
+    first_sums = second_sums = np.zeros((replicates, 0))
+    for counts, others in zip(_in_blocks(first, BLOCK), _in_blocks(second, BLOCK), strict=True):
         exchanged = rng.integers(0, 2, (replicates, counts.shape[0])).astype(np.float64)
         moved = exchanged @ (others - counts)
-        if not one.shape[1]:
-            one = other = np.zeros(moved.shape)
-        one, other = one + counts.sum(axis=0) + moved, other + others.sum(axis=0) - moved
-    return one, other
+        if not first_sums.shape[1]:
+            first_sums = second_sums = np.zeros(moved.shape)
+        first_sums = first_sums + counts.sum(axis=0) + moved
+        second_sums = second_sums + others.sum(axis=0) - moved
+    return first_sums, second_sums
 
 
-def interval(values_R: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of the drawings in which the score is defined; not numbers where most have none."""
-    low, high = intervals(values_R[:, None], level=level)
-    return float(low[0]), float(high[0])
-
-
-def intervals(values_RC: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of the percentile interval of every column."""
+def intervals(values_RC: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) both ends of the percentile interval of every column; NaN where most replicates have no score."""
     defined = np.count_nonzero(~np.isnan(values_RC), axis=0) * 2 > values_RC.shape[0]
     tail = 50 * (1 - level)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column of NaN is told by NaN
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number gives NaN
         low, high = np.nanpercentile(values_RC, [tail, 100 - tail], axis=0)
     return np.where(defined, low, np.nan), np.where(defined, high, np.nan)
 
 
 def p_value(observed: float, under_null_R: np.ndarray) -> float:
-    """Two-sided: how often the difference of two exchangeable runs is as large; never 0, as there are R drawings.
+    """Two-sided: how often the difference of two exchangeable runs is as large; never 0, as there are R replicates.
 
-    The observed exchange (none) is one of those possible, hence the ones. A millionth of a millionth is allowed for
-    rounding of equal differences.
+    The observed exchange (none) is one of those possible, hence the ones. 1e-10 is allowed for rounding of equal
+    differences.
     """
     if np.isnan(observed):
         return float("nan")
@@ -118,16 +110,16 @@ def p_value(observed: float, under_null_R: np.ndarray) -> float:
     return (1 + as_large) / (1 + null.size)
 
 
-def _exactly(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def _in_blocks(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """The same rows in blocks of `size`, the last maybe smaller."""
-    waiting: list[np.ndarray] = []
-    held = 0
+    pending: list[np.ndarray] = []
+    count = 0
     for block in blocks:
-        waiting.append(block)
-        held += len(block)
-        while held >= size:
-            rows = np.concatenate(waiting)
+        pending.append(block)
+        count += len(block)
+        while count >= size:
+            rows = np.concatenate(pending)
             yield rows[:size]
-            waiting, held = [rows[size:]], held - size
-    if held:
-        yield np.concatenate(waiting)
+            pending, count = [rows[size:]], count - size
+    if count:
+        yield np.concatenate(pending)

@@ -1,6 +1,6 @@
-"""Two runs on the same images: how far apart every score is, how sure that is, and whether chance would do."""
+"""Two runs on the same images: how far apart every score is, how sure that is, and whether it may be chance."""
 
-# N image, R replicate, K scored class
+# N image, R replicate, C score
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from zs3.metrics.intervals import REPLICATES, intervals, p_value, resampled, swapped
+from zs3.metrics.counts import scored_classes
+from zs3.metrics.intervals import REPLICATES, bootstrap_sums, exchanged_sums, intervals, p_value
 from zs3.metrics.protocols import EvaluatedClass, Protocol
-from zs3.metrics.resampling import AllScores, Sums
-from zs3.metrics.scoring import scored_classes
+from zs3.metrics.resampling import AllScores, ScoreCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,8 @@ class Difference:
     """A score of two runs, in percent, and the second less the first, in points.
 
     Attributes:
-        first, second, difference: not a number where undefined.
-        low, high: 95 % interval of the difference over drawings of the images, the same for both runs.
+        first, second, difference: NaN where undefined.
+        low, high: 95 % interval of the difference over bootstrap replicates of the images, the same for both runs.
         p: two-sided, of the paired randomisation test.
     """
 
@@ -53,8 +53,8 @@ def paired(
 ) -> Paired:
     """The differences of two runs.
 
-    Both runs are drawn the same images, so what makes an image hard for both cancels. The test exchanges the runs'
-    results image by image: were the runs alike, the difference would be as large that often.
+    Both runs get the same bootstrap replicates, so what makes an image hard for both cancels. The test exchanges the
+    runs' results image by image: p is how often the difference would be as large if the runs were alike.
 
     Args:
         first, second: give the rows of `scores`, ordered by image id, the same images in both; read twice, so that
@@ -63,35 +63,38 @@ def paired(
         classes: of the data set.
         protocol: of both.
     """
-    sums = (Sums(classes, protocol), Sums(classes, protocol))
-    drawn = [
-        resampled(one.iterate_with_timeout(rows()), images, replicates=replicates, seed=seed)
-        for one, rows in zip(sums, (first, second), strict=True)
+    sources = (first, second)
+    counts = (ScoreCounts(classes, protocol), ScoreCounts(classes, protocol))
+    resampled = [
+        run.scores(
+            bootstrap_sums(run.count(rows()), images, replicates=replicates, seed=seed), resamples=True
+        )
+        for run, rows in zip(counts, sources, strict=True)
     ]
-    again = [map(one.columns, rows()) for one, rows in zip(sums, (first, second), strict=True)]
-    exchanged = swapped(*again, replicates=replicates, seed=seed)
-    whole = [one.scores(one.total[None]) for one in sums]
-    resamples = [one.scores(sums_RC) for one, sums_RC in zip(sums, drawn, strict=True)]
-    null = [one.scores(sums_RC) for one, sums_RC in zip(sums, exchanged, strict=True)]
+    whole = [run.scores(run.total[None]) for run in counts]
+    columns = [map(run.columns, rows()) for run, rows in zip(counts, sources, strict=True)]
+    exchanged = exchanged_sums(*columns, replicates=replicates, seed=seed)
+    null = [run.scores(sums_RC, resamples=True) for run, sums_RC in zip(counts, exchanged, strict=True)]
     keys = list(whole[0].means)
-    for one, scores in zip(sums, whole, strict=True):
-        for key in filter(one.undefined, keys):
-            scores.means[key] = np.full(1, np.nan)
-    means = _differences(*([_stacked(scores, keys) for scores in pair] for pair in (whole, resamples, null)))
-    per_class = _differences(*([scores.iou_RK for scores in pair] for pair in (whole, resamples, null)))
-    named = zip(scored_classes(classes, protocol), per_class, strict=True)
+    sets = (whole, resampled, null)
+    means = _differences(*([_stacked(scores, keys) for scores in pair] for pair in sets))
+    by_class = _differences(*([scores.iou_RK for scores in pair] for pair in sets))
     return Paired(
         means=dict(zip(keys, means, strict=True)),
-        classes=tuple((entry.name, entry.role != "unseen", held) for entry, held in named),
+        classes=tuple(
+            (entry.name, entry.role != "unseen", difference)
+            for entry, difference in zip(scored_classes(classes, protocol), by_class, strict=True)
+        ),
     )
 
 
 def _differences(
-    whole: Sequence[np.ndarray], drawn: Sequence[np.ndarray], null: Sequence[np.ndarray]
+    whole: Sequence[np.ndarray], resampled: Sequence[np.ndarray], null: Sequence[np.ndarray]
 ) -> list[Difference]:
     """One difference per column of (R, C) scores, each given for the first and the second run."""
     observed, by_chance = (whole[1] - whole[0])[0], null[1] - null[0]
-    low, high = (np.where(np.isnan(observed), np.nan, end) for end in intervals(drawn[1] - drawn[0]))
+    ends = intervals(resampled[1] - resampled[0])
+    low, high = (np.where(np.isnan(observed), np.nan, end) for end in ends)
     return [
         Difference(
             first=float(whole[0][0, c]),

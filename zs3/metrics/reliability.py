@@ -1,7 +1,7 @@
-"""Calibration of scores: of the pixels that a labeller is 70 % sure of, are 70 % right?
+"""Calibration of scores: of the pixels that a labeller is 70 % sure of, are 70 % correct?
 
-A region has one score, so per image the score of every predicted class is all that is kept beside the confusion; which
-of its pixels count, and which are right, the protocol decides as it does for IoU.
+A region has one score, so an image keeps one score per predicted class beside its confusion. The protocol decides which
+pixels count, as it does for IoU.
 Source: Guo et al. 2017, On Calibration of Modern Neural Networks (reliability diagram, expected calibration error).
 """
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from zs3.metrics.confusions import Confusion
-from zs3.metrics.counts import finite
+from zs3.metrics.counts import counted
 from zs3.metrics.protocols import EvaluatedClass, Protocol
-from zs3.metrics.scoring import counted, harmonic
+from zs3.metrics.scoring import finite, harmonic
 
 BINS = 20
 """Equal parts of [0, 1]."""
@@ -25,10 +25,10 @@ _ROWS = ("pixels", "right", "score")
 
 @dataclass(slots=True, kw_only=True)
 class Reliability:
-    """Sums per bin of the score: pixels, right pixels, and scores; seen and unseen labels apart.
+    """Sums per bin of the score: pixels, correct pixels, and scores; seen and unseen labels apart.
 
     Attributes:
-        sums_2B3: whether the label is unseen, bin, (pixels, right, score times pixels).
+        sums_2B3: whether the label is unseen, bin, (pixels, correct pixels, score times pixels).
     """
 
     sums_2B3: np.ndarray = field(default_factory=lambda: np.zeros((2, BINS, len(_ROWS))))
@@ -43,17 +43,17 @@ class Reliability:
         """Count one image.
 
         Args:
-            image: its confusion, everything in it.
-            scores: predicted class id -> score in [0, 1] of its region; scores outside are cut to it.
+            image: its confusion, before any protocol.
+            scores: predicted class id -> score in [0, 1] of its region; clipped to it.
             classes: of the data set.
-            protocol: which pixels count. A pixel without label has no score and is passed over.
+            protocol: which pixels count. A pixel without a label has no score and is left out.
         """
         kept = counted(image, classes, protocol)
         unseen = {entry.id for entry in classes if entry.role == "unseen"}
         for class_id, score in scores.items():
-            theirs = kept.prediction == class_id
-            pixels = int(kept.pixels[theirs].sum())
-            right = int(kept.pixels[theirs & (kept.truth == class_id)].sum())
+            labelled = kept.prediction == class_id
+            pixels = int(kept.pixels[labelled].sum())
+            right = int(kept.pixels[labelled & (kept.truth == class_id)].sum())
             score = min(1.0, max(0.0, score))
             self.sums_2B3[int(class_id in unseen), min(BINS - 1, int(score * BINS))] += (
                 pixels,
@@ -76,12 +76,12 @@ class Reliability:
 
     def errors(self) -> dict[str, float]:
         """Expected calibration error in percent of seen labels, unseen labels, both, and the harmonic mean of the
-        first two; not a number where no pixel counts."""
+        first two; NaN where no pixel counts."""
         seen, unseen = (_error(sums) for sums in self.sums_2B3)
         return {
             "seen": seen,
             "unseen": unseen,
-            "harmonic": harmonic(seen, unseen),
+            "harmonic": float(harmonic(seen, unseen)),
             "all": _error(self.sums_2B3.sum(axis=0)),
         }
 

@@ -1,20 +1,25 @@
-"""Seen, unseen, harmonic and per-class scores of a confusion under a protocol."""
+"""Seen, unseen, harmonic and per-class scores under a protocol, of one set of images or of many resamples at once."""
 
-# K scored classes
+# R set of images, K scored class
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from zs3.metrics.confusions import UNKNOWN, UNLABELLED, Confusion, joined, where
+from zs3.metrics.confusions import Confusion
+from zs3.metrics.counts import HITS, PREDICTED, TRUE, image_counts, refuse_unlisted, scored_classes
 from zs3.metrics.protocols import EvaluatedClass, Protocol
+
+GROUPS = ("seen", "unseen", "harmonic", "all")
+"""What every metric is given for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """One class: iou and accuracy in percent, not a number where the class has no true pixel that counts."""
+    """One class: iou and accuracy in percent, NaN where the class has no true pixel that counts."""
 
     id: int
     name: str
@@ -26,7 +31,7 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a set of images scores; every mean in percent, not a number where undefined."""
+    """The scores of one set of images; every mean in percent, NaN where undefined."""
 
     seen: float
     unseen: float
@@ -40,37 +45,18 @@ class Scores:
     absent: tuple[str, ...]
 
 
-def counted(confusion: Confusion, classes: Sequence[EvaluatedClass], protocol: Protocol) -> Confusion:
-    """Only the pixels that count under the protocol.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreArrays:
+    """Every score of R sets of images; percent, NaN where undefined.
 
-    Raises:
-        ValueError: a true class id is not in the class list.
+    Attributes:
+        means: (metric, group) -> (R,); metrics are iou, accuracy, pixel_accuracy and frequency_weighted_iou.
+        iou_RK, accuracy_RK: of each class.
     """
-    listed = np.array([entry.id for entry in classes], np.int64)
-    stray = np.setdiff1d(confusion.truth, listed)
-    if stray.size:
-        raise ValueError(
-            f"truth has class ids {stray.tolist()[:5]} that the class list of {len(classes)} lacks; "
-            "is the data set's class list or its ignore id right?"
-        )
-    scored = np.array([entry.id for entry in classes if protocol.counts(entry)], np.int64)
-    kept = where(confusion, np.isin(confusion.truth, scored))
-    if not protocol.background_counts:
-        return kept
-    return joined(kept.truth, as_counted(kept.prediction, classes, protocol), kept.pixels)
 
-
-def as_counted(prediction: np.ndarray, classes: Sequence[EvaluatedClass], protocol: Protocol) -> np.ndarray:
-    """Predicted ids as the protocol takes them: where background is a class, no label means background."""
-    if not protocol.background_counts:
-        return prediction
-    (background,) = [entry.id for entry in classes if entry.role == "background"]
-    return np.where((prediction == UNLABELLED) | (prediction == UNKNOWN), background, prediction)
-
-
-def scored_classes(classes: Sequence[EvaluatedClass], protocol: Protocol) -> list[EvaluatedClass]:
-    """The classes that have a score, in the order of the data set."""
-    return [entry for entry in classes if protocol.counts(entry)]
+    means: dict[tuple[str, str], np.ndarray]
+    iou_RK: np.ndarray
+    accuracy_RK: np.ndarray
 
 
 def scores(confusion: Confusion, classes: Sequence[EvaluatedClass], protocol: Protocol) -> Scores:
@@ -78,72 +64,101 @@ def scores(confusion: Confusion, classes: Sequence[EvaluatedClass], protocol: Pr
 
     Args:
         confusion: the sum over all images.
-        classes: the data set's class list, void roles included.
+        classes: the data set's class list, ignored roles included.
         protocol: which pixels count.
 
     Raises:
         ValueError: a true class id is not in the class list.
     """
-    kept = counted(confusion, classes, protocol)
+    refuse_unlisted(confusion, classes)
     scored = scored_classes(classes, protocol)
-    right = kept.truth == kept.prediction
-    hits = _by_class(kept.truth[right], kept.pixels[right], scored)
-    true = _by_class(kept.truth, kept.pixels, scored)
-    predicted = _by_class(kept.prediction, kept.pixels, scored)
-    present = true > 0
-    iou = _ratio(hits, true + predicted - hits, present)
-    accuracy = _ratio(hits, true, present)
-    unseen = np.array([entry.role == "unseen" for entry in scored], bool)
-    if protocol.absent == "skip":
-        means = [_mean(iou[group & present]) for group in (~unseen, unseen, present)]
-    else:
-        occurring = int(np.count_nonzero(true + predicted))
-        means = [_mean(iou[~unseen]), _mean(iou[unseen]), _quotient(float(iou[present].sum()), occurring)]
-    pixels = int(true.sum())
+    unseen_K = np.array([entry.role == "unseen" for entry in scored], bool)
+    lengths = np.array([confusion.truth.size])
+    counts_13K = image_counts(
+        lengths, confusion.truth, confusion.prediction, confusion.pixels, classes, protocol
+    )
+    arrays = score_arrays(counts_13K, unseen_K, protocol)
+    true_K = counts_13K[0, TRUE].astype(np.int64)
     return Scores(
-        seen=means[0],
-        unseen=means[1],
-        harmonic=harmonic(means[0], means[1], undefined=math.nan if protocol.absent == "nan" else 0.0),
-        all=means[2],
-        pixel_accuracy=100 * _quotient(int(hits.sum()), pixels),
-        mean_accuracy=_mean(accuracy[present]),
-        frequency_weighted_iou=_quotient(float((iou[present] * true[present]).sum()), pixels),
-        pixels=pixels,
+        **{group: float(arrays.means["iou", group][0]) for group in GROUPS},
+        pixel_accuracy=float(arrays.means["pixel_accuracy", "all"][0]),
+        mean_accuracy=float(arrays.means["accuracy", "all"][0]),
+        frequency_weighted_iou=float(arrays.means["frequency_weighted_iou", "all"][0]),
+        pixels=int(true_K.sum()),
         classes=tuple(
             ClassScore(
                 id=entry.id,
                 name=entry.name,
                 seen=entry.role != "unseen",
-                iou=float(iou[k]),
-                accuracy=float(accuracy[k]),
-                pixels=int(true[k]),
+                iou=float(arrays.iou_RK[0, k]),
+                accuracy=float(arrays.accuracy_RK[0, k]),
+                pixels=int(true_K[k]),
             )
             for k, entry in enumerate(scored)
         ),
-        absent=tuple(entry.name for k, entry in enumerate(scored) if not present[k]),
+        absent=tuple(entry.name for entry, pixels in zip(scored, true_K, strict=True) if not pixels),
     )
 
 
-def harmonic(seen: float, unseen: float, *, undefined: float = 0.0) -> float:
-    """Harmonic mean 2su / (s + u); `undefined` where both are zero."""
-    return undefined if seen + unseen == 0 else 2 * seen * unseen / (seen + unseen)
+def score_arrays(
+    counts_R3K: np.ndarray, unseen_K: np.ndarray, protocol: Protocol, *, resamples: bool = False
+) -> ScoreArrays:
+    """All scores of counts that are summed over images: the one rule by which classes are averaged into groups.
+
+    A class without a true pixel is left out of the means, or, where the protocol says so, makes the mean IoU of its
+    group undefined. In resamples it is always left out: that a resample happened to draw no image of a class says
+    nothing about the run, and most resamples would have no score.
+
+    Args:
+        counts_R3K: correct, true and labelled pixels.
+        unseen_K: bool.
+        protocol: how absent classes are treated.
+        resamples: whether the counts are those of bootstrap replicates.
+    """
+    hits, true, predicted = (counts_R3K[:, which] for which in (HITS, TRUE, PREDICTED))
+    present = true > 0
+    iou, accuracy = (
+        np.divide(100.0 * hits, whole, out=np.full(hits.shape, np.nan), where=present)
+        for whole in (true + predicted - hits, true)
+    )
+    numerators = {
+        "iou": (iou, present),
+        "accuracy": (accuracy, present),
+        "pixel_accuracy": (100.0 * hits, true),
+        "frequency_weighted_iou": (iou * true, true),
+    }
+    groups = {"seen": ~unseen_K, "unseen": unseen_K, "all": np.ones_like(unseen_K)}
+    means: dict[tuple[str, str], np.ndarray] = {}
+    for metric, (values, weights) in numerators.items():
+        for group, members in groups.items():
+            total = np.where(present & members, values, 0.0).sum(axis=1)
+            means[metric, group] = _quotient(total, (weights * members).sum(axis=1))
+    undefined = 0.0
+    if protocol.absent == "nan":
+        occurring = np.count_nonzero(true + predicted, axis=1)
+        means["iou", "all"] = _quotient(np.where(present, iou, 0.0).sum(axis=1), occurring)
+        if not resamples:
+            undefined = math.nan
+            for group in ("seen", "unseen"):
+                complete = (present | ~groups[group]).all(axis=1)
+                means["iou", group] = np.where(complete, means["iou", group], np.nan)
+    for metric in numerators:
+        pair = means[metric, "seen"], means[metric, "unseen"]
+        means[metric, "harmonic"] = harmonic(*pair, undefined=undefined if metric == "iou" else 0.0)
+    return ScoreArrays(means=means, iou_RK=iou, accuracy_RK=accuracy)
 
 
-def _by_class(ids: np.ndarray, pixels: np.ndarray, scored: Sequence[EvaluatedClass]) -> np.ndarray:
-    """(K,) int64 pixels of each scored class."""
-    return np.array([int(pixels[ids == entry.id].sum()) for entry in scored], np.int64)
+def harmonic(seen: Any, unseen: Any, *, undefined: float = 0.0) -> np.ndarray:
+    """Harmonic mean 2su / (s + u) of numbers or arrays; `undefined` where both are zero."""
+    both = np.asarray(seen + unseen)
+    return np.where(both == 0, undefined, 2 * seen * unseen / np.where(both == 0, 1.0, both))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray, defined: np.ndarray) -> np.ndarray:
-    """100 * part / whole where defined, else not a number."""
-    return np.divide(100.0 * part, whole, out=np.full(part.shape, np.nan), where=defined)
+def finite(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(value) else float(value)
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean, not a number of nothing."""
-    return _quotient(float(values.sum()), values.size)
-
-
-def _quotient(part: float, whole: int) -> float:
-    """part / whole, not a number where whole is zero."""
-    return part / whole if whole else math.nan
+def _quotient(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where whole is zero."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

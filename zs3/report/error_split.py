@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zs3.metrics import Confusion, EvaluatedClass, Protocol, scores
-from zs3.metrics.counts import GROUPS, finite
-from zs3.report import shown
+from zs3.metrics import GROUPS, Confusion, EvaluatedClass, Protocol, finite, scores
+from zs3.report.formats import percent
 
 PREDICTED = "predicted_names"
 
@@ -15,7 +14,7 @@ TITLES = {
     "true_masks": "True masks",
     "oracle_group": "Oracle group",
 }
-"""What is shown of each, in this order; `zs3.evaluation.oracles` makes all but the first."""
+"""Titles, in the order of the report; `zs3.evaluation.oracles` makes all but the first."""
 
 NOTES = {
     PREDICTED: "The result above: predicted names on predicted masks.",
@@ -47,14 +46,14 @@ def split_values(
     """
     values: dict[str, dict[str, Any]] = {}
     for name, title in TITLES.items():
-        held = scores(labelled if name == PREDICTED else by_oracle[name], classes, protocol)
+        result = scores(labelled if name == PREDICTED else by_oracle[name], classes, protocol)
         values[name] = {
             "title": title,
             "note": NOTES[name],
-            **{group: finite(getattr(held, group)) for group in GROUPS},
-            "pixel_accuracy": finite(held.pixel_accuracy),
+            **{group: finite(getattr(result, group)) for group in GROUPS},
+            "pixel_accuracy": finite(result.pixel_accuracy),
             "classes": [
-                {"name": entry.name, "seen": entry.seen, "iou": finite(entry.iou)} for entry in held.classes
+                {"name": entry.name, "seen": entry.seen, "iou": finite(entry.iou)} for entry in result.classes
             ],
         }
     return values
@@ -63,7 +62,38 @@ def split_values(
 def split_diagnostics(split: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The oracles as diagnostics of a report."""
     keys = ("title", "note", *GROUPS)
-    return [{key: held[key] for key in keys} for name, held in split.items() if name != PREDICTED]
+    return [{key: entry[key] for key in keys} for name, entry in split.items() if name != PREDICTED]
+
+
+def region_diagnostics(
+    true_names: Confusion, true_masks: Confusion, classes: Sequence[EvaluatedClass], protocol: Protocol
+) -> list[dict[str, Any]]:
+    """The same for a label table, which knows regions but no segments, as diagnostics of a report.
+
+    Args:
+        true_names: sum over images of `with_true_names`.
+        true_masks: sum over images of `with_true_masks`.
+        classes: of the data set.
+        protocol: of the report.
+    """
+    sets = (
+        (
+            "Masks alone",
+            "Every labelled region of an image takes the name that most of its pixels truly have: what "
+            "perfect naming of these masks would score.",
+            scores(true_names, classes, protocol),
+        ),
+        (
+            "Names alone",
+            "Every true region of an image takes, as a whole, the name that most of its pixels were given: "
+            "what perfect masks with these names would score.",
+            scores(true_masks, classes, protocol),
+        ),
+    )
+    return [
+        {"title": title, "note": note, **{group: getattr(result, group) for group in GROUPS}}
+        for title, note, result in sets
+    ]
 
 
 def split_sentence(split: Mapping[str, Mapping[str, Any]]) -> str:
@@ -72,18 +102,18 @@ def split_sentence(split: Mapping[str, Mapping[str, Any]]) -> str:
 
     def gain(value: float | None) -> str:
         if value is None or own is None:
-            return shown(value)
-        return f"{shown(value)} ({value - own:+.1f})"
+            return percent(value)
+        return f"{percent(value)} ({value - own:+.1f})"
 
     return (
-        f"The harmonic mean is {shown(own)}. It would be {gain(names)} if the same masks had the right names, "
+        f"The harmonic mean is {percent(own)}. It would be {gain(names)} if the same masks had the right names, "
         f"{gain(masks)} if the true masks were named by this model, and {gain(group)} if seen and unseen classes were "
         "never taken for each other."
     )
 
 
 def split_means(split: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float | None]]]:
-    """(what, the four scores) of every mean and of pixel accuracy."""
+    """(name, the four scores) of every mean and of pixel accuracy."""
     rows = [*((group, group) for group in GROUPS), ("pixel accuracy", "pixel_accuracy")]
     return [(label, [split[name][key] for name in TITLES]) for label, key in rows]
 

@@ -1,19 +1,18 @@
-"""The report as Markdown: for a pull request, a README, or a terminal."""
+"""The report as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zs3.report import SCORE_KEYS, flat, headline, interval, shown
+from zs3.metrics import GROUPS
+from zs3.report.details import confusion_rows, largest_mistakes, left_out, measures
 from zs3.report.error_split import TITLES, split_classes, split_sentence
-from zs3.report.left_out import left_out
-from zs3.report.measures import measured
-from zs3.report.mistakes import largest, matrix
+from zs3.report.formats import flattened, headline, interval, percent
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The whole of `report.json` in words and tables, without the pictures."""
-    scores = [(key, shown(report[key]["miou"]), interval(report[key])) for key in SCORE_KEYS]
-    scores.append(("pixel accuracy", shown(report["pixel_accuracy"]), ""))
+    scores = [(key, percent(report[key]["miou"]), interval(report[key])) for key in GROUPS]
+    scores.append(("pixel accuracy", percent(report["pixel_accuracy"]), ""))
     sections = [
         [f"# {_text(report['title'])}", "", headline(report)],
         _table(("score", "mIoU %", "95 % interval"), scores),
@@ -26,20 +25,20 @@ def render(report: Mapping[str, Any]) -> str:
         sections.append(_error_split(report["error_split"]))
     sections.append(["## Classes", "", *_classes(report)])
     sections.append([f"Absent from the truth: {', '.join(map(_text, report['absent'])) or 'none'}."])
-    measures = [
-        (what, *(shown(value) + (f" ({ends})" if ends else "") for value, ends in cells))
-        for what, cells in measured(report)
+    rows = [
+        (name, *(percent(value) + (f" ({ends})" if ends else "") for value, ends in cells))
+        for name, cells in measures(report)
     ]
-    if measures:
-        head = ("measure", *(f"{key} %" for key in SCORE_KEYS))
-        sections.append(["## Every measure", "", *_table(head, measures)])
-    mistakes = matrix(report["confusion"], {}) if "confusion" in report else None
-    if mistakes:
-        sections.append(["## Largest mistakes", "", *_mistakes(mistakes)])
+    if rows:
+        head = ("measure", *(f"{key} %" for key in GROUPS))
+        sections.append(["## Every measure", "", *_table(head, rows)])
+    matrix = confusion_rows(report["confusion"], {}) if "confusion" in report else None
+    if matrix:
+        sections.append(["## Largest mistakes", "", *_mistakes(matrix)])
     sections += [_left_out(*entry) for entry in left_out(report)]
     words = [f"- {_text(sentence)}" for sentence in report["protocol"]["words"]]
     sections.append([f"## Protocol `{report['protocol']['name']}`", "", *words])
-    origin = [(key, f"`{value}`") for key, value in flat(report["provenance"])]
+    origin = [(key, f"`{value}`") for key, value in flattened(report["provenance"])]
     sections.append(["## Provenance", "", *_table(("what", "value"), origin)])
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -47,27 +46,27 @@ def render(report: Mapping[str, Any]) -> str:
 def _diagnostics(report: Mapping[str, Any]) -> list[str]:
     """What-if scores."""
     rows = [
-        (entry["title"], *(shown(entry.get(key)) for key in SCORE_KEYS), entry["note"])
+        (entry["title"], *(percent(entry.get(key)) for key in GROUPS), entry["note"])
         for entry in report["diagnostics"]
     ]
     return _table(("what if", "seen %", "unseen %", "harmonic %", "all %", "what it says"), rows)
 
 
 def _error_split(split: Mapping[str, Any]) -> list[str]:
-    """What each oracle would add, in all and by class."""
+    """What each oracle would add to the headline, and IoU by class."""
     rows = [
-        (name, "seen" if seen else "**unseen**", *map(shown, ious))
+        (name, "seen" if seen else "**unseen**", *map(percent, ious))
         for name, seen, ious in split_classes(split)
     ]
     head = ("class", "group", *(f"{title.lower()} %" for title in TITLES.values()))
     return [split_sentence(split), "", *_table(head, rows)]
 
 
-def _mistakes(held: Mapping[str, Any]) -> list[str]:
-    """What was taken for what, most pixels first."""
+def _mistakes(matrix: Mapping[str, Any]) -> list[str]:
+    """Wrong labels, most pixels first."""
     rows = [
-        (entry["truth"], entry["taken"], f"{entry['pixels']:,}", shown(entry["share"]))
-        for entry in largest(held)
+        (entry["truth"], entry["taken"], f"{entry['pixels']:,}", percent(entry["share"]))
+        for entry in largest_mistakes(matrix)
     ]
     return _table(("true class", "called", "pixels", "of the class %"), rows)
 
@@ -87,9 +86,9 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
         (
             entry["name"],
             "seen" if entry["seen"] else "**unseen**",
-            shown(entry["iou"]),
+            percent(entry["iou"]),
             interval(entry),
-            shown(entry["accuracy"]),
+            percent(entry["accuracy"]),
             f"{entry['pixels']:,}",
         )
         for entry in report["classes"]
@@ -98,12 +97,12 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table; columns of figures, known by % or pixels in their name, are set to the right."""
+    """A Markdown table; columns of figures, recognised by % or pixels in their name, are aligned right."""
     rule = ["---:" if name.endswith(("%", "pixels")) else "---" for name in head]
     lines = [list(head), rule, *([_text(cell) for cell in row] for row in rows)]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _text(value: str) -> str:
-    """On one line, and unable to end a table cell or to start HTML."""
+    """One line that can neither end a table cell nor start HTML."""
     return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")

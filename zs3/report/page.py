@@ -12,13 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from zs3.report import flat, headline, interval, shown
 from zs3.report.charts import reliability, trade_off
+from zs3.report.details import confusion_rows, largest_mistakes, left_out, measures
 from zs3.report.error_split import TITLES, split_classes, split_means, split_sentence
+from zs3.report.formats import flattened, headline, interval, percent
 from zs3.report.gallery import KINDS, GalleryItem, fitting
-from zs3.report.left_out import left_out
-from zs3.report.measures import measured
-from zs3.report.mistakes import largest, matrix
 
 MAX_BYTES = 20_000_000
 """Of the page; images that would exceed it are left out, and the page says so."""
@@ -76,17 +74,17 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
     script = files("zs3.report").joinpath("templates", "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     seen = {entry["name"]: entry["seen"] for entry in report["classes"]}
-    mistakes = matrix(report["confusion"], seen) if "confusion" in report else None
+    mistakes = confusion_rows(report["confusion"], seen) if "confusion" in report else None
     curve = reliability(report.get("calibration", ()))
-    traded = trade_off(report["provenance"].get("labels", {}).get("tuning"))
-    measures, failures = measured(report), left_out(report)
+    tuning_curve = trade_off(report["provenance"].get("labels", {}).get("tuning"))
+    measured, failures = measures(report), left_out(report)
     sections = (
         ("points", "Points", report["diagnostics"]),
         ("classes", "Classes", True),
-        ("measures", "Measures", measures),
+        ("measures", "Measures", measured),
         ("mistakes", "Mistakes", mistakes),
         ("calibration", "Calibration", curve),
-        ("trade-off", "Trade-off", traded),
+        ("trade-off", "Trade-off", tuning_curve),
         ("images", "Images", gallery),
         ("failures", "Left out", failures),
         ("protocol", "Protocol", True),
@@ -102,14 +100,14 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
             sections=sections,
             sentence=headline(report),
             replicates=report["provenance"].get("settings", {}).get("replicates"),
-            measures=measures,
+            measures=measured,
             comparison=_comparison(report),
             split=_split(report.get("error_split")),
             groups=_groups(report["classes"]),
             mistakes=mistakes,
-            largest=largest(mistakes) if mistakes else [],
+            largest=largest_mistakes(mistakes) if mistakes else [],
             curve=curve,
-            trade_off=traded,
+            trade_off=tuning_curve,
             gallery=[_shown(item) for item in gallery],
             filter_classes=_filter_classes(gallery),
             kinds=[kind for kind in KINDS if any(item.kind == kind for item in gallery)],
@@ -129,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = shown
+    environment.filters["percent"] = percent
     environment.filters["thousands"] = "{:,}".format
     environment.filters["interval"] = interval
     return environment
@@ -207,9 +205,10 @@ def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, st
     groups = []
     for part, title in _ORIGINS.items():
         rows = [
-            (key, _WORDS.get(f"{part}.{key}", ""), value) for key, value in flat(provenance.get(part, {}))
+            (key, _WORDS.get(f"{part}.{key}", ""), value)
+            for key, value in flattened(provenance.get(part, {}))
         ]
         groups.append((title, sorted(rows, key=lambda row: not row[1])))
-    rest = flat({key: value for key, value in provenance.items() if key not in _ORIGINS})
+    rest = flattened({key: value for key, value in provenance.items() if key not in _ORIGINS})
     groups.append(("Further", [(key, "", value) for key, value in rest]))
     return [(title, rows) for title, rows in groups if rows]

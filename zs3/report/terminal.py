@@ -7,51 +7,52 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zs3.report import SCORE_KEYS, interval, shown
+from zs3.metrics import GROUPS
 from zs3.report.error_split import TITLES, split_classes, split_sentence
+from zs3.report.formats import interval, percent
 
 _SEEN, _UNSEEN = "bold blue", "bold yellow"
 _BAR_CELLS = 24
 
 
 def summary(report: Mapping[str, Any], *, max_classes: int = 40) -> RenderableType:
-    """Headline scores, what-if scores, and at most `max_classes` classes (the worst), for `rich` to print."""
-    notes = [Text(f"note: {note}", style="dim") for note in report["notes"]]
+    """Headline scores, diagnostics, and at most `max_classes` classes (the worst), for `rich` to print."""
+    caveats = [Text(f"note: {note}", style="dim") for note in report["notes"]]
     if report["absent"]:
-        notes.append(Text(f"absent from the truth: {', '.join(report['absent'])}", style="dim"))
+        caveats.append(Text(f"absent from the truth: {', '.join(report['absent'])}", style="dim"))
     split = report.get("error_split")
-    told = [Text(split_sentence(split), style="dim")] if split else []
+    sentence = [Text(split_sentence(split), style="dim")] if split else []
     return Group(
         Text(report["title"], style="bold"),
         Text(f"protocol {report['protocol']['name']}, {report['images']:,} images", style="dim"),
         "",
         _scores(report),
-        *told,
+        *sentence,
         "",
         _classes(report, max_classes),
-        *notes,
+        *caveats,
     )
 
 
 def _scores(report: Mapping[str, Any]) -> Table:
-    """One row for the result, one per what-if."""
+    """A row for the result, and one per oracle or other diagnostic."""
     table = Table(box=None, pad_edge=False)
     table.add_column("mIoU %")
-    for key, style in zip(SCORE_KEYS, (_SEEN, _UNSEEN, "bold", ""), strict=True):
+    for key, style in zip(GROUPS, (_SEEN, _UNSEEN, "bold", ""), strict=True):
         table.add_column(key, justify="right", style=style)
-    table.add_row("as labelled", *(shown(report[key]["miou"]) for key in SCORE_KEYS))
-    if any(interval(report[key]) for key in SCORE_KEYS):
+    table.add_row("as labelled", *(percent(report[key]["miou"]) for key in GROUPS))
+    if any(interval(report[key]) for key in GROUPS):
         table.add_row(
             Text("95 % interval", style="dim"),
-            *(Text(interval(report[key]), style="dim") for key in SCORE_KEYS),
+            *(Text(interval(report[key]), style="dim") for key in GROUPS),
         )
     for entry in report["diagnostics"]:
-        table.add_row(Text(entry["title"], style="dim"), *(shown(entry.get(key)) for key in SCORE_KEYS))
+        table.add_row(Text(entry["title"], style="dim"), *(percent(entry.get(key)) for key in GROUPS))
     return table
 
 
 def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
-    """Classes that the truth holds, best first, with bars."""
+    """Classes that occur in the truth, best first, with bars."""
     present = [entry for entry in report["classes"] if entry["iou"] is not None]
     chosen = sorted(present, key=lambda entry: -entry["iou"])[-max_classes:]
     caption = f"the {len(chosen)} worst of {len(present)} classes" if len(chosen) < len(present) else None
@@ -67,8 +68,8 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
         table.add_row(
             Text(entry["name"]),
             Text("seen" if entry["seen"] else "unseen", style=style),
-            shown(entry["iou"]),
-            *map(shown, by_class.get(entry["name"], ())),
+            percent(entry["iou"]),
+            *map(percent, by_class.get(entry["name"], ())),
             bar,
         )
     return table

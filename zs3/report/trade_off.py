@@ -1,4 +1,4 @@
-"""A tuning run for people: the seen-unseen trade-off as a picture, and the whole in Markdown."""
+"""The report of a tuning run: the seen-unseen trade-off as a picture, and everything in Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zs3.report import shown
+from zs3.report.formats import percent
 
 BLUE, ORANGE, INK, SOFT, LINE = "#0067a8", "#c95a00", "#20242c", "#6b7280", "#d5d9e0"
 
@@ -29,34 +29,31 @@ def picture(tuned: Mapping[str, Any]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     namings = tuned["namings"]
-    shown_first, shown_last = namings[tuned["current"]["naming"]], namings[tuned["best"]["naming"]]
-    for held in namings:
-        if held not in (shown_first, shown_last):
-            _line(axes, held["curve"], color=LINE, linewidth=0.9, zorder=1)
-    others = len(namings) - (1 if shown_first == shown_last else 2)
+    current, best = namings[tuned["current"]["naming"]], namings[tuned["best"]["naming"]]
+    others = [naming for naming in namings if naming not in (current, best)]
+    for naming in others:
+        _line(axes, naming["curve"], color=LINE, linewidth=0.9, zorder=1)
     if others:
-        axes.plot([], [], color=LINE, label=f"{others} other namings")
-    kinds = [(shown_first, BLUE, "current naming")]
-    if shown_last != shown_first:
-        kinds.append((shown_last, ORANGE, "best naming"))
-    for held, colour, name in kinds:
-        area = "–" if held["area"] is None else f"{held['area']:.3f}"
-        _line(axes, held["curve"], color=colour, linewidth=2.2, zorder=3, label=f"{name}, area {area}")
+        axes.plot([], [], color=LINE, label=f"{len(others)} other namings")
+    highlighted = [(current, BLUE, "current naming"), (best, ORANGE, "best naming")]
+    for naming, colour, name in highlighted[: 1 if current == best else 2]:
+        area = "–" if naming["area"] is None else f"{naming['area']:.3f}"
+        _line(axes, naming["curve"], color=colour, linewidth=2.2, zorder=3, label=f"{name}, area {area}")
     marks = [("current", BLUE, "o", "current settings"), ("best", ORANGE, "D", "best harmonic mean")]
-    for which, colour, marker, name in marks:
-        one = tuned[which]
-        if one["seen"] is None or one["unseen"] is None:
+    for key, colour, marker, name in marks:
+        point = tuned[key]
+        if point["seen"] is None or point["unseen"] is None:
             continue
         axes.plot(
-            one["seen"],
-            one["unseen"],
+            point["seen"],
+            point["unseen"],
             marker=marker,
             markersize=9,
             color=colour,
             markeredgecolor="white",
             linestyle="none",
             zorder=5,
-            label=f"{name}: {shown(one['harmonic'])} at γ = {one['calibration']:g}",
+            label=f"{name}: {percent(point['harmonic'])} at γ = {point['calibration']:g}",
         )
     right, top = (
         min(101.5, 1.04 * max(limits[1], 1.0)) for limits in (axes.get_xlim(), axes.get_ylim())
@@ -81,9 +78,9 @@ def picture(tuned: Mapping[str, Any]) -> bytes:
 
 
 def _line(axes: Any, curve: Sequence[Mapping[str, Any]], **style: Any) -> None:
-    """One trade-off; points without a number are left out."""
-    points = [one for one in curve if one["seen"] is not None and one["unseen"] is not None]
-    axes.plot([one["seen"] for one in points], [one["unseen"] for one in points], **style)
+    """One trade-off; undefined points are left out."""
+    points = [point for point in curve if point["seen"] is not None and point["unseen"] is not None]
+    axes.plot([point["seen"] for point in points], [point["unseen"] for point in points], **style)
 
 
 def _harmonic_lines(axes: Any, right: float, top: float) -> None:
@@ -106,21 +103,21 @@ def markdown(tuned: Mapping[str, Any], command: str) -> str:
     """`tune.json` in words and tables.
 
     Args:
-        command: that names with the tuned settings.
+        command: a command line that names with the tuned settings.
     """
-    told, current, best = tuned["tuned_on"], tuned["current"], tuned["best"]
+    origin = tuned["tuned_on"]
     changes = ", ".join(f"`{key}` {value}" for key, value in tuned["settings"].items())
     lines = [
-        f"# Naming settings tuned on {told['title']}",
+        f"# Naming settings tuned on {origin['title']}",
         "",
-        f"{told['settings_tried']} settings ({told['namings_tried']} ways of naming under {told['gammas_tried']} γ) on "
-        f"{told['dataset']['images']} images, protocol `{told['protocol']}`. Scores of these images say how well the "
-        "settings fit; score them on another split.",
+        "{settings_tried} settings ({namings_tried} ways of naming under {gammas_tried} γ) on {images} images, "
+        "protocol `{protocol}`. Scores of these images say how well the settings fit; score them on another "
+        "split.".format(**origin, images=origin["dataset"]["images"]),
         "",
         "| | seen % | unseen % | harmonic % | area under the trade-off |",
         "| --- | ---: | ---: | ---: | ---: |",
-        _row("current settings", current, tuned),
-        _row("best harmonic mean", best, tuned),
+        _row("current settings", tuned["current"], tuned),
+        _row("best harmonic mean", tuned["best"], tuned),
         "",
         f"Best settings, where they differ from the checkpoint's: {changes or 'none; its own are the best of these'}.",
         "",
@@ -138,27 +135,22 @@ def markdown(tuned: Mapping[str, Any], command: str) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     ranked = sorted(
-        tuned["namings"], key=lambda held: -(held["best"]["harmonic"] or 0.0)
+        tuned["namings"], key=lambda naming: -(naming["best"]["harmonic"] or 0.0)
     )  # sorting keeps the order of equals
-    for held in ranked:
-        one = held["best"]
-        lines.append(
-            f"| {_words(held['settings'])} | {one['calibration']:g} | {shown(one['seen'])} | {shown(one['unseen'])} | "
-            f"{shown(one['harmonic'])} | {_area(held)} |"
-        )
+    own = "the checkpoint's own"
+    for naming in ranked:
+        best = naming["best"]
+        changes = ", ".join(f"{key} {value}" for key, value in naming["settings"].items())
+        figures = " | ".join(percent(best[key]) for key in ("seen", "unseen", "harmonic"))
+        lines.append(f"| {changes or own} | {best['calibration']:g} | {figures} | {_area(naming)} |")
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, one: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
-    """One point."""
-    figures = " | ".join(shown(one[key]) for key in ("seen", "unseen", "harmonic"))
-    return f"| {name} | {figures} | {_area(tuned['namings'][one['naming']])} |"
+def _row(name: str, point: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
+    """A row of the table of settings."""
+    figures = " | ".join(percent(point[key]) for key in ("seen", "unseen", "harmonic"))
+    return f"| {name} | {figures} | {_area(tuned['namings'][point['naming']])} |"
 
 
-def _area(held: Mapping[str, Any]) -> str:
-    return "–" if held["area"] is None else f"{held['area']:.4f}"
-
-
-def _words(settings: Mapping[str, Any]) -> str:
-    """What a naming changes."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items()) or "the checkpoint's own"
+def _area(naming: Mapping[str, Any]) -> str:
+    return "–" if naming["area"] is None else f"{naming['area']:.4f}"

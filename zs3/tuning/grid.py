@@ -1,4 +1,4 @@
-"""Which naming settings are tried: values for each setting, crossed, beside the settings as they are."""
+"""The naming settings to try: values for each setting, crossed, and the settings of the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zs3.text.bank import template_sets
 from zs3.tuning.calibration_sweep import Gammas
 
 OWN = "own"
-"""Among prompt sets: the one that each branch of the checkpoint has."""
+"""The prompt set that each branch of the checkpoint has."""
 
 MAX_NAMINGS = 1000
-"""Each is painted three times for every picture."""
+"""Each takes three passes over every image."""
 
 MAX_GAMMAS = 1000
 
@@ -25,8 +25,8 @@ Branches = Literal["both", "both_own", "both_for_every_class", "query", "image"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamingGrid:
-    """Values to try, every one with every other; where there are none, the checkpoint's own. Its settings as they are
-    come first, whatever the values."""
+    """Values to try, each combined with all others; without values, the checkpoint's own. The checkpoint's own settings
+    are always tried first."""
 
     weight: tuple[float, ...] | None = (0.4, 0.5, 0.6, 0.7, 0.8)
     """λ, the share of the leading branch, in [0, 1]."""
@@ -44,24 +44,24 @@ class NamingGrid:
     void_in_image_softmax: tuple[Literal["yes", "no"], ...] | None = None
     """Whether `no object` competes in the image branch's softmax."""
     branches: tuple[Branches, ...] | None = None
-    """Which branches name, and how they are fused."""
+    """Branches that give names, and how they are fused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """One way of naming, whatever γ."""
+    """One way of naming, for any γ."""
 
     settings: NamingSettings
-    """In full; its γ is the checkpoint's own and not used."""
+    """All settings; γ is the checkpoint's own and not used."""
     templates: str | None
-    """Prompt set of both text banks; none leaves each its own."""
+    """Prompt set of both text banks; none keeps the checkpoint's."""
 
     def changes(self, own: NamingSettings, gamma: float) -> dict[str, Any]:
-        """What to pass to `zs3 name` for this naming under γ: the fields that differ from the checkpoint's own."""
+        """The options of `zs3 name` for this naming under γ: the fields that differ from the checkpoint's own."""
         settings = replace(self.settings, calibration=gamma)
         changed = {field.name: getattr(settings, field.name) for field in fields(NamingSettings)}
-        told = {key: value for key, value in changed.items() if value != getattr(own, key)}
-        return told | ({} if self.templates is None else {"templates": self.templates})
+        changed = {key: value for key, value in changed.items() if value != getattr(own, key)}
+        return changed | ({} if self.templates is None else {"templates": self.templates})
 
 
 def gammas_of(grid: NamingGrid, own: NamingSettings) -> Gammas:
@@ -70,10 +70,10 @@ def gammas_of(grid: NamingGrid, own: NamingSettings) -> Gammas:
     Raises:
         ValueError: one cannot be tried.
     """
-    values = _given("calibration", grid.calibration, (own.calibration,), math.isfinite, "a finite number")
+    values = _checked("calibration", grid.calibration, (own.calibration,), math.isfinite, "a finite number")
     if len(values) > MAX_GAMMAS:
         raise ValueError(
-            f"calibration is to be tried at {len(values)} values; at most {MAX_GAMMAS} are of use"
+            f"calibration is to be tried at {len(values)} values, at most {MAX_GAMMAS} are allowed; give fewer"
         )
     return Gammas(values=tuple(sorted({*map(float, values), own.calibration})))
 
@@ -83,25 +83,24 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
 
     Args:
         own: settings of the checkpoint.
-        own_templates: prompt sets of the branches that encode names; another set is no change where all have it, or
-            where no branch encodes.
+        own_templates: prompt sets of the branches that encode names; a set that all of them have already is no change.
 
     Raises:
         ValueError: a value cannot be tried, or there are too many.
     """
     flags = None if grid.void_in_image_softmax is None else [v == "yes" for v in grid.void_in_image_softmax]
     axes: Mapping[str, tuple[Any, ...]] = {
-        "weight": _given("weight", grid.weight, (own.weight,), lambda v: 0 <= v <= 1, "a share in [0, 1]"),
-        "query_temperature": _given(
+        "weight": _checked("weight", grid.weight, (own.weight,), lambda v: 0 <= v <= 1, "a share in [0, 1]"),
+        "query_temperature": _checked(
             "query_temperature", grid.query_temperature, (own.query_temperature,), _positive, "more than 0"
         ),
-        "image_logit_scale": _given(
+        "image_logit_scale": _checked(
             "image_logit_scale", grid.image_logit_scale, (own.image_logit_scale,), _positive, "more than 0"
         ),
-        "void_in_image_softmax": _given(
+        "void_in_image_softmax": _checked(
             "void_in_image_softmax", flags, (own.void_in_image_softmax,), lambda v: True, "yes or no"
         ),
-        "branches": _given(
+        "branches": _checked(
             "branches",
             grid.branches,
             (own.branches,),
@@ -110,14 +109,14 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
         ),
     }
     sets = (OWN, *sorted(template_sets()))
-    prompts = _given("templates", grid.templates, (OWN,), lambda v: v in sets, f"one of {', '.join(sets)}")
-    held = set(own_templates)
-    names = dict.fromkeys(None if one == OWN or not held or {one} == held else one for one in prompts)
+    prompts = _checked("templates", grid.templates, (OWN,), lambda v: v in sets, f"one of {', '.join(sets)}")
+    encoded = set(own_templates)
+    names = dict.fromkeys(None if name == OWN or encoded <= {name} else name for name in prompts)
     count = math.prod(map(len, axes.values())) * len(names)
     if count > MAX_NAMINGS:
         raise ValueError(
-            f"the grid crosses to {count} ways of naming beside γ, at most {MAX_NAMINGS} are tried; "
-            "give fewer values, and go on from the best ones"
+            f"the grid crosses to {count} ways of naming, not counting γ; at most {MAX_NAMINGS} are allowed; "
+            "give fewer values, and continue from the best ones"
         )
     tried = [
         Naming(settings=replace(own, **dict(zip(axes, values))), templates=name)
@@ -127,8 +126,8 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
     return tuple(dict.fromkeys([Naming(settings=own, templates=None), *tried]))
 
 
-def edges(namings: Sequence[Naming], gammas: Gammas, best: Naming, gamma: float) -> list[str]:
-    """Sentences on the numbers of the best setting that are the least or the largest tried: beyond may be better."""
+def range_caveats(namings: Sequence[Naming], gammas: Gammas, best: Naming, gamma: float) -> list[str]:
+    """A sentence per number of the best setting that is the smallest or largest tried: values beyond may be better."""
     tried: dict[str, list[float]] = {
         name: sorted({value for naming in namings if (value := getattr(naming.settings, name)) is not None})
         for name in ("weight", "query_temperature", "image_logit_scale")
@@ -139,13 +138,13 @@ def edges(namings: Sequence[Naming], gammas: Gammas, best: Naming, gamma: float)
         f"The best {name}, {chosen[name]:g}, is the {which} that was tried: values beyond it may be better."
         for name, values in tried.items()
         if len(values) > 1 and not (name == "weight" and chosen[name] in (0, 1))
-        for which, end in (("least", values[0]), ("largest", values[-1]))
+        for which, end in (("smallest", values[0]), ("largest", values[-1]))
         if chosen[name] == end
     ]
 
 
-def _given(name: str, values: Any, own: tuple[Any, ...], fits: Any, expected: str) -> tuple[Any, ...]:
-    """The values of one setting, checked; its own where none are given."""
+def _checked(name: str, values: Any, own: tuple[Any, ...], fits: Any, expected: str) -> tuple[Any, ...]:
+    """The values of one setting, checked; its own without values."""
     if values is None:
         return own
     if not values:

@@ -1,4 +1,4 @@
-"""Tuned naming settings as a file: what `zs3 name` is to use, and on which pictures it was found."""
+"""Tuned naming settings as a file: for `zs3 name --settings`, with the data that they were tuned on."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """Settings and where they come from."""
+    """Tuned settings and their origin."""
 
     changes: Mapping[str, Any]
     """Naming settings that differ from the checkpoint's own, `templates` among them."""
     checkpoint: str
     """Digest of the checkpoint that they were tuned for."""
     tuned_on: Mapping[str, Any]
-    """Data set, split, truth, protocol and scores of the tuning; travels with the labels, and defines none."""
+    """Data set, split, truth, protocol and scores of the tuning; stored with labels, in no digest."""
 
     @classmethod
     def from_json(cls, content: Any, origin: str) -> Tuned:
-        """What `to_json` wrote; further keys are passed over.
+        """The settings that `to_json` wrote; further keys are ignored.
 
         Args:
             origin: where it was read from, for messages.
@@ -51,8 +51,8 @@ class Tuned:
         }
 
 
-def tuning_notes(tuned_on: Mapping[str, Any] | None, dataset: Mapping[str, Any]) -> list[str]:
-    """What a reader of scores must know of how the naming settings came about; empty where they were not tuned.
+def tuning_caveats(tuned_on: Mapping[str, Any] | None, dataset: Mapping[str, Any]) -> list[str]:
+    """How the naming settings of scored labels were tuned, as a sentence; none where they were not tuned.
 
     Args:
         tuned_on: as the label table has it.
@@ -60,12 +60,12 @@ def tuning_notes(tuned_on: Mapping[str, Any] | None, dataset: Mapping[str, Any])
     """
     if not tuned_on:
         return []
-    there = tuned_on["dataset"]
-    told = f"{tuned_on['title']} ({there['images']} images)"
-    same_split = all(there[key] == dataset[key] for key in ("layout", "split", "vocabulary"))
-    if same_split or there["truth"] == dataset["truth"]:
+    tuning = tuned_on["dataset"]
+    title = f"{tuned_on['title']} ({tuning['images']} images)"
+    same_split = all(tuning[key] == dataset[key] for key in ("layout", "split", "vocabulary"))
+    if same_split or tuning["truth"] == dataset["truth"]:
         return [
-            f"The naming settings were tuned on {told}, the very split of these scores: they say how well the settings "
-            "fit, not what other pictures would score."
+            f"The naming settings were tuned on {title}, the very split of these scores: the scores show how well the "
+            "settings fit, not how other pictures would score."
         ]
-    return [f"The naming settings were tuned on {told}; these scores are of another split."]
+    return [f"The naming settings were tuned on {title}; these scores are of another split."]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from zs3.checkpoint import Checkpoint
 from zs3.classification.classifier import SegmentClassifier
 from zs3.classification.settings import with_prompt_set
 from zs3.metrics import Confusion
 from zs3.segmentation.segments import Segments
-from zs3.tuning.calibration_sweep import Gammas, Key, swept
+from zs3.tuning.calibration_sweep import Gammas, Key, sweep
 from zs3.tuning.grid import Naming
 from zs3.vocabulary import Vocabulary
 
@@ -35,7 +34,7 @@ class Trials:
         *,
         ignore_id: int,
     ) -> dict[Key, Confusion]:
-        """What one picture holds for every naming and γ; see `zs3.tuning.calibration_sweep.swept`.
+        """The confusions of one image for every naming and γ; see `zs3.tuning.calibration_sweep.sweep`.
 
         Args:
             truth_HW: class ids of the data set.
@@ -54,20 +53,16 @@ class Trials:
             )
         first = self.classifiers[0]
         with torch.inference_mode():
-            return swept(
+            return sweep(
                 segments,
                 truth_HW,
-                self.scores(segments),
+                [classifier.scores(segments) for classifier in self.classifiers],
                 torch.tensor([first.seen[entry.id] for entry in first.entries]),
                 np.array([ids[entry.name] for entry in first.entries]),
                 gammas,
                 ignore_id=ignore_id,
                 resize_first=first.settings.resize_first,
             )
-
-    def scores(self, segments: Segments) -> list[Tensor]:
-        """(K, C) class scores under each naming."""
-        return [classifier.scores(segments) for classifier in self.classifiers]
 
 
 def load_trials(
@@ -77,8 +72,10 @@ def load_trials(
     encoded: dict[str | None, SegmentClassifier] = {}
     for naming in namings:
         if naming.templates not in encoded:
-            held = with_prompt_set(checkpoint, naming.templates)
-            encoded[naming.templates] = SegmentClassifier(held, vocabulary, naming.settings, device=device)
+            prompted = with_prompt_set(checkpoint, naming.templates)
+            encoded[naming.templates] = SegmentClassifier(
+                prompted, vocabulary, naming.settings, device=device
+            )
     return Trials(
         classifiers=tuple(encoded[naming.templates].with_settings(naming.settings) for naming in namings)
     )

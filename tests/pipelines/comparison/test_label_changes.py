@@ -1,4 +1,4 @@
-"""Pixel churn against a loop over pixels, whatever files the two tables lie in."""
+"""Label changes against a loop over pixels, whatever files the two tables lie in."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.comparison.label_changes import churn
+from pipelines.comparison.label_changes import label_changes
 from pipelines.execution import Execution
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tables.label_table import open_labels_at
@@ -35,14 +35,14 @@ def table(uri: Path, maps: dict[str, np.ndarray], names: dict[int, str], per_fil
     return held
 
 
-def test_churn_counts_every_pixel_by_both_names_of_images_in_both_tables(
+def test_label_changes_count_every_pixel_by_both_names_of_images_in_both_tables(
     ray_session: None, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     first = {f"i{k}": rng.choice([1, 2, 255], (6, 8)) for k in range(5)}
     second = {f"i{k}": rng.choice([5, 6, 7, 255], (6, 8)) for k in reversed(range(1, 7))}
     second["i4"] = np.full((8, 6), 5)
-    found = churn(
+    found = label_changes(
         table(tmp_path / "a", first, FIRST, 2), table(tmp_path / "b", second, SECOND, 3), Execution()
     )
     expected: Counter[tuple[str, str]] = Counter()
@@ -68,7 +68,9 @@ def test_a_label_table_that_is_gone_or_was_vacuumed_is_none(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("per_file", [1, 4])
-def test_a_table_against_itself_has_no_churn(ray_session: None, tmp_path: Path, per_file: int) -> None:
+def test_a_table_against_itself_has_no_label_changes(
+    ray_session: None, tmp_path: Path, per_file: int
+) -> None:
     held = table(tmp_path / "a", {f"i{k}": np.full((3, 3), 1 + k % 2) for k in range(4)}, FIRST, per_file)
-    found = churn(held, held, Execution())
+    found = label_changes(held, held, Execution())
     assert (found["changed"], found["pixels"], found["changes"]) == (0, 36, [])

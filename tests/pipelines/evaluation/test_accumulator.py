@@ -1,9 +1,8 @@
-"""What an evaluation remembers of its images, in files, is what lists of them would have held."""
+"""What an evaluation keeps of its images in files equals what lists in memory would hold."""
 
 import math
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,47 +21,60 @@ from zs3.tables import SCORES
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 VOCABULARY = Vocabulary(name="v", classes=(ClassEntry(id=1, name="cat"), ClassEntry(id=2, name="cow")))
-TRUTH: Any = SimpleNamespace(vocabulary=VOCABULARY, images=3)
 
 
-def sketch(image_id: str, **changes: Any) -> dict[str, Any]:
-    """A sketch of an image of ten cat pixels, seven of them found."""
+def scored(image_id: str, **changes: Any) -> dict[str, Any]:
+    """The score row of an image of ten cat pixels, seven of them labelled cat."""
     lists = {name: [] for name in SCORES.names if name != "image_id"}
     row = {"image_id": image_id, **lists, "truth": [1, 1], "prediction": [1, 2], "pixels": [7, 3]}
     row |= {"file": f"file of {image_id}", "miou": 70.0, "truth_digest": f"digest of {image_id}"}
-    row |= {"has_truth": True, "names": ["cat"], "failure": None, "error": None, "oracles": None}
-    return pa.Table.from_pylist([row | changes], schema=IMAGE_SCORES).to_pylist()[0]
+    return row | {"status": "scored", "names": ["cat"], "oracles": []} | changes
 
 
-def test_every_image_is_of_one_kind_and_only_scored_ones_count(tmp_path: Path) -> None:
-    tally = EvaluationAccumulator(tmp_path)
-    tally.leave_out(["left"])
-    rows = [
-        sketch("b"),
-        sketch("out", has_truth=False),
-        sketch("bad", error="no mask"),
-        sketch("lost", failure="cut"),
-    ]
-    tally.add(rows, TRUTH, PROTOCOLS["zs3"])
-    tally.add([sketch("a")], TRUTH, PROTOCOLS["zs3"])
-    tally.finish()
-    assert tally.images == 2 and int(tally.as_labelled.pixels.sum()) == 20 and tally.names == {"cat"}
-    assert tally.errors(5) == (1, ["no mask"])
-    assert [row["image_id"] for row in tally.first("outside", 5)] == ["left", "out"]
-    assert tally.reasons(["lost", "a"]) == {"lost": "cut"}
-    assert tally.files(["a"]) == {"a": "file of a"}
-    assert list(tally.truth_digests()) == [("a", "digest of a"), ("b", "digest of b")]
-    held = pa.concat_tables(tally.scores().tables())
-    assert held.schema == SCORES and held["image_id"].to_pylist() == ["a", "b"]
-    assert held["pixels"].to_pylist() == [[7, 3], [7, 3]]
+def accumulated(folder: Path, *blocks: list[dict[str, Any]], ends: tuple[str, ...] = ()) -> Any:
+    """An accumulator with these rows."""
+    images = EvaluationAccumulator(folder, VOCABULARY.classes, PROTOCOLS["zs3"], ends)
+    for rows in blocks:
+        images.add(pa.Table.from_pylist(rows, schema=IMAGE_SCORES))
+    return images
+
+
+def test_every_image_has_one_status_and_only_scored_ones_count(tmp_path: Path) -> None:
+    oracle = {"name": "true_masks", "truth": [1], "prediction": [1], "pixels": [5]}
+    images = accumulated(
+        tmp_path,
+        [
+            scored("b", labelled=[1], score=[0.5], oracles=[oracle, oracle | {"name": "oracle_group"}]),
+            scored("out", status="outside"),
+            scored("bad", status="error", message="no mask"),
+            scored("lost", status="failed", message="cut"),
+        ],
+        [scored("a", oracles=[oracle])],
+        [scored("far", status="outside")],
+        ends=("a",),
+    )
+    images.add_outside(["left"])
+    assert images.count == {"scored": 2, "outside": 3, "error": 1, "failed": 1}
+    assert int(images.confusion.pixels.sum()) == 20 and images.names == {"cat"}
+    assert {name: int(held.pixels.sum()) for name, held in images.oracles.items()} == {
+        "true_masks": 10,
+        "oracle_group": 5,
+    }
+    assert images.reliability.sums_2B3[0].sum(axis=0).tolist() == [7, 7, 3.5]
+    assert images.errors(5) == (1, ["no mask"])
+    assert [row["image_id"] for row in images.first("outside", 5)] == ["far", "left", "out"]
+    assert images.failures(["lost", "a"]) == {"lost": "cut"}
+    assert images.files(["a"]) == {"a": "file of a"}
+    assert list(images.truth_digests()) == [("a", "digest of a"), ("b", "digest of b")]
+    rows = pa.concat_tables(images.scores.tables(rows_at_once=1))
+    assert rows.schema == SCORES and rows["image_id"].to_pylist() == ["a", "b"]
+    assert rows["pixels"].to_pylist() == [[7, 3], [7, 3]]
 
 
 def test_an_image_in_two_places_is_an_error(tmp_path: Path) -> None:
-    tally = EvaluationAccumulator(tmp_path)
-    tally.add([sketch("b"), sketch("a"), sketch("b")], TRUTH, PROTOCOLS["zs3"])
-    tally.finish()
-    count, (told,) = tally.errors(5)
-    assert count == 1 and told.startswith("the rows of 'b' lie in two places")
+    images = accumulated(tmp_path, [scored("b"), scored("a"), scored("b")])
+    count, (message,) = images.errors(5)
+    assert count == 1 and message.startswith("the rows of 'b' lie in two places")
 
 
 @given(
@@ -77,10 +89,9 @@ def test_a_gallery_is_chosen_as_from_a_list_of_all_images(
     by_id = dict(zip(ids, mious, strict=True))
     found = {}
     for order in (ids, random.Random(seed).sample(ids, len(ids))):
-        tally = EvaluationAccumulator(tmp_path_factory.mktemp("tally"))
-        tally.add([sketch(one, miou=by_id[one]) for one in order], TRUTH, PROTOCOLS["zs3"])
-        tally.finish()
-        found[tuple(order)] = chosen(tally.mious(count, seed), count, seed)
+        rows = [scored(image_id, miou=by_id[image_id]) for image_id in order]
+        images = accumulated(tmp_path_factory.mktemp("images"), rows)
+        found[tuple(order)] = chosen(images.gallery_candidates(count, seed), count, seed)
     first, *others = found.values()
     assert all(sorted(other) == sorted(first) for other in others)
     whole = chosen(by_id, count, seed)
@@ -115,6 +126,7 @@ def test_tasks_find_their_images_and_what_was_not_scored_is_counted_without_a_li
     ]
     scored, failed = ([pa.table({"image_id": ids})] for ids in (["a"], ["c", "z"]))
     assert truth.unscored(iter(scored), iter(failed), most=1) == (2, ["b"], 1)
+    assert truth.range_ends() == []
     rows = sorted((row["start"], row["stop"]) for row in truth.slices(2).iter_rows())
     assert rows == [(0, 2), (2, 3)]
 

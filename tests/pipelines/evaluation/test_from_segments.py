@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.from_segments import described_names
+from pipelines.evaluation.from_segments import SegmentsSource
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.labelling.name import NameRequest, SegmentClassifierFactory, name
@@ -22,6 +22,7 @@ from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.evaluation.oracles import ORACLES
 from zs3.images.codec import encode_label_png
 from zs3.inference.segment_exporter import SegmentExporter
+from zs3.metrics import PROTOCOLS
 from zs3.nets.zegformer import ZegFormer
 from zs3.segmentation.table import segments_row
 from zs3.tables import SEGMENTS
@@ -146,15 +147,16 @@ def test_tuned_settings_are_taken_and_say_where_they_were_tuned(world, tmp_path)
         changes={"calibration": 0.3}, checkpoint=provenance["checkpoint"], tuned_on={"title": "other val"}
     )
     (tmp_path / "tune.json").write_text(json.dumps(tuned.to_json()))
-    asked = NameRequest(
+    request = NameRequest(
         segments=str(root / "kept"), classes="voc", out=str(tmp_path), settings=str(tmp_path / "tune.json")
     )
-    held = described_names(asked, load_vocabulary("voc"), SegmentClassifierFactory())
-    assert held.classifier().settings.calibration == 0.3
-    assert held.labels.provenance["tuning"] == {"title": "other val"}
+    arguments = (load_vocabulary("voc"), PROTOCOLS["zs3"], SegmentClassifierFactory(), SMALL)
+    source = SegmentsSource(request, *arguments)
+    assert source.classifier().settings.calibration == 0.3
+    assert source.labels.provenance["tuning"] == {"title": "other val"}
     (tmp_path / "tune.json").write_text(json.dumps(replace(tuned, checkpoint="f" * 64).to_json()))
     with pytest.raises(ValueError, match="tuned for the checkpoint ffffffffffff, and the segments are of"):
-        described_names(asked, load_vocabulary("voc"), SegmentClassifierFactory())
+        SegmentsSource(request, *arguments)
 
 
 def refused(root, out, **changes):

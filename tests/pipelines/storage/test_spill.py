@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.storage.atomic import whole_file, without_partial, write_whole
-from pipelines.storage.external_sort import sorted_rows
+from pipelines.storage.external_sort import SortedSpill, range_ends
 from pipelines.storage.lookup_table import row_of
 from pipelines.storage.spill import SpillFile
 
@@ -82,16 +82,10 @@ def test_rows_are_sorted_range_by_range_as_they_would_be_at_once(
     shuffled = random.sample(sorted(ids), len(ids))
     tables = [pa.table({"image_id": [one], "number": [k]}, schema=SCHEMA) for k, one in enumerate(shuffled)]
     folder = tmp_path_factory.mktemp("sorted")
-    held = sorted_rows(
-        tables,
-        sorted(ids),
-        folder,
-        SCHEMA,
-        "ordered",
-        count=len(ids),
-        rows_in_range=rows_in_range,
-        rows_at_once=2,
-    )
-    found = [row for table in held.tables() for row in table.to_pylist()]
-    assert found == [{"image_id": one, "number": shuffled.index(one)} for one in sorted(ids)]
-    assert [path.name for path in folder.iterdir()] == ["ordered.arrow"]
+    held = SortedSpill(folder, SCHEMA, "rows", range_ends(sorted(ids), len(ids), rows_in_range))
+    for table in tables:
+        held.write(table)
+    for _ in range(2):
+        found = [row for table in held.tables(rows_at_once=2) for row in table.to_pylist()]
+        assert found == [{"image_id": one, "number": shuffled.index(one)} for one in sorted(ids)]
+    assert len(list(folder.iterdir())) == 1 + len(ids) // rows_in_range

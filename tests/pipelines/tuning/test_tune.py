@@ -18,7 +18,7 @@ from pipelines.labelling.segment import SegmentRequest, prepare_segment
 from pipelines.labelling.segments_table import read_segments
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from pipelines.tuning.request import TuneRequest, plan_tune
+from pipelines.tuning.request import TuneRequest, prepare_tuning
 from pipelines.tuning.tune import TuneActor, sums_of, tune
 from tests.support.listings import list_images
 from zs3.checkpoint import save_checkpoint
@@ -123,13 +123,13 @@ def report_of(farm, labels, split, out):
 
 def stored(plan):
     """The rows that a plan wants, as its tasks read them."""
-    return pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=plan.wanted))
+    return pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=plan.image_ids))
 
 
 def scored_directly(plan, changes):
     """The scores of the label maps that `zs3 name` paints under some settings, made one by one in this process."""
     classifier, rows, vocabulary = (
-        load_classifier(plan.checkpoint, plan.vocabulary, changes),
+        load_classifier(f"{plan.request.root}/model", plan.vocabulary, changes),
         stored(plan),
         plan.vocabulary,
     )
@@ -156,7 +156,7 @@ def test_every_point_is_the_direct_evaluation_and_reports_name_the_tuning_split(
     assert tuned["tuned_on"]["settings_tried"] == 4 * 4 and len(tuned["namings"]) == 4
     assert tuned["namings"][-1]["settings"] == {"query_temperature": 4.0, "templates": "photo"}
 
-    plan = plan_tune(request)
+    plan = prepare_tuning(request)
     different = set()
     for held in tuned["namings"]:
         assert (held["curve"][0]["unseen"], held["curve"][-1]["seen"]) == (0, 0)
@@ -185,9 +185,11 @@ def test_every_point_is_the_direct_evaluation_and_reports_name_the_tuning_split(
 
 
 def test_neither_batches_nor_order_change_a_sum(farm, tmp_path):
-    plan = plan_tune(to_tune(farm, tmp_path))
+    plan = prepare_tuning(to_tune(farm, tmp_path))
     rows = stored(plan)
-    actor = TuneActor(trials=plan.trials, dataset=plan.dataset, ids=plan.ids, gammas=plan.gammas, threads=1)
+    actor = TuneActor(
+        trials=plan.trials, dataset=plan.dataset, matches=plan.matches, gammas=plan.gammas, threads=1
+    )
     together = sums_of(actor(rows))
     alone = [sums_of(actor(rows.slice(index, 1))) for index in (2, 0, 3, 1)]
     summed = added(alone)
@@ -198,7 +200,7 @@ def test_neither_batches_nor_order_change_a_sum(farm, tmp_path):
 
 
 def test_an_image_that_cannot_be_swept_is_told_and_leaves_the_others_alone(farm, tmp_path):
-    plan = plan_tune(to_tune(farm, tmp_path))
+    plan = prepare_tuning(to_tune(farm, tmp_path))
     refs = {ref.id: ref for ref in plan.dataset.refs}
     swapped = tuple(
         replace(ref, truth_uri=refs["1"].truth_uri if ref.id == "0" else ref.truth_uri)
@@ -208,7 +210,7 @@ def test_an_image_that_cannot_be_swept_is_told_and_leaves_the_others_alone(farm,
     actor = TuneActor(
         trials=plan.trials,
         dataset=replace(plan.dataset, refs=blind),
-        ids=plan.ids,
+        matches=plan.matches,
         gammas=plan.gammas,
         threads=1,
     )
@@ -233,7 +235,7 @@ def settings_file(folder, **changes):
 
 
 def test_tuned_settings_define_labels_by_their_values_alone(farm, tmp_path):
-    digest = plan_tune(to_tune(farm, tmp_path / "x")).checkpoint_digest
+    digest = prepare_tuning(to_tune(farm, tmp_path / "x")).checkpoint_digest
     settings = settings_file(tmp_path / "tuned", checkpoint=digest)
     by_hand = prepare_name(to_name(farm, tmp_path / "out", naming={"calibration": 0.1}))
     tuned = prepare_name(to_name(farm, tmp_path / "out", settings=settings))
@@ -278,17 +280,17 @@ def test_what_cannot_be_tuned_on_is_named(farm, tmp_path, tiny_recipe):
     (farm / "images" / "gone.png").write_bytes((farm / "images" / "3.png").read_bytes())
     (farm / "masks" / "gone.png").write_bytes((farm / "masks" / "3.png").read_bytes())
     with pytest.raises(ValueError, match=r"1 of 3 images of .* more have no segments \(gone; 0 of them"):
-        plan_tune(to_tune(farm, tmp_path, split="more"))
-    assert plan_tune(to_tune(farm, tmp_path, split="more", allow_missing=True)).wanted == {"3", "4"}
+        prepare_tuning(to_tune(farm, tmp_path, split="more"))
+    assert prepare_tuning(to_tune(farm, tmp_path, split="more", allow_missing=True)).image_ids == {"3", "4"}
     (tmp_path / "seen.txt").write_text("dog\ngrass\n")
     with pytest.raises(
         ValueError, match="all 2 classes of 'seen' are seen for this checkpoint, so there is no"
     ):
-        plan_tune(to_tune(farm, tmp_path, classes=str(tmp_path / "seen.txt")))
+        prepare_tuning(to_tune(farm, tmp_path, classes=str(tmp_path / "seen.txt")))
     with pytest.raises(ValueError, match="calibration is to be tried at no value"):
-        plan_tune(to_tune(farm, tmp_path, grid=replace(GRID, calibration=())))
+        prepare_tuning(to_tune(farm, tmp_path, grid=replace(GRID, calibration=())))
     save_checkpoint(tmp_path / "other", tiny_recipe, ZegFormer(tiny_recipe.model), ["dog"])
     with pytest.raises(ValueError, match=r"made with the checkpoint .* segment the images again"):
-        plan_tune(to_tune(farm, tmp_path, checkpoint=str(tmp_path / "other")))
+        prepare_tuning(to_tune(farm, tmp_path, checkpoint=str(tmp_path / "other")))
     with pytest.raises(FileNotFoundError, match="no segments table at"):
-        plan_tune(to_tune(farm, tmp_path, segments=str(tmp_path / "nothing")))
+        prepare_tuning(to_tune(farm, tmp_path, segments=str(tmp_path / "nothing")))

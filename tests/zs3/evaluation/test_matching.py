@@ -1,18 +1,12 @@
-"""What labels mean in a data set, how one image is scored and shown, and what a reader must be told."""
+"""What labels mean in a data set, how one image is scored and shown, and the caveats of a report."""
 
 import numpy as np
 import pytest
 
-from zs3.evaluation.matching import (
-    chosen,
-    class_matches,
-    image_confusion,
-    image_scores,
-    notes,
-    oracles,
-    predicted_ids,
-)
-from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, total
+from zs3.evaluation.caveats import caveats
+from zs3.evaluation.image_scores import image_score_row
+from zs3.evaluation.matching import chosen, class_matches, predicted_ids
+from zs3.metrics import UNKNOWN, UNLABELLED
 from zs3.tables import label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
 
@@ -54,14 +48,13 @@ def test_a_label_that_could_mean_two_classes_is_refused_unless_one_has_its_very_
 def test_sizes_that_differ_are_told_with_image_and_both_sizes() -> None:
     labelled = rows(np.full((4, 6), 2, np.int32))
     with pytest.raises(ValueError, match=r"'a' are 6x4 pixels and its truth 4x6"):
-        image_confusion(labelled, np.zeros((6, 4), np.int32), DATA, class_matches(NAMES.values(), DATA))
+        image_score_row(labelled, np.zeros((6, 4), np.int32), DATA, class_matches(NAMES.values(), DATA))
 
 
 def test_an_image_without_any_label_scores_zero_and_is_no_error() -> None:
     labelled = rows(np.full((2, 3), 255, np.int32))
-    image = image_confusion(labelled, np.full((2, 3), 7, np.int32), DATA, {})
-    assert image.prediction.tolist() == [UNLABELLED]
-    assert image_scores(image, DATA).all == 0.0
+    columns, miou = image_score_row(labelled, np.full((2, 3), 7, np.int32), DATA, {})
+    assert columns["prediction"] == [UNLABELLED] and miou == 0.0
 
 
 def test_a_region_without_a_name_is_refused() -> None:
@@ -86,8 +79,8 @@ def test_a_gallery_larger_than_the_data_set_shows_every_image_once() -> None:
     assert chosen(mious, 0, seed=0) == [] and chosen({}, 12, seed=0) == []
 
 
-def told(**changes: object) -> str:
-    """The notes of a faultless evaluation, but for the changes."""
+def sentences(**changes: object) -> str:
+    """The caveats of a faultless evaluation with some changes."""
     values: dict = {
         "seen": {"cat": True, "cow": False},
         "matches": {"cat": 7, "cow": 9},
@@ -95,25 +88,19 @@ def told(**changes: object) -> str:
         "missing": {"without_labels": (0, []), "without_truth": (0, [])},
         "runs": ["r"],
     }
-    return " ".join(notes(DATA, **(values | changes)))
+    return " ".join(caveats(DATA, **(values | changes)))
 
 
-def test_notes_tell_what_makes_the_numbers_other_than_they_seem() -> None:
-    assert told() == ""
-    assert "not zero-shot" in told(seen={"cat": True, "cow": True})
-    assert "never had training masks of cat" in told(seen={"cat": False, "cow": False})
-    assert "data set lacks count as wrong: unicorn" in told(
+def test_caveats_say_why_numbers_may_mislead() -> None:
+    assert sentences() == ""
+    assert "not zero-shot" in sentences(seen={"cat": True, "cow": True})
+    assert "never had training masks of cat" in sentences(seen={"cat": False, "cow": False})
+    assert "data set lacks count as wrong: unicorn" in sentences(
         seen={"unicorn": False}, matches={"unicorn": UNKNOWN}
     )
-    assert "they have no labels: a, b (2 in all)" in told(
+    assert "they have no labels: a, b (2 in all)" in sentences(
         missing={"without_labels": (2, ["a", "b"]), "without_truth": (0, [])}
     )
-    assert "mixes 2 labelling runs" in told(runs=["r", "s"])
+    assert "mixes 2 labelling runs" in sentences(runs=["r", "s"])
     short = Vocabulary(name="short", classes=(ClassEntry(id=1, name="couch"), ClassEntry(id=2, name="cow")))
-    assert "no name for cat:" in told(labelled_with=short)
-
-
-def test_oracle_scores_come_as_diagnostics_of_a_report() -> None:
-    both = oracles(total([]), total([]), DATA.classes, PROTOCOLS["zs3"])
-    assert [entry["title"] for entry in both] == ["Masks alone", "Names alone"]
-    assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic", "all"} for entry in both)
+    assert "no name for cat:" in sentences(labelled_with=short)

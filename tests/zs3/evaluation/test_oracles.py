@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.pixel_scores import pixel_scores
 from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings
-from zs3.evaluation.oracles import ORACLES, candidates, error_split, named_in_group, painters
+from zs3.evaluation.oracles import ORACLES, candidates_of, dominant_segment, error_split, named_in_group
 from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, confusion, counted, scores, with_true_names
 from zs3.segmentation.segments import Segments
 from zs3.vocabulary import ClassEntry, Vocabulary
@@ -31,7 +31,7 @@ MATCHES = {"yak": 4, "kitten": 1, "unicorn": UNKNOWN, "couch": 2, "cow": 3}
 ENTRIES = tuple(ClassEntry(id=10 + row, name=name) for row, name in enumerate(MATCHES))
 SEEN = {entry.id: entry.name in ("kitten", "couch") for entry in ENTRIES}
 ZS3, VOC21 = PROTOCOLS["zs3"], PROTOCOLS["voc21"]
-NAMED = candidates(ENTRIES, SEEN, MATCHES, FARM, ZS3)
+NAMED = candidates_of(ENTRIES, SEEN, MATCHES, FARM, ZS3)
 
 
 def segments_of(mask_logits_Khw, hw, resized_hw=None):
@@ -91,7 +91,7 @@ def test_no_oracle_on_predicted_masks_loses_a_pixel_and_pieces_are_named_at_leas
     seed, calibration, resize_first, protocol
 ):
     case = Case(seed, calibration=calibration, resize_first=resize_first)
-    named = candidates(ENTRIES, SEEN, MATCHES, FARM, protocol)
+    named = candidates_of(ENTRIES, SEEN, MATCHES, FARM, protocol)
     predicted, split = case.predicted(named, protocol), case.split(named, protocol)
     assert tuple(split) == ORACLES
     assert all(held.pixels.sum() == predicted.pixels.sum() for held in split.values())
@@ -102,7 +102,7 @@ def test_no_oracle_on_predicted_masks_loses_a_pixel_and_pieces_are_named_at_leas
 def test_no_naming_of_the_pieces_has_more_pixels_right():
     case = Case(3, count=2, classes=5)
     labels = case.labels()
-    painter = painters(case.segments, case.scores, labels, resize_first=False)
+    painter = dominant_segment(case.segments, case.scores, labels, resize_first=False)
     pieces, index = np.unique(np.stack([labels, painter]).reshape(2, -1), axis=1, return_inverse=True)
     assert 2 < pieces.shape[1] < 7
     truth = case.truth.ravel()
@@ -129,7 +129,7 @@ def test_the_painter_of_a_pixel_gave_most_to_its_label_and_regions_pool_the_scor
     ]
     shares_KCHW = torch.stack(alone).view(5, len(ENTRIES), *labels.shape).numpy()
     given_KHW = np.take_along_axis(shares_KCHW, labels[None, None], axis=1)[:, 0]
-    painter = painters(case.segments, case.scores, labels, resize_first=resize_first)
+    painter = dominant_segment(case.segments, case.scores, labels, resize_first=resize_first)
     chosen = np.take_along_axis(given_KHW, painter[None], axis=0)[0]
     assert np.allclose(chosen, given_KHW.max(axis=0), rtol=1e-5)
 
@@ -147,7 +147,7 @@ def test_perfect_segments_score_100_everywhere():
     masks = torch.stack(
         [torch.from_numpy(np.where(truth_cells == one, 20.0, -20.0)).float() for one in classes]
     )
-    named = candidates(
+    named = candidates_of(
         FARM.candidates,
         {1: True, 2: True, 3: False, 4: False},
         {e.name: e.id for e in FARM.candidates},
@@ -170,7 +170,7 @@ def test_the_order_of_the_class_list_changes_nothing(seed, order):
     expected = case.split()
     case.scores = case.scores[:, order]
     entries = [ENTRIES[row] for row in order]
-    again = case.split(candidates(entries, SEEN, MATCHES, FARM, ZS3))
+    again = case.split(candidates_of(entries, SEEN, MATCHES, FARM, ZS3))
     for name in ORACLES:
         for part in ("truth", "prediction", "pixels"):
             assert np.array_equal(getattr(expected[name], part), getattr(again[name], part))
@@ -179,14 +179,14 @@ def test_the_order_of_the_class_list_changes_nothing(seed, order):
 def test_with_one_candidate_in_each_group_knowing_the_group_is_knowing_the_class():
     case = Case(7, classes=2)
     case.truth = np.where(case.truth % 2, 1, 3)
-    two = candidates([ENTRIES[1], ENTRIES[4]], SEEN, MATCHES, FARM, ZS3)
+    two = candidates_of([ENTRIES[1], ENTRIES[4]], SEEN, MATCHES, FARM, ZS3)
     held = case.split(two)["oracle_group"]
     assert right(held) == held.pixels.sum() > right(case.predicted(two))
 
 
 def test_a_group_without_a_candidate_has_no_labels():
     case = Case(8, classes=2)
-    seen_only = candidates([ENTRIES[1], ENTRIES[3]], SEEN, MATCHES, FARM, ZS3)
+    seen_only = candidates_of([ENTRIES[1], ENTRIES[3]], SEEN, MATCHES, FARM, ZS3)
     labels = case.labels(seen_only)
     found = named_in_group(case.segments, case.scores, labels, case.truth, seen_only, case.settings, FARM)
     unseen = np.isin(case.truth, (3, 4))
@@ -198,8 +198,8 @@ def test_a_class_that_the_data_set_lacks_belongs_to_the_group_that_the_checkpoin
     assert NAMED.ids_C.tolist() == [4, 1, UNKNOWN, 2, 3]
     assert NAMED.unseen_C.tolist() == [True, False, True, False, True]
     assert NAMED.trained_C.tolist() == [False, True, False, True, False]
-    assert not candidates(ENTRIES, SEEN, MATCHES, FARM, VOC21).unseen_C[2]
-    learnt = candidates(ENTRIES, SEEN | {12: True}, MATCHES, FARM, ZS3)
+    assert not candidates_of(ENTRIES, SEEN, MATCHES, FARM, VOC21).unseen_C[2]
+    learnt = candidates_of(ENTRIES, SEEN | {12: True}, MATCHES, FARM, ZS3)
     assert learnt.unseen_C.tolist() == [True, False, False, False, True]
 
 

@@ -9,9 +9,16 @@ import pytest
 
 from zs3.evaluation.image_scores import image_score_row
 from zs3.metrics import PROTOCOLS, confusion, scores, total
-from zs3.metrics.intervals import BLOCK, drawings, interval, p_value, resampled, swapped
+from zs3.metrics.intervals import (
+    BLOCK,
+    bootstrap_sums,
+    bootstrap_weights,
+    exchanged_sums,
+    intervals,
+    p_value,
+)
 from zs3.metrics.paired import paired
-from zs3.metrics.resampling import METRICS, Sums, ranges
+from zs3.metrics.resampling import METRICS, ScoreCounts, ranges
 from zs3.tables import SCORES, label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
 
@@ -59,7 +66,7 @@ def images(count: int, *, seed: int, right: float = 0.6) -> Images:
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_vectorised_scores_of_any_weighting_are_the_scores_of_repeated_images(name: str) -> None:
     held, protocol = images(6, seed=1), PROTOCOLS[name]
-    sums = Sums(VOCABULARY.classes, protocol)
+    sums = ScoreCounts(VOCABULARY.classes, protocol)
     counts = sums.columns(held.table)
     for weights in ([1, 1, 1, 1, 1, 1], [3, 0, 2, 0, 0, 1]):
         drawn = [pair for pair, times in zip(held.maps, weights, strict=True) for _ in range(times)]
@@ -101,7 +108,7 @@ def test_metrics_of_groups_and_boundary_iou_are_those_of_a_loop_over_pixels(name
             if label == true:
                 counts[true][0] += 1
                 counts[true][3] += near[0][y, x] and near[1][y, x]
-    sums = Sums(VOCABULARY.classes, protocol)
+    sums = ScoreCounts(VOCABULARY.classes, protocol)
     found = sums.scores(sums.columns(held.table).sum(axis=0)[None])
     for group, roles in (("seen", {"seen", "background"}), ("unseen", {"unseen"})):
         members = [counts[entry.id] for entry in scored if entry.role in roles]
@@ -132,9 +139,9 @@ def outline(labels: np.ndarray, distance: int) -> np.ndarray:
     )
 
 
-def test_drawings_take_as_many_images_as_there_are_each_equally_often() -> None:
+def test_replicates_take_as_many_images_as_there_are_each_equally_often() -> None:
     for count in (1, 7, BLOCK + 3):
-        weights = np.concatenate(list(drawings(count, replicates=400, seed=0)), axis=1)
+        weights = np.concatenate(list(bootstrap_weights(count, replicates=400, seed=0)), axis=1)
         assert weights.shape == (400, count) and (weights.sum(axis=1) == count).all()
         assert weights.mean(axis=0) == pytest.approx(
             np.ones(count), abs=0.25
@@ -143,20 +150,20 @@ def test_drawings_take_as_many_images_as_there_are_each_equally_often() -> None:
     assert weights.var() == pytest.approx(1 - 1 / weights.shape[1], abs=0.03)
 
 
-def test_the_spread_of_drawings_is_the_standard_error_of_a_mean() -> None:
+def test_the_spread_of_replicates_is_the_standard_error_of_a_mean() -> None:
     values = np.random.default_rng(0).integers(0, 1000, (1200, 1)).astype(float)
-    sums = resampled([values], 1200, replicates=4000)
-    # 4,000 drawings know a deviation to 1.1 %; 5 % would let no forgotten factor through.
+    sums = bootstrap_sums([values], 1200, replicates=4000)
+    # 4,000 replicates know a deviation to 1.1 %; 5 % would let no forgotten factor through.
     assert sums.std() / 1200 == pytest.approx(values.std() / np.sqrt(1200), rel=0.05)
-    low, high = interval(sums[:, 0] / 1200)
+    (low,), (high,) = intervals(sums / 1200)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(1200), rel=0.08)
 
 
 def test_blocks_and_the_order_of_rows_change_nothing_and_the_seed_does() -> None:
     values = np.random.default_rng(1).integers(0, 99, (BLOCK + 90, 3)).astype(float)
-    whole = resampled([values], len(values), replicates=20)
-    assert np.array_equal(whole, resampled(np.array_split(values, 11), len(values), replicates=20))
-    assert not np.array_equal(whole, resampled([values], len(values), replicates=20, seed=1))
+    whole = bootstrap_sums([values], len(values), replicates=20)
+    assert np.array_equal(whole, bootstrap_sums(np.array_split(values, 11), len(values), replicates=20))
+    assert not np.array_equal(whole, bootstrap_sums([values], len(values), replicates=20, seed=1))
 
 
 def test_ranges_hold_the_scores_and_a_class_of_one_image_has_no_interval() -> None:
@@ -190,7 +197,7 @@ def test_p_values_of_runs_that_are_alike_are_uniform() -> None:
     values = []
     for _ in range(200):
         first, second = rng.normal(0, 1, (2, 30, 1))
-        one, other = swapped([first], [second], replicates=200, seed=int(rng.integers(1 << 30)))
+        one, other = exchanged_sums([first], [second], replicates=200, seed=int(rng.integers(1 << 30)))
         values.append(p_value(float((second - first).sum()), (other - one)[:, 0]))
     # Of 200, 10 are expected below 0.05, with a deviation of 3.1; a one-sided or halved p would give 20.
     assert 1 <= sum(value < 0.05 for value in values) <= 19

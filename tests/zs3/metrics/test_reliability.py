@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from zs3.metrics import PROTOCOLS, confusion, total
+from zs3.metrics import PROTOCOLS, confusion
 from zs3.metrics.reliability import BINS, Reliability
-from zs3.metrics.summary import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,3 @@ def test_bins_hold_pixels_mean_score_and_accuracy_of_counted_pixels() -> None:
 def test_nothing_counted_gives_no_number() -> None:
     assert np.isnan(Reliability().errors()["all"])
     assert all(line["score"] is None for line in Reliability().curve())
-
-
-def test_the_confusion_matrix_holds_the_classes_of_most_mistakes_and_loses_no_pixel_of_a_row() -> None:
-    truth = np.array([[1] * 6 + [2] * 4 + [0, 255]])
-    given = np.array([[1, 1, 1, 2, 2, -1, 2, 2, 2, 1, 1, 1]])
-    whole = total([confusion(truth, given, ignore_id=255)])
-    held = confusion_matrix(whole, CLASSES, PROTOCOLS["zs3"])
-    assert held == {"classes": ["cat", "cow"], "pixels": [[3, 2], [1, 3]], "other": [1, 0]}
-    assert confusion_matrix(whole, CLASSES, PROTOCOLS["zs3"], most=1)["pixels"] == [[3]]

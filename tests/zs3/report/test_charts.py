@@ -2,9 +2,9 @@
 
 import pytest
 
-from zs3.report import flat
 from zs3.report.charts import SIDE, reliability, trade_off
-from zs3.report.mistakes import LARGEST, largest, matrix
+from zs3.report.details import MAX_MISTAKES, confusion_rows, largest_mistakes
+from zs3.report.formats import flattened
 
 
 def test_the_reliability_curve_has_a_dot_for_each_bin_with_pixels() -> None:
@@ -66,28 +66,30 @@ def test_without_a_curve_there_is_no_trade_off() -> None:
 
 
 def test_a_curve_in_the_provenance_is_counted_not_printed() -> None:
-    assert flat({"tuning": tuning()})[-1] == ("tuning.curve", "3 entries")
+    assert flattened({"tuning": tuning()})[-1] == ("tuning.curve", "3 entries")
 
 
 CONFUSION = {"classes": ["cat", "cow"], "pixels": [[6, 2], [0, 0]], "other": [2, 0]}
 
 
 def test_rows_of_the_matrix_are_shares_of_the_true_class() -> None:
-    held = matrix(CONFUSION, {"cat": True, "cow": False})
+    held = confusion_rows(CONFUSION, {"cat": True, "cow": False})
     assert held is not None and held["columns"] == [("cat", True), ("cow", False)]
     cat, cow = held["rows"]
     assert [cell["share"] for cell in cat["cells"]] == [60.0, 20.0, 20.0]
     assert [cell["right"] for cell in cat["cells"]] == [True, False, False]
     assert [cell["share"] for cell in cow["cells"]] == [None] * 3 and not cow["seen"]
-    assert matrix({"classes": [], "pixels": [], "other": []}, {}) is None
+    assert confusion_rows({"classes": [], "pixels": [], "other": []}, {}) is None
 
 
 def test_the_largest_mistakes_come_first_and_right_pixels_are_none() -> None:
-    held = matrix(CONFUSION, {})
+    held = confusion_rows(CONFUSION, {})
     assert held is not None
-    assert [(entry["truth"], entry["taken"], entry["pixels"]) for entry in largest(held)] == [
+    assert [(entry["truth"], entry["taken"], entry["pixels"]) for entry in largest_mistakes(held)] == [
         ("cat", "cow", 2),
         ("cat", "other", 2),
     ]
-    wide = matrix({"classes": list("abcdefghijklm"), "pixels": [[1] * 13] * 13, "other": [0] * 13}, {})
-    assert wide is not None and len(largest(wide)) == LARGEST
+    wide = confusion_rows(
+        {"classes": list("abcdefghijklm"), "pixels": [[1] * 13] * 13, "other": [0] * 13}, {}
+    )
+    assert wide is not None and len(largest_mistakes(wide)) == MAX_MISTAKES

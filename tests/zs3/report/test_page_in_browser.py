@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 from zs3.metrics import PROTOCOLS, Confusion, confusion, scores, total
-from zs3.metrics.summary import confusion_matrix
 from zs3.report import page as report_page
-from zs3.report import report_values
 from zs3.report.gallery import GalleryItem, gallery_item
 from zs3.report.overlays import colour
+from zs3.report.values import confusion_matrix, report_values
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright; install zs3 with [dev]")
@@ -60,7 +59,7 @@ def written(path: Path, **changes: Any) -> Path:
         scores=scores(whole, DATA.classes, protocol),
         protocol=protocol,
         images=3,
-        missing={"without_labels": [HOSTILE, "b"], "without_truth": []},
+        missing={"without_labels": (2, [HOSTILE, "b"]), "without_truth": (0, [])},
         notes=[HOSTILE],
         diagnostics=[{"title": "Masks alone", "seen": 80.0, "unseen": 70.0, "harmonic": 75.0, "note": "n"}],
         provenance={"labels": {"digest": "0123456789abcdef" * 4}, "settings": {"replicates": 2000}},

@@ -14,13 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from zs3.metrics import PROTOCOLS, confusion, scores
-from zs3.report import diagnostic, flat, markdown, page, report_values
-from zs3.report.error_split import split_classes, split_diagnostics, split_sentence, split_values
+from zs3.metrics import PROTOCOLS, confusion, scores, total
+from zs3.report import markdown, page
+from zs3.report.error_split import (
+    region_diagnostics,
+    split_classes,
+    split_diagnostics,
+    split_sentence,
+    split_values,
+)
+from zs3.report.formats import flattened
 from zs3.report.gallery import GalleryItem, LegendEntry
 from zs3.report.layers import Layer
 from zs3.report.overlays import colour, shrunk
 from zs3.report.terminal import summary
+from zs3.report.values import checked_diagnostic, confusion_matrix, report_values
 from zs3.vocabulary import ClassEntry
 
 CLASSES = (
@@ -43,7 +51,7 @@ def report(
         scores=scores(confusion(truth, prediction, ignore_id=255), classes, PROTOCOLS["zs3"]),
         protocol=PROTOCOLS["zs3"],
         images=3,
-        missing={"without_labels": ["b", "a"], "without_truth": []},
+        missing={"without_labels": (2, ["b", "a"]), "without_truth": (0, [])},
         notes=[note],
         diagnostics=[
             {"title": "Masks alone", "seen": 80.0, "unseen": float("nan"), "harmonic": 84, "note": note}
@@ -239,7 +247,7 @@ def test_the_split_holds_four_scores_of_each_class_in_the_truth_and_what_each_or
     )
     assert "is 40.0. It would be 100.0 (+60.0) if the same masks" in split_sentence(held)
     assert "40.0 (+0.0) if the true masks" in split_sentence(held)
-    assert diagnostic(split_diagnostics(held)[0])["all"] == 100.0
+    assert checked_diagnostic(split_diagnostics(held)[0])["all"] == 100.0
     nothing = split()
     nothing["predicted_names"]["harmonic"] = None
     assert "The harmonic mean is –. It would be 100.0 if" in split_sentence(nothing)
@@ -290,15 +298,21 @@ def test_a_report_without_a_single_number_still_renders() -> None:
 
 def test_diagnostics_from_outside_are_checked() -> None:
     nested = {"title": "t", "seen": {"miou": 1.0}, "unseen": 2, "harmonic": None}
-    assert diagnostic(nested) == {"title": "t", "note": "", "seen": 1.0, "unseen": 2, "harmonic": None}
+    assert checked_diagnostic(nested) == {
+        "title": "t",
+        "note": "",
+        "seen": 1.0,
+        "unseen": 2,
+        "harmonic": None,
+    }
     with pytest.raises(ValueError, match="no title"):
-        diagnostic({"seen": 1.0})
+        checked_diagnostic({"seen": 1.0})
     with pytest.raises(ValueError, match="unseen = 'high'"):
-        diagnostic({"title": "t", "unseen": "high"})
+        checked_diagnostic({"title": "t", "unseen": "high"})
 
 
 def test_provenance_is_flattened_in_its_order() -> None:
-    assert flat({"b": {"x": 1, "y": [1, 2]}, "a": None, "c": []}) == [
+    assert flattened({"b": {"x": 1, "y": [1, 2]}, "a": None, "c": []}) == [
         ("b.x", "1"),
         ("b.y", "1, 2"),
         ("a", "none"),
@@ -325,3 +339,23 @@ def test_shrinking_keeps_proportions_and_invents_no_class(height: int, width: in
     photo = shrunk(np.zeros((height, width, 3), np.uint8), limit)
     assert small.shape == photo.shape[:2] and max(small.shape) <= limit
     assert set(np.unique(small)) <= set(np.unique(labels))
+
+
+def test_the_confusion_matrix_holds_the_classes_of_most_mistakes_and_loses_no_pixel_of_a_row() -> None:
+    animals = (
+        ClassEntry(id=0, name="ground", role="background"),
+        ClassEntry(id=1, name="cat"),
+        ClassEntry(id=2, name="cow", role="unseen"),
+    )
+    truth = np.array([[1] * 6 + [2] * 4 + [0, 255]])
+    given = np.array([[1, 1, 1, 2, 2, -1, 2, 2, 2, 1, 1, 1]])
+    whole = total([confusion(truth, given, ignore_id=255)])
+    held = confusion_matrix(whole, animals, PROTOCOLS["zs3"])
+    assert held == {"classes": ["cat", "cow"], "pixels": [[3, 2], [1, 3]], "other": [1, 0]}
+    assert confusion_matrix(whole, animals, PROTOCOLS["zs3"], max_classes=1)["pixels"] == [[3]]
+
+
+def test_oracles_of_a_label_table_come_as_diagnostics_of_a_report() -> None:
+    both = region_diagnostics(total([]), total([]), CLASSES, PROTOCOLS["zs3"])
+    assert [entry["title"] for entry in both] == ["Masks alone", "Names alone"]
+    assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic", "all"} for entry in both)

@@ -19,7 +19,7 @@ from zs3.config import NamingSettings
 from zs3.metrics import UNKNOWN, UNLABELLED, confusion, total
 from zs3.segmentation.segments import Segments
 from zs3.tuning import calibration_sweep
-from zs3.tuning.calibration_sweep import Gammas, GroupBest, added, confusion_at, reach, swept
+from zs3.tuning.calibration_sweep import Gammas, GroupBest, added, confusion_at, seen_count
 
 SEEN = torch.tensor([True, False, True, False, True, False])
 IDS = np.array([1, 2, 3, 4, UNKNOWN, 3])
@@ -55,7 +55,7 @@ def random_truth(seed, size=(19, 23)):
 
 
 def sweep(segments, truth, scores, seen=SEEN, ids=IDS, gammas=GAMMAS, resize_first=False):
-    return swept(
+    return calibration_sweep.sweep(
         segments, truth, scores, seen, ids, gammas, ignore_id=255, resize_first=resize_first
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def test_pixels_outside_of_given_masks_stay_without_a_label():
         assert same(confusion_at(found, 0, gamma, GAMMAS), expected)
 
 
-def test_reach_counts_the_gammas_under_which_the_seen_class_wins():
+def test_seen_count_counts_the_gammas_under_which_the_seen_class_wins():
     best = GroupBest(
         seen_P=torch.tensor([0, 3, 0, 3, 0]),
         seen_score_P=torch.tensor([0.5, 0.5, 0.1, 0.9, 0.0]),
@@ -144,10 +144,10 @@ def test_reach_counts_the_gammas_under_which_the_seen_class_wins():
         unseen_score_P=torch.tensor([0.25, 0.25, 0.2, 0.0, 0.0]),
     )
     # A lead of exactly 0.25 goes to the class that is listed first: the seen one, then the unseen one.
-    assert reach(best, (0.125, 0.25, 0.5)).tolist() == [2, 1, 0, 3, 0]
-    assert reach(best, (-0.25, -0.1)).tolist() == [2, 2, 2, 2, 2]
-    assert reach(best, (0.0,)).tolist() == [1, 1, 0, 1, 1]
-    assert reach(best, ()).tolist() == [0] * 5
+    assert seen_count(best, (0.125, 0.25, 0.5)).tolist() == [2, 1, 0, 3, 0]
+    assert seen_count(best, (-0.25, -0.1)).tolist() == [2, 2, 2, 2, 2]
+    assert seen_count(best, (0.0,)).tolist() == [1, 1, 0, 1, 1]
+    assert seen_count(best, ()).tolist() == [0] * 5
 
 
 @given(seed=st.integers(0, 10_000), gamma=st.sampled_from([-0.7, -0.2, 0.0, 0.2, 0.7]))

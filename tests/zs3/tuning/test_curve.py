@@ -9,8 +9,8 @@ import pytest
 from zs3.metrics import PROTOCOLS, Confusion
 from zs3.report.trade_off import markdown, picture
 from zs3.tuning.calibration_sweep import Gammas
-from zs3.tuning.curve import Curve, Point, best_point, curve
-from zs3.tuning.settings_file import Tuned, tuning_notes
+from zs3.tuning.curve import Curve, Point, best_setting, curve
+from zs3.tuning.settings_file import Tuned, tuning_caveats
 from zs3.vocabulary import ClassEntry
 
 CLASSES = (
@@ -41,7 +41,7 @@ def test_more_points_on_the_way_do_not_change_a_straight_curve():
     assert Curve(points=tuple(points)).area == pytest.approx(0.8 * 0.6 / 2)
 
 
-def test_the_best_point_is_a_setting_and_of_equals_the_nearest_to_the_own_one():
+def test_the_best_setting_is_a_setting_and_of_equals_the_nearest_to_the_own_one():
     ends = (at(0, 0, gamma=-math.inf, harmonic=99), at(0, 0, gamma=math.inf, harmonic=99))
 
     def settings(naming, *harmonics):
@@ -49,25 +49,27 @@ def test_the_best_point_is_a_setting_and_of_equals_the_nearest_to_the_own_one():
         return Curve(points=(ends[0], *inner, ends[1]))
 
     curves = [settings(0, 5, 7, 7), settings(1, 7, 7, 7)]
-    assert (best_point(curves, 0.2).naming, best_point(curves, 0.2).gamma) == (0, 0.2)
-    assert best_point(curves, 0.0).gamma == 0.0
-    assert best_point([curves[0], settings(1, 8, math.nan, 8)], 0.2).gamma == 0.2
+    assert (best_setting(curves, 0.2).naming, best_setting(curves, 0.2).gamma) == (0, 0.2)
+    assert best_setting(curves, 0.0).gamma == 0.0
+    assert best_setting([curves[0], settings(1, 8, math.nan, 8)], 0.2).gamma == 0.2
     with pytest.raises(ValueError, match=r"no setting has a harmonic mean.*tune on a split that has both"):
-        best_point([settings(0, math.nan, math.nan, math.nan)], 0.0)
+        best_setting([settings(0, math.nan, math.nan, math.nan)], 0.0)
 
 
 def test_a_curve_runs_from_seen_names_alone_to_unseen_names_alone():
     gammas = Gammas(values=(0.1, 0.2))
     right = np.array([1, 2])
 
-    def held(prediction, bins, reach):  # a pixel of each class, whose best class of the group is `prediction`
+    def held(
+        prediction, bins, counts
+    ):  # a pixel of each class, whose best class of the group is `prediction`
         return Confusion(
-            truth=right, prediction=(np.full(2, prediction) + 2) * bins + reach, pixels=right * 0 + 1
+            truth=right, prediction=(np.full(2, prediction) + 2) * bins + counts, pixels=right * 0 + 1
         )
 
-    reach = np.array([2, 1])
+    counts = np.array([2, 1])
     sums = {(0, 0, 0): held(1, 1, 0), (0, 0, 1): held(2, 1, 0)}
-    sums |= {(0, 2, 0): held(1, 3, reach), (0, 2, 1): held(2, 3, reach)}
+    sums |= {(0, 2, 0): held(1, 3, counts), (0, 2, 1): held(2, 3, counts)}
     found = curve(sums, 0, gammas, CLASSES, PROTOCOLS["zs3"])
     assert [(one.gamma, one.seen, one.unseen) for one in found.points] == [
         (-math.inf, 50, 0),
@@ -99,9 +101,9 @@ def test_a_settings_file_comes_back_and_others_are_refused():
     ],
 )
 def test_a_report_says_where_settings_were_tuned_and_whether_it_was_here(scored, told):
-    (note,) = tuning_notes(TUNED_ON, scored)
+    (note,) = tuning_caveats(TUNED_ON, scored)
     assert "tuned on farm train (5 images)" in note and told in note
-    assert tuning_notes(None, scored) == []
+    assert tuning_caveats(None, scored) == []
 
 
 def test_picture_and_words_show_points_without_numbers_too():

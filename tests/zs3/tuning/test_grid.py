@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from zs3.config import NamingSettings
-from zs3.tuning.grid import Naming, NamingGrid, edges, gammas_of, namings_of
+from zs3.tuning.grid import Naming, NamingGrid, gammas_of, namings_of, range_caveats
 
 OWN = NamingSettings(weight=0.6, calibration=0.07, branches="both_own")
 ALONE = NamingGrid(weight=None, calibration=None, templates=None)
@@ -53,12 +53,14 @@ def test_the_best_of_a_range_is_told_when_it_lies_at_its_end():
 
     def told(weight, temperature, gamma):
         best = Naming(settings=replace(OWN, weight=weight, query_temperature=temperature), templates=None)
-        return [line.split(",")[0] for line in edges(namings, gammas, best, gamma)]
+        return [line.split(",")[0] for line in range_caveats(namings, gammas, best, gamma)]
 
     assert told(0.5, 2.0, 0.3) == ["The best query_temperature", "The best calibration"]
     assert told(0.0, 1.0, 0.1) == ["The best query_temperature"], "a share cannot be less than 0"
     assert told(0.9, 1.0, 0.0) == ["The best weight", "The best query_temperature", "The best calibration"]
-    assert edges(namings[:1], gammas_of(ALONE, OWN), namings[0], 0.07) == [], "nothing was tried beside it"
+    assert range_caveats(namings[:1], gammas_of(ALONE, OWN), namings[0], 0.07) == [], (
+        "nothing was tried beside it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_the_best_of_a_range_is_told_when_it_lies_at_its_end():
         ({"branches": ("left",)}, "branches is to be tried at 'left'; expected one of both, both_own"),
         (
             {"weight": tuple(i / 2000 for i in range(2000))},
-            "2000 ways of naming beside γ, at most 1000 are tried",
+            "2000 ways of naming, not counting γ; at most 1000 are allowed",
         ),
     ],
 )
