@@ -20,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import parse_command_line, print_json
+from jobs.cli.options import parse_command_line, print_json, request_from
+from jobs.cli.run_options import ExecutionOptions
 from pipelines.comparison.compare import CompareRequest, compare
 from pipelines.execution import Execution
-from zs3.metrics.intervals import REPLICATES
 
 WORSE = 4
 """Exit code when the difference is below --fail-below."""
@@ -37,8 +37,8 @@ _TITLES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareOptions:
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(CompareRequest):
     """Compare the second evaluation with the first. Both must have the same images, truth and protocol."""
 
     first: Annotated[str, tyro.conf.Positional]
@@ -49,20 +49,12 @@ class CompareOptions:
     """Exit with 4 when the difference (second minus first, in points) is below this; 0 allows no loss."""
     score: Literal["seen", "unseen", "harmonic", "all", "pixel_accuracy"] = "harmonic"
     """The score of --fail-below: an mIoU, or pixel accuracy."""
-    allow_missing: bool = False
-    """Compare the images that both runs scored, instead of stopping when one has others."""
-    no_churn: bool = False
-    """Do not count the pixels whose label changed, which reads both label tables."""
     top: int = 10
     """Number of classes and of label changes to show."""
-    replicates: int = REPLICATES
-    """Bootstrap replicates behind the intervals, and random exchanges behind the p-values."""
-    seed: int = 0
-    """Chooses the replicates and exchanges."""
     json: bool = False
     """Print everything as one line of JSON, the last line of standard output, instead of tables."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to count label changes; changes no result."""
+    execution: ExecutionOptions = field(default_factory=Execution)
+    """How to count label changes. These options change no result."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,15 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the command; by default those of the process.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    return guarded(lambda: _run(parse_command_line(CompareOptions, "zs3 compare", argv)))
 
 
-def _run(argv: list[str]) -> int:
-    options = parse_command_line(CompareOptions, "zs3 compare", argv)
+def _run(options: CompareOptions) -> int:
     if options.fail_below is not None and not math.isfinite(options.fail_below):
         raise ValueError(f"--fail-below is {options.fail_below}; expected a number of points, such as -0.5")
-    values = {name: getattr(options, name) for name in CompareRequest.__slots__ if name != "churn"}
-    comparison = compare(CompareRequest(**values, churn=not options.no_churn), options.execution)
+    comparison = compare(request_from(options, CompareRequest), options.execution)
     code, verdict = _verdict(comparison, options)
     if options.json:
         gate = {"fail_below": options.fail_below, "score": options.score, "failed": code == WORSE}

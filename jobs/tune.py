@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
-from jobs.cli.options import parse_command_line, print_json
+from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
+from jobs.cli.run_options import ExecutionOptions
 from pipelines.execution import Execution
 from pipelines.tuning.request import TuneRequest
 from pipelines.tuning.tune import name_command, tune
@@ -30,8 +31,8 @@ from zs3.report.formats import percent
 from zs3.tuning.grid import NamingGrid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneOptions:
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(TuneRequest):
     """Try naming settings on stored segments and their truth, on CPUs, without images or networks.
 
     Writes tune.json (every score; `zs3 name --settings` reads it), tune.md and tune.png. All values are combined with
@@ -39,30 +40,12 @@ class TuneOptions:
     of the tuning split show how well the settings fit: evaluate on another split.
     """
 
-    segments: str
-    """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
-    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
-    """Layout of the data set on disk."""
-    root: str
-    """Folder or uri of the data set."""
-    split: str
-    """Part of the data set to tune on. Keep another one to report."""
-    out: str
-    """Folder or uri that gets tune.json, tune.md and tune.png."""
-    checkpoint: str | None = None
-    """The checkpoint that made the segments, if it was moved since."""
-    classes: str | None = None
-    """Class list to name with; by default the data set's own."""
-    protocol: Literal["zs3", "paper", "voc21"] = "zs3"
-    """Which pixels count and how classes are averaged, as for `zs3 evaluate`."""
-    allow_missing: bool = False
-    """Tune on the images that have segments, instead of stopping when some have none."""
-    grid: Annotated[NamingGrid, tyro.conf.arg(name="")] = field(default_factory=NamingGrid)
+    grid: tyro.conf.OmitArgPrefixes[NamingGrid] = field(default_factory=NamingGrid)
     """Values to try."""
     json: bool = False
     """Print the result as one line of JSON, the last line of standard output, instead of a table."""
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-    """How to run; changes no result. By default one actor of one thread per CPU; no GPU is used."""
+    execution: ExecutionOptions = field(default_factory=Execution)
+    """How to run. These options change no result. By default one actor of one thread per CPU; no GPU is used."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after the command; by default those of the process.
     """
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    return guarded(lambda: _run(parse_command_line(TuneOptions, "zs3 tune", argv)))
 
 
-def _run(argv: list[str]) -> int:
-    options = parse_command_line(TuneOptions, "zs3 tune", argv)
-    request = TuneRequest(**{name: getattr(options, name) for name in TuneRequest.__slots__})
+def _run(options: TuneOptions) -> int:
+    request = request_from(options, TuneRequest)
     with progress_bar("tuning") as show:
         tuned = tune(request, options.execution, now=datetime.now(UTC), on_progress=show)
     if options.json:

@@ -28,7 +28,7 @@ from zs3.metrics.resampling import METRICS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareRequest:
-    """Two evaluations to compare."""
+    """The options of `zs3 compare` that define its numbers."""
 
     first: str
     """Folder, uri or report.json of the run to compare with."""
@@ -37,7 +37,7 @@ class CompareRequest:
     allow_missing: bool = False
     """Compare the images that both have, instead of stopping when one has others."""
     churn: bool = True
-    """Count the pixels whose label changed; this reads both label tables."""
+    """Count the pixels whose label changed, which reads both label tables; --no-churn leaves this out."""
     replicates: int = REPLICATES
     """Bootstrap replicates of the images, and random exchanges of the two runs."""
     seed: int = 0

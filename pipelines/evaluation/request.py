@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.storage.objects import read_bytes
 from zs3.datasets.listing import title
@@ -15,44 +15,47 @@ from zs3.report.values import checked_diagnostic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateRequest:
-    """What to score against what, and where the report goes."""
+    """The options of `zs3 evaluate` that define its report."""
 
-    dataset: str
-    """Layout: voc, coco_stuff, ade20k_full or folder."""
+    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
+    """Layout of the data set on disk."""
     root: str
     """Folder or uri of the data set."""
     split: str
-    """Split, as the layout names it."""
+    """Part of the data set to score against, for example val."""
     out: str
-    """Folder or uri that gets report.json, report.md, report.html and the table `scores`."""
+    """Folder or uri that gets the reports and the table `scores` (one confusion per image)."""
     labels: str | None = None
-    """A label table, or the --out of a labelling run, which holds it as `labels`; this, segments or a checkpoint."""
+    """Label table, or the --out of a `zs3 label` run; local path or uri.
+    Give this, --segments, or --checkpoint."""
     segments: str | None = None
-    """A segments table, or the --out of a segmenting run, which holds it as `segments`: it is named and scored, and
-    the report splits the error into grouping and naming."""
+    """Segments table, or the --out of a `zs3 segment` run: name the segments and score the names.
+    The report then also shows where the error is."""
     checkpoint: str | None = None
-    """Shipped name, folder or uri of a checkpoint that labels the images; the labels are not written. Beside
-    segments, the one that made them; by default from its place then."""
+    """Shipped name, folder or uri of a checkpoint: label the images now, without a label table, and score them.
+    With --segments: the checkpoint that made them, if it was moved since."""
     classes: str | None = None
-    """Class list to label with, beside a checkpoint or segments; by default the data set's own."""
+    """Class list to label with, with --checkpoint or --segments; by default the data set's own."""
     naming: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `NamingSettings` that differ from the checkpoint's own, and `templates`; beside segments."""
+    """Fields of `NamingSettings`, and `templates`, that replace the checkpoint's own, with segments."""
     settings: str | None = None
-    """The --out of a tuning run, or its tune.json: its settings take the place of `naming`."""
-    protocol: str = "zs3"
-    """Which pixels count and how classes are averaged, by name; `all` takes every one, `zs3` as the headline."""
+    """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings, with --segments."""
+    protocol: Literal["zs3", "paper", "voc21", "all"] = "zs3"
+    """Which pixels count and how classes are averaged. `zs3` and `paper` ignore background, as the paper does.
+    `paper` repeats the published evaluator: one class absent from the truth leaves its group's mean undefined.
+    `voc21` counts background as a class. `all` gives all three, with `zs3` as the headline."""
     transductive: bool = False
-    """Whether training saw the pictures of unseen classes; stored with the protocol, changes no number."""
-    replicates: int = REPLICATES
-    """Bootstrap replicates of the images behind each interval."""
+    """Record that training saw the images of unseen classes. Stored with the numbers; changes none."""
     allow_missing: bool = False
-    """Score the images that have both labels and truth, instead of stopping when some have one only."""
+    """Score the images that have both labels and truth, instead of stopping when some have only one."""
     diagnostics: str | None = None
-    """JSON file with a list of further score sets to show: title, seen, unseen, harmonic, note."""
+    """JSON file with a list of further score sets to show (title, seen, unseen, harmonic, note)."""
     gallery: int = 12
-    """Images shown in the page: a third each of the worst, the best, and random ones."""
+    """Images shown in the report: a third each of the worst, the best, and random ones."""
     seed: int = 0
     """Chooses the random images of the gallery, and the bootstrap replicates."""
+    replicates: int = REPLICATES
+    """Bootstrap replicates of the images behind each 95 % interval."""
 
     @property
     def title(self) -> str:

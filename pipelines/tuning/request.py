@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipelines.labelling.label import warn_about_confusable
 from pipelines.labelling.name import describe_classifier
@@ -25,24 +26,24 @@ from zs3.wording import first_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneRequest:
-    """What to tune on what, and where the result goes."""
+    """The options of `zs3 tune` that define its result."""
 
     segments: str
-    """A segments table, or the --out of a segmenting run, which holds it as `segments`."""
-    dataset: str
-    """Layout: voc, coco_stuff, ade20k_full or folder."""
+    """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
+    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
+    """Layout of the data set on disk."""
     root: str
     """Folder or uri of the data set."""
     split: str
-    """Split, as the layout names it."""
+    """Part of the data set to tune on. Keep another one to report."""
     out: str
     """Folder or uri that gets tune.json, tune.md and tune.png."""
     checkpoint: str | None = None
-    """Shipped name, folder or uri of the checkpoint that made the segments; by default its place then."""
+    """The checkpoint that made the segments, if it was moved since."""
     classes: str | None = None
     """Class list to name with; by default the data set's own."""
-    protocol: str = "zs3"
-    """Which pixels count and how classes are averaged, by name."""
+    protocol: Literal["zs3", "paper", "voc21"] = "zs3"
+    """Which pixels count and how classes are averaged, as for `zs3 evaluate`."""
     allow_missing: bool = False
     """Tune on the images that have segments, instead of stopping when some have none."""
     grid: NamingGrid = field(default_factory=NamingGrid)
