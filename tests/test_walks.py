@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEADINGS = ["The walk of an image in `zs3 label`"]
+HEADINGS = ["The walk of an image in `zs3 label`", "The walk of a truth mask in `zs3 evaluate`"]
 
 MAX_FILES = 12
 
@@ -37,12 +37,13 @@ def definitions(path: Path) -> set[str]:
 
 
 def imported(path: Path) -> set[tuple[str, str]]:
-    """(file, name) of all `from module import name` in a file, also inside functions."""
+    """(file, name) of all `from module import name` in a file, also inside functions; a module may be a package."""
     return {
-        (f"{node.module.replace('.', '/')}.py", alias.name)
+        (f"{node.module.replace('.', '/')}{end}", alias.name)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
+        for end in (".py", "/__init__.py")
     }
 
 

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zs3.evaluation.matching import checked_prediction
-from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Confusion, confusion, scores
+from zs3.metrics import PROTOCOLS, scores
 from zs3.metrics.boundaries import boundary_counts
+from zs3.metrics.confusions import UNKNOWN, UNLABELLED, Confusion, confusion
 from zs3.vocabulary import Vocabulary
 
 # H W pixels

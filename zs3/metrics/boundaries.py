@@ -3,7 +3,7 @@
 Of every mask only pixels within d of its outline count; d is 2 % of the picture's diagonal. A pixel is such a pixel
 exactly when another label, or the edge of the picture, lies within d in the chessboard metric; so the outlines of all
 classes are found at once from the largest and the smallest label of a window, instead of eroding mask by mask.
-As in the authors' code, masks end at the edge of the picture. Void truth is a label of its own while outlines are
+As in the authors' code, masks end at the edge of the picture. Ignored truth is a label of its own while outlines are
 looked for, and its pixels do not count afterwards.
 """
 
@@ -22,7 +22,7 @@ DILATION_RATIO = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BoundaryCounts:
-    """The outline pixels of one image, void truth left out.
+    """The outline pixels of one image, ignored truth left out.
 
     Attributes:
         predicted: pixels within d of the outline of their predicted region, by true and predicted class.
@@ -45,7 +45,7 @@ def boundary_counts(
     Args:
         truth_HW: integer class ids.
         prediction_HW: integer class ids, of the same shape.
-        ignore_id: the truth value of void pixels.
+        ignore_id: the truth value of ignored pixels.
         ratio: distance to the outline in diagonals; at least one pixel is taken.
     """
     distance = max(1, round(ratio * float(np.hypot(*truth_HW.shape))))

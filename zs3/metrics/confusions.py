@@ -1,8 +1,8 @@
 """Sparse confusions, whose sums are exact: score anywhere, in any order.
 
 One image gives one `Confusion`: for every pair (true class, predicted class) that occurs, its pixels.
-It still holds everything, background included; which pixels count is decided afterwards by a `Protocol`,
-so that the same sketches can be scored in several ways.
+It still holds everything, background included; a `Protocol` decides afterwards which pixels count,
+so that the same confusion can be scored in several ways.
 """
 
 # H W pixels, n pairs of classes that occur
@@ -54,7 +54,7 @@ def confusion(truth_HW: np.ndarray, prediction_HW: np.ndarray, *, ignore_id: int
     Args:
         truth_HW: integer class ids.
         prediction_HW: integer class ids of the same shape; `UNLABELLED` where there is none.
-        ignore_id: the truth value of void pixels.
+        ignore_id: the truth value of ignored pixels.
 
     Raises:
         ValueError: shapes differ, or values are not integers.
@@ -135,17 +135,15 @@ def joined(truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray | None 
     keys += prediction.astype(kind, copy=False) - lowest
     if bins <= _DENSE_BINS and (pixels is None or _sum_is_exact(pixels)):
         histogram = np.bincount(keys, pixels)
-        found = np.flatnonzero(
-            histogram != 0
-        )  # of numbers instead of truth values, it takes ten times as long
-        sums = histogram[found]
+        places = np.flatnonzero(histogram != 0)  # without the comparison it takes ten times as long
+        sums = histogram[places]
     else:
         order = np.argsort(keys, kind="stable")
-        found, start = np.unique(keys[order], return_index=True)
+        places, start = np.unique(keys[order], return_index=True)
         weights = np.ones(keys.shape, np.int64) if pixels is None else pixels[order]
         sums = np.add.reduceat(weights, start)
     return Confusion(
-        truth=found // width + lowest_truth, prediction=found % width + lowest, pixels=sums.astype(np.int64)
+        truth=places // width + lowest_truth, prediction=places % width + lowest, pixels=sums.astype(np.int64)
     )
 
 

@@ -2,12 +2,12 @@
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
 class EvaluatedClass(typing.Protocol):
-    """What a class of the data set must tell: id, name and role (seen, unseen, background or excluded)."""
+    """A class of the data set: id, name and role (seen, unseen, background or excluded)."""
 
     @property
     def id(self) -> int: ...
@@ -19,22 +19,22 @@ class EvaluatedClass(typing.Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """Which pixels count and how classes are averaged. Void pixels of the truth never count."""
+    """Which pixels count and how classes are averaged. Ignored pixels of the truth never count."""
 
     name: str
-    """What a report calls it."""
+    """Name in reports."""
     void_roles: frozenset[str] = frozenset({"background", "excluded"})
     """True pixels of classes with these roles do not count, as in the paper (VOC's background is ignored).
     Without `background` among them, background is a class like the seen ones, and a pixel with no label, or
     with a label that the data set lacks, is labelled as background."""
     candidates: typing.Literal["generalised", "restricted"] = "generalised"
     """Seen and unseen names compete for every pixel; or only pixels of unseen classes count, for labellers
-    that were given the unseen names alone."""
+    that had only the unseen names."""
     absent: typing.Literal["skip", "nan"] = "skip"
-    """A class without true pixels is left out of its group's mean, or makes that mean not a number."""
+    """A class without true pixels is left out of its group's mean, or makes that mean undefined."""
     transductive: bool = False
-    """Whether training saw the pictures of unseen classes, though not their masks. Changes no number; numbers
-    with and without are not compared."""
+    """Whether training saw the images of unseen classes, without their masks. Changes no number; numbers with and
+    without are not compared."""
 
     @property
     def background_counts(self) -> bool:
@@ -73,8 +73,8 @@ class Protocol:
         lacking = [name for name in names if name not in content]
         if lacking:
             raise ValueError(f"protocol {content.get('name')!r} was stored without {lacking[0]!r}")
-        held = {name: content[name] for name in names}
-        return cls(**{**held, "void_roles": frozenset(content["void_roles"])})
+        fields = {name: content[name] for name in names}
+        return cls(**{**fields, "void_roles": frozenset(content["void_roles"])})
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -144,32 +144,31 @@ PROTOCOLS = {
 background is a class."""
 
 ALL = "all"
-"""What asks for every protocol at once; the first of them is the headline."""
+"""Name for every protocol at once; the first of them is the headline."""
 
 
 def chosen_protocols(
     name: str, classes: Sequence[EvaluatedClass], *, transductive: bool = False
 ) -> tuple[list[Protocol], list[str]]:
-    """The protocols that a name asks for, headline first, and why others of `all` cannot be taken.
+    """The protocols of a name, headline first, and why others of `all` do not fit.
 
     Raises:
         ValueError: there is none of that name, or the class list does not allow it.
     """
     if name != ALL and name not in PROTOCOLS:
         raise ValueError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}, {ALL}")
-    wanted = [
-        Protocol.from_json(held.fields() | {"transductive": transductive})
-        for held in (PROTOCOLS.values() if name == ALL else [PROTOCOLS[name]])
+    protocols = [
+        replace(protocol, transductive=transductive)
+        for protocol in (PROTOCOLS.values() if name == ALL else [PROTOCOLS[name]])
     ]
-    reasons = {held.name: why_not(held, classes) for held in wanted}
-    if name != ALL and reasons[name]:
-        raise ValueError(f"{reasons[name]}; choose another --protocol")
-    return [held for held in wanted if not reasons[held.name]], [
-        reason for reason in reasons.values() if reason
-    ]
+    reasons = [_why_not(protocol, classes) for protocol in protocols]
+    if name != ALL and reasons[0]:
+        raise ValueError(f"{reasons[0]}; choose another --protocol")
+    fitting = [protocol for protocol, reason in zip(protocols, reasons, strict=True) if not reason]
+    return fitting, [reason for reason in reasons if reason]
 
 
-def why_not(protocol: Protocol, classes: Sequence[EvaluatedClass]) -> str:
+def _why_not(protocol: Protocol, classes: Sequence[EvaluatedClass]) -> str:
     """Why a class list cannot be scored under a protocol; empty where it can."""
     backgrounds = [entry.name for entry in classes if entry.role == "background"]
     if protocol.background_counts and len(backgrounds) != 1:
@@ -191,7 +190,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def _plain(value: Any) -> str:
-    """A stored value for people."""
+    """A stored value as text."""
     if isinstance(value, list):
         return " and ".join(map(str, value)) or "none"
-    return "not told" if value is None else str(value)
+    return "not stored" if value is None else str(value)

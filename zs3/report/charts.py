@@ -1,18 +1,18 @@
-"""Where the marks of a report's charts stand: plain numbers that the page draws as SVG."""
+"""Coordinates of a report's charts, which the page draws as SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 SIDE = 300
-"""Of a chart's square, in its own units."""
-_SMALLEST_DOT, _LARGEST_DOT = 3.0, 11.0
+"""Width and height of a chart, in its own units."""
+_MIN_RADIUS, _MAX_RADIUS = 3.0, 11.0
 _STEPS, _MAX_STEPS = (1, 2, 5, 10, 20), 6
-_ROOM = 1.15
+_MARGIN = 1.15
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The reliability curve as dots: to the right how sure the labels are, upwards how often they are right.
+    """The reliability curve as dots: score of the labels to the right, share of correct pixels upwards.
 
     Args:
         bins: `calibration` of `report.json`.
@@ -21,22 +21,22 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         `dots` (x, y, radius in units of the chart; score, accuracy and share of the pixels in percent), `line` (the
         points of a polyline); none where no pixel had a score.
     """
-    filled = [held for held in bins if held["pixels"]]
-    pixels = sum(held["pixels"] for held in filled)
+    filled = [entry for entry in bins if entry["pixels"]]
+    pixels = sum(entry["pixels"] for entry in filled)
     if not pixels:
         return None
     dots = []
-    for held in filled:
-        share = held["pixels"] / pixels
+    for entry in filled:
+        share = entry["pixels"] / pixels
         dots.append(
             {
-                "x": _rounded(held["score"] * SIDE),
-                "y": _rounded((1 - held["accuracy"]) * SIDE),
-                "radius": _rounded(_SMALLEST_DOT + (_LARGEST_DOT - _SMALLEST_DOT) * math.sqrt(share)),
-                "score": 100 * held["score"],
-                "accuracy": 100 * held["accuracy"],
+                "x": _rounded(entry["score"] * SIDE),
+                "y": _rounded((1 - entry["accuracy"]) * SIDE),
+                "radius": _rounded(_MIN_RADIUS + (_MAX_RADIUS - _MIN_RADIUS) * math.sqrt(share)),
+                "score": 100 * entry["score"],
+                "accuracy": 100 * entry["accuracy"],
                 "share": 100 * share,
-                "pixels": held["pixels"],
+                "pixels": entry["pixels"],
             }
         )
     return {"dots": dots, "line": " ".join(f"{dot['x']},{dot['y']}" for dot in dots)}
@@ -46,7 +46,7 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The seen-unseen curve of the tuning run that the labels' settings come from, as a line and a mark.
 
     Args:
-        tuning: what the label table says of it; none where its settings were not tuned.
+        tuning: as the label table has it; none where its settings were not tuned.
 
     Returns:
         `line` and `levels` (points of polylines, the latter with the harmonic mean that they stand for), `dots` (one
@@ -59,7 +59,7 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
     ]
     if not tuning or len(points) < 2:
         return None
-    top = min(100.0, _ROOM * max(1.0, *(max(point["seen"], point["unseen"]) for point in points)))
+    top = min(100.0, _MARGIN * max(1.0, *(max(point["seen"], point["unseen"]) for point in points)))
 
     step = next(step for step in _STEPS if top / step <= _MAX_STEPS)
 
@@ -87,9 +87,9 @@ def trade_off(tuning: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _level(harmonic: float, top: float, place: Any) -> dict[str, Any]:
     """A line of equal harmonic mean h, which is below `top`: unseen = h seen / (2 seen - h)."""
-    least = harmonic * top / (2 * top - harmonic)  # here unseen is at the top
-    ratio = top / least
-    along = [least * ratio ** (step / 24) for step in range(25)]
+    smallest = harmonic * top / (2 * top - harmonic)  # here unseen is at the top
+    ratio = top / smallest
+    along = [smallest * ratio ** (step / 24) for step in range(25)]
     points = [place(seen, harmonic * seen / (2 * seen - harmonic)) for seen in along]
     return {
         "harmonic": f"{harmonic:g}",
@@ -100,5 +100,5 @@ def _level(harmonic: float, top: float, place: Any) -> dict[str, Any]:
 
 
 def _rounded(value: float) -> float:
-    """A tenth of a unit is more than an eye can tell."""
+    """A tenth of a unit is finer than the eye sees."""
     return round(value, 1)

@@ -10,7 +10,7 @@ MAX_MISTAKES = 10
 """Mistakes that are listed in words."""
 
 MAX_LISTED = 200
-"""Images that were left out that a report lists one by one, of each kind."""
+"""Left-out images that a report lists, for each reason."""
 
 _MEASURES = {
     "boundary": "boundary IoU",
@@ -26,17 +26,17 @@ _LEFT_OUT = {
 
 def measures(report: Mapping[str, Any]) -> list[tuple[str, list[tuple[float | None, str]]]]:
     """(name, value in percent and interval of each group) of every measure; none where the report has only mIoU."""
-    found = {"boundary": report.get("boundary"), **report.get("metrics", {})}
+    stored = {"boundary": report.get("boundary"), **report.get("metrics", {})}
     rows = [
         (
             label,
             [
                 (entry.get("miou", entry.get("value")), interval(entry))
-                for entry in map(found[key].get, GROUPS)
+                for entry in map(stored[key].get, GROUPS)
             ],
         )
         for key, label in _MEASURES.items()
-        if found.get(key)
+        if stored.get(key)
     ]
     if not rows:
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zs3.metrics import PROTOCOLS, UNKNOWN, UNLABELLED, Protocol, Scores, confusion, scores
-from zs3.report.layers import Layer, error_layers, region_layers, void_layer
+from zs3.report.layers import Layer, error_layers, ignored_layer, region_layers
 from zs3.report.overlays import hex_colour, jpeg_data_uri, shrunk
 from zs3.vocabulary import Vocabulary
 
@@ -15,12 +15,12 @@ from zs3.vocabulary import Vocabulary
 
 MAX_SIDE_PX, MIN_SIDE_PX = 640, 160
 GALLERY_BYTES = 16_000_000
-"""What all pictures together may take in a page of 20 MB."""
+"""Size of all pictures together, in a page of 20 MB."""
 _BYTES_PER_PIXEL = 0.8
-"""Of a photograph as JPEG with its layers, in base64: 0.2 to 0.6 on photographs, and something to spare."""
+"""Of a photograph as JPEG with its layers, in base64: measured 0.2 to 0.6, with a margin."""
 KINDS = ("worst", "best", "random")
 MAX_IMAGES = int(GALLERY_BYTES / _BYTES_PER_PIXEL / MIN_SIDE_PX**2)
-"""More are not drawn, however many are asked for: they would be too small to tell anything."""
+"""More would be too small to see anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class GalleryItem:
     prediction: tuple[Layer, ...]
     errors: tuple[Layer, ...]
     void: Layer | None
-    """Over truth, prediction and errors: what does not count."""
+    """Over truth, prediction and errors: the pixels that do not count."""
     wrong: float
     """Share of wrong pixels among those that count, in percent."""
     legend: tuple[LegendEntry, ...]
@@ -64,7 +64,7 @@ class GalleryItem:
 
 
 def picture_side(count: int) -> int:
-    """How long the longer side of a picture may be, in pixels, where `count` of them share the room."""
+    """Pixels of the longer side of a picture, where `count` of them share the page."""
     room = GALLERY_BYTES / max(1, count) / _BYTES_PER_PIXEL
     return int(min(MAX_SIDE_PX, max(MIN_SIDE_PX, math.sqrt(room))))
 
@@ -74,13 +74,13 @@ def fitting(items: Sequence[GalleryItem], room: int) -> list[GalleryItem]:
     waiting = {kind: [item for item in items if item.kind == kind] for kind in KINDS}
     taken: set[str] = set()
     while any(waiting.values()):
-        for held in waiting.values():
-            if not held:
+        for remaining in waiting.values():
+            if not remaining:
                 continue
-            room -= held[0].size
+            room -= remaining[0].size
             if room < 0:
                 return [item for item in items if item.image_id in taken]
-            taken.add(held.pop(0).image_id)
+            taken.add(remaining.pop(0).image_id)
     return list(items)
 
 
@@ -104,54 +104,54 @@ def gallery_item(
         vocabulary: the data set's.
         image_id: shown above the legend.
         kind: why it was chosen: one of `KINDS`.
-        protocol: which pixels count. Where background is a class it is no region, but to mistake it is an error.
+        protocol: which pixels count. Where background is a class, it is no region, but wrong labels of it are errors.
         side_px: of the longer side of each picture, at most.
     """
-    void_ids = [entry.id for entry in vocabulary.classes if not protocol.counts(entry)]
-    void_HW = np.isin(truth_HW, [*void_ids, vocabulary.ignore_id])
+    ignored_ids = [entry.id for entry in vocabulary.classes if not protocol.counts(entry)]
+    ignored_HW = np.isin(truth_HW, [*ignored_ids, vocabulary.ignore_id])
     unpainted = [UNLABELLED]
     if protocol.background_counts:
         (background,) = (entry.id for entry in vocabulary.classes if entry.role == "background")
         prediction_HW = np.where(np.isin(prediction_HW, [UNLABELLED, UNKNOWN]), background, prediction_HW)
         unpainted = [background]
     image = confusion(truth_HW, prediction_HW, ignore_id=vocabulary.ignore_id)
-    held = scores(image, vocabulary.classes, replace(protocol, absent="skip"))
-    wrong = float((truth_HW != prediction_HW)[~void_HW].mean()) if not void_HW.all() else 0.0
-    photo, truth, prediction, void = (
-        shrunk(pixels, side_px) for pixels in (photo_HW3, truth_HW, prediction_HW, void_HW)
+    result = scores(image, vocabulary.classes, replace(protocol, absent="skip"))
+    wrong = float((truth_HW != prediction_HW)[~ignored_HW].mean()) if not ignored_HW.all() else 0.0
+    photo, truth, prediction, ignored = (
+        shrunk(pixels, side_px) for pixels in (photo_HW3, truth_HW, prediction_HW, ignored_HW)
     )
     layers = {
-        "truth": region_layers(truth, ~void & ~np.isin(truth, unpainted)),
+        "truth": region_layers(truth, ~ignored & ~np.isin(truth, unpainted)),
         "prediction": region_layers(prediction, ~np.isin(prediction, unpainted)),
-        "errors": error_layers(truth, prediction, ~void),
+        "errors": error_layers(truth, prediction, ~ignored),
     }
     shown = {class_id for part in layers.values() for layer in part for class_id in layer.classes}
-    given = prediction_HW[~void_HW]
+    given = prediction_HW[~ignored_HW]
     return GalleryItem(
         image_id=image_id,
         kind=kind,
-        miou=held.all,
+        miou=result.all,
         width=photo.shape[1],
         height=photo.shape[0],
         photo=jpeg_data_uri(photo),
-        void=void_layer(void),
+        void=ignored_layer(ignored),
         wrong=100 * wrong,
-        legend=_legend(held, given, shown, vocabulary),
+        legend=_legend(result, given, shown, vocabulary),
         **layers,
     )
 
 
 def _legend(
-    held: Scores, given_P: np.ndarray, shown: set[int], vocabulary: Vocabulary
+    result: Scores, given_P: np.ndarray, shown: set[int], vocabulary: Vocabulary
 ) -> tuple[LegendEntry, ...]:
-    """True classes by size, then what else was labelled by how many counted pixels it got.
+    """True classes by size, then other labelled classes by their counted pixels.
 
     Args:
-        held: scores of the image.
-        given_P: (P,) what its counted pixels were labelled as.
+        result: scores of the image.
+        given_P: (P,) labels of its counted pixels.
         shown: ids of the classes that its layers hold.
     """
-    true = {entry.name: entry for entry in held.classes if entry.pixels}
+    true = {entry.name: entry for entry in result.classes if entry.pixels}
     by_id = {entry.id: entry for entry in vocabulary.classes}
     true_ids = {class_id for class_id, entry in by_id.items() if entry.name in true}
     pixels = dict(zip(*(part.tolist() for part in np.unique(given_P, return_counts=True)), strict=True))

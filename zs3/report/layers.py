@@ -1,7 +1,7 @@
-"""Label maps and their errors as layers that lie over a photograph, one small picture for each class in them.
+"""Label maps and their errors as layers over a photograph, one small picture for each class.
 
-A page can then show or hide a class without looking into any pixel. Colour is never all that tells: each region has an
-outline, a number that the legend repeats, and errors are striped.
+A page can then show or hide a class without reading any pixel. Colour is never the only sign: each region has an
+outline and a number that the legend repeats, and errors are striped.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _VEIL = (236, 236, 236, 200)
 _STRIPES = 36
 """Pairs of stripes along the longer side: in a picture shown 270 pixels wide each is 4 wide, which the eye can part."""
 _MARK_SHARE = 0.0015
-"""Of the picture's pixels; a smaller region would be hidden by its number."""
+"""Share of the picture's pixels; its number would hide a smaller region."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,9 @@ class Layer:
     """A part of a picture that is shown or hidden as one."""
 
     classes: tuple[int, ...]
-    """Ids of the classes that it is about; none where it shows whatever the class."""
+    """Ids of the classes that it shows; none for a layer that is always shown."""
     uri: str
-    """A PNG of the whole picture's size, clear elsewhere."""
+    """A PNG of the whole picture's size, transparent elsewhere."""
     mark: tuple[float, float] | None = None
     """Where its number stands, in percent of width and height; none where there is no room."""
 
@@ -77,11 +77,11 @@ def error_layers(
     )
 
 
-def void_layer(void_HW: np.ndarray) -> Layer | None:
+def ignored_layer(ignored_HW: np.ndarray) -> Layer | None:
     """A pale veil over the pixels that do not count; none where all do."""
-    if not void_HW.any():
+    if not ignored_HW.any():
         return None
-    return Layer(classes=(), uri=png_data_uri(void_HW.astype(np.uint8), [_CLEAR, _VEIL]))
+    return Layer(classes=(), uri=png_data_uri(ignored_HW.astype(np.uint8), [_CLEAR, _VEIL]))
 
 
 def _outlined(region_HW: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The report as one HTML file that needs no other: pictures inside, nothing fetched, and no script but its own.
+"""The report as one HTML file: pictures inside, nothing fetched, and no script but its own.
 
-The page forbids itself all else: its policy names the digest of the one script, and no address but `data:`.
+Its content security policy allows only the script with the digest of `page.js`, and only `data:` addresses.
 """
 
 import base64
@@ -19,7 +19,7 @@ from zs3.report.formats import flattened, headline, interval, percent
 from zs3.report.gallery import KINDS, GalleryItem, fitting
 
 MAX_BYTES = 20_000_000
-"""Of the page; images that would exceed it are left out, and the page says so."""
+"""Of the page; images that would exceed it are left out, with a sentence that says so."""
 _ALLOWED = "; ".join(
     (
         "default-src 'none'",
@@ -49,7 +49,7 @@ _WORDS = {
     "dataset.vocabulary": "class list, digest",
     "dataset.truth": "truth files, digest",
 }
-"""What people call parts of the provenance."""
+"""Names of parts of the provenance."""
 
 
 def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem], *, limit_bytes: int = MAX_BYTES) -> str:
@@ -119,7 +119,7 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
 
 
 def _environment() -> Environment:
-    """Templates whose values are escaped, and that stop at a name that does not exist."""
+    """Templates that escape values and stop at an undefined name."""
     environment = Environment(
         loader=PackageLoader("zs3.report"),
         autoescape=True,
@@ -134,13 +134,13 @@ def _environment() -> Environment:
 
 
 def _comparison(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The result, and what oracles would make of it."""
+    """The result, and its diagnostics."""
     own = {key: report[key]["miou"] for key in ("seen", "unseen", "harmonic")}
     return [{"title": "As labelled", "note": "The result above.", **own}, *report["diagnostics"]]
 
 
 def _split(split: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The error split in words and rows."""
+    """The error split as a sentence and rows."""
     if not split:
         return None
     return {
@@ -166,14 +166,14 @@ def _groups(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, l
 
 
 def _shown(item: GalleryItem) -> dict[str, Any]:
-    """One image, with what the page repeats of its legend."""
+    """One image, with parts of its legend that the page repeats."""
     names = {entry.class_id: entry.name for entry in item.legend}
     words = {
         f"{part}_words": ", ".join(names[layer.classes[0]] for layer in getattr(item, part)) or "nothing"
         for part in ("truth", "prediction")
     }
     return {
-        "held": item,
+        "image": item,
         "numbers": {entry.class_id: number for number, entry in enumerate(item.legend, start=1)},
         "classes": " ".join(str(entry.class_id) for entry in item.legend),
         **words,
@@ -190,18 +190,18 @@ def _filter_classes(gallery: Sequence[GalleryItem]) -> list[tuple[int, str, int]
 
 
 def _shortage(report: Mapping[str, Any], count: int) -> str:
-    """Why fewer images are shown than were asked for; empty where they are not."""
-    asked = min(report["provenance"].get("settings", {}).get("gallery", count), report["images"])
-    if count >= asked:
+    """Why the gallery shows fewer images than requested; empty where it does not."""
+    requested = min(report["provenance"].get("settings", {}).get("gallery", count), report["images"])
+    if count >= requested:
         return ""
     return (
-        f"{asked:,} were asked for, and {count:,} are shown: the others have no room in a page of "
+        f"{requested:,} were requested, and {count:,} are shown: the others have no room in a page of "
         f"{MAX_BYTES // 1_000_000} MB, or no score or photograph to show."
     )
 
 
 def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Provenance in groups: title, and rows of key, what people call it (maybe nothing) and value; named rows first."""
+    """Provenance in groups: title, and rows of key, name (maybe empty) and value; named rows first."""
     groups = []
     for part, title in _ORIGINS.items():
         rows = [

@@ -111,8 +111,8 @@ def score_range(
     ranges: Ranges, group: str, metric: str = "iou", key: str = "miou"
 ) -> dict[str, float | None]:
     """One score as `report.json` holds it: its value under `key`, low, high."""
-    found = ranges.means[metric, group]
-    return {key: finite(found.value), **_ends(found)}
+    score = ranges.means[metric, group]
+    return {key: finite(score.value), **_ends(score)}
 
 
 def calibration(reliability: Reliability) -> dict[str, Any]:
@@ -159,8 +159,8 @@ def confusion_matrix(
     }
 
 
-def _ends(found: Range) -> dict[str, float | None]:
-    return {"low": finite(found.low), "high": finite(found.high)}
+def _ends(score: Range) -> dict[str, float | None]:
+    return {"low": finite(score.low), "high": finite(score.high)}
 
 
 def _without_nan(value: Any) -> Any:

@@ -21,7 +21,7 @@ from zs3.report.gallery import (
     gallery_item,
     picture_side,
 )
-from zs3.report.layers import error_layers, region_layers, void_layer
+from zs3.report.layers import error_layers, ignored_layer, region_layers
 from zs3.report.overlays import colour
 from zs3.vocabulary import ClassEntry, Vocabulary
 
@@ -93,9 +93,9 @@ def test_wrong_pixels_are_striped_in_dark_and_bright_and_named_by_both_classes()
 
 
 def test_what_does_not_count_is_veiled_and_a_picture_without_it_has_no_veil() -> None:
-    assert void_layer(np.zeros((4, 4), bool)) is None
+    assert ignored_layer(np.zeros((4, 4), bool)) is None
     void_HW = np.eye(4, dtype=bool)
-    layer = void_layer(void_HW)
+    layer = ignored_layer(void_HW)
     assert layer is not None and ((pixels(layer.uri)[..., 3] > 0) == void_HW).all()
 
 
@@ -159,7 +159,7 @@ def small_report(**changes: object) -> dict:
     scores = {key: {"miou": 1.0} for key in ("seen", "unseen", "harmonic", "all")}
     values = {
         **scores, "title": "t", "pixel_accuracy": 1.0, "mean_accuracy": 1.0, "images": 60, "pixels": 1, "classes": [],
-        "absent": [], "protocol": {"name": "zs3", "words": []}, "missing": {}, "notes": [], "diagnostics": [],
+        "absent": [], "protocol": PROTOCOLS["zs3"].to_json(), "missing": {}, "notes": [], "diagnostics": [],
         "provenance": {"settings": {"gallery": 60}},
     }  # fmt: skip
     return values | changes
@@ -169,16 +169,16 @@ def test_a_page_never_exceeds_its_limit_keeps_some_of_each_kind_and_says_what_it
     """Noise for photographs, whose JPEGs are as large as they get."""
     items = [farm(200, kind, f"{kind} {k}") for kind in KINDS for k in range(20)]
     whole = page.render(small_report(), items)
-    assert "60 were asked for" not in whole and all(item.image_id in whole for item in items)
+    assert "60 were requested" not in whole and all(item.image_id in whole for item in items)
     limit = len(whole.encode()) // 3
     text = page.render(small_report(), items, limit_bytes=limit)
     assert limit // 2 < len(text.encode()) <= limit
     kept = [item.image_id for item in items if f">{item.image_id}<" in text]
-    assert f"60 were asked for, and {len(kept)} are shown" in text
+    assert f"60 were requested, and {len(kept)} are shown" in text
     counts = [sum(name.startswith(kind) for name in kept) for kind in KINDS]
     assert min(counts) >= 1 and max(counts) - min(counts) <= 1 and f">{KINDS[0]} 0<" in text
     none = page.render(small_report(), items, limit_bytes=1000)
-    assert "60 were asked for" not in none and 'class="item"' not in none
+    assert "60 were requested" not in none and 'class="item"' not in none
 
 
 def test_images_fit_by_their_own_size() -> None:
