@@ -44,18 +44,6 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImagesRequest(TableRequest):
-    """What `label` and `segment` are both asked for."""
-
-    images: str
-    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or gs://."""
-    checkpoint: str
-    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    """Images of more pixels are not decoded; they become failures."""
-
-
 PARALLEL_READS = 8
 """Files that one task reads at the same time; object stores answer with delay, not at a low rate."""
 
@@ -76,6 +64,18 @@ PIXELS = pa.schema(
     ]
 )
 """A decoded image: the bytes of (H, W, 3) uint8 RGB, or one row of `failures` and no pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesRequest(TableRequest):
+    """What `label` and `segment` are both asked for."""
+
+    images: str
+    """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or gs://."""
+    checkpoint: str
+    """Shipped name (zs3-mini), folder or uri of a checkpoint."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Images of more pixels are not decoded; they become failures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,58 @@
+"""What commands share: the order of options in --help, requests made of options, progress."""
+
+import re
+
+import pytest
+
+from jobs import label, name, retry, segment
+from jobs.cli.options import request_from
+from jobs.cli.progress import clock, progress_bar
+from jobs.label import LabelOptions
+from pipelines.labelling.label import LabelRequest
+from pipelines.runs.run import Progress
+
+
+@pytest.mark.parametrize(
+    ("command", "required"),
+    [
+        (label, {"--images", "--classes", "--checkpoint", "--out"}),
+        (segment, {"--images", "--checkpoint", "--out"}),
+        (name, {"--segments", "--classes", "--out"}),
+        (retry, {"--out"}),
+    ],
+)
+def test_help_lists_required_options_first_and_execution_options_in_their_own_group(
+    command, required, capsys
+):
+    assert command.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    options, execution = text.split("execution options")
+    listed = re.findall(r"^\W*(--[a-z][a-z-]*)", options, re.MULTILINE)
+    assert set(listed[: len(required)]) == required
+    assert options.count("(required)") == len(required)
+    assert "--num-actors" in execution and "--num-actors" not in options
+
+
+def test_a_request_takes_the_options_that_define_tables_and_no_others():
+    values = {"images": "i", "classes": "c", "checkpoint": "p", "out": "o", "limit": 3}
+    options = LabelOptions(**values, storage_options=("secret=s",), json=True, dry_run=True)
+    request = request_from(options, LabelRequest)
+    assert type(request) is LabelRequest and request == LabelRequest(**values)
+    assert request_from(options, LabelRequest, limit=None).limit is None
+
+
+def test_progress_without_total_or_time_counts_images_and_takes_the_time_itself(capsys):
+    with progress_bar("exporting") as show:
+        show(Progress(done=3))
+        show(Progress(done=4))
+    assert re.fullmatch(r"3 images, [\d.]+ images/s\n", capsys.readouterr().err), "the next line is due later"
+    with progress_bar("labelling") as show:
+        show(Progress(done=1, total=4, failed=1, seconds=2.0))
+        show(Progress(done=4, total=4, failed=1, seconds=3.0))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "1/4 images, 0.50 images/s, 0:06 left, 1 failed"
+    assert last == "4/4 images, 1.33 images/s, 0:00 left, 1 failed"
+
+
+def test_a_clock_shows_hours_where_there_are_any():
+    assert [clock(seconds) for seconds in (0.4, 61, 3601)] == ["0:00", "1:01", "1:00:01"]
