@@ -23,7 +23,8 @@ from zs3.convert.zegformer import Conversion, convert
 class ConvertOptions:
     """Turn a checkpoint of the published ZegFormer into one of zs3.
 
-    It has detectron2's layout, with or without CLIP's weights. Only tensors are read; a file that contains code is refused. Every tensor must fit the recipe's network.
+    The checkpoint has detectron2's layout, with or without CLIP's weights. Only tensors are read; a file that contains
+    code is refused. Every tensor must fit the recipe's network.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RELEASED.pth")]

@@ -25,28 +25,28 @@ WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.jso
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A trained model: what `build_network(recipe.model)` needs to run and to know which classes it has seen."""
+    """A trained model: its recipe, its weights and its seen classes."""
 
     origin: str
-    """Where it was read from, for messages."""
+    """Where it was read from, for error messages."""
     recipe: Recipe
     state: dict[str, Tensor]
     """The network's state dict, float32."""
     seen_classes: tuple[str, ...]
-    """Names that had training masks."""
+    """Names of the classes that had training masks."""
     digest: str
     """SHA-256 over weights, recipe and seen classes, hex."""
 
     @property
     def seen_concepts(self) -> frozenset[str]:
-        """The seen classes with synonyms folded together."""
+        """The concepts of the seen classes (`zs3.vocabulary.concept`)."""
         return frozenset(concept(name) for name in self.seen_classes)
 
     def network(self) -> Network:
         """The network in evaluation mode.
 
         Raises:
-            ValueError: the weights are of another model than the recipe says.
+            ValueError: the weights do not fit the recipe's network.
         """
         network = build_network(self.recipe.model)
         try:
@@ -64,7 +64,7 @@ def load_checkpoint(source: str) -> Checkpoint:
     """The checkpoint of a shipped name (`zs3-mini`), a local folder or a uri.
 
     Raises:
-        ValueError: nothing is there, or what is there is not a checkpoint of zs3.
+        ValueError: there is no checkpoint of zs3, or it cannot be read.
     """
     folder = str(SHIPPED / source) if (SHIPPED / source / RECIPE).is_file() else source
     filesystem, root = fsspec.core.url_to_fs(folder)
@@ -80,14 +80,14 @@ def load_checkpoint(source: str) -> Checkpoint:
             ) from error
     try:
         state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)
-        described, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
+        recipe, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
     except ValueError as error:
         raise ValueError(
             f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain"
         ) from error
     return Checkpoint(
         origin=source,
-        recipe=recipe_from_json(described, origin=f"checkpoint {source!r}"),
+        recipe=recipe_from_json(recipe, origin=f"checkpoint {source!r}"),
         state={name: value.float() if value.is_floating_point() else value for name, value in state.items()},
         seen_classes=tuple(seen),
         digest=digest_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}),
@@ -97,10 +97,10 @@ def load_checkpoint(source: str) -> Checkpoint:
 def save_checkpoint(
     folder: Path, recipe: Recipe, network: Network, seen_classes: Sequence[str], *, half: bool = False
 ) -> None:
-    """Write a checkpoint that appears whole or not at all.
+    """Write a checkpoint, whole or not at all.
 
     Args:
-        half: store floating-point weights as float16, for shipping; they are computed with as float32 again.
+        half: store floating-point weights as float16, for shipping; they are read as float32.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}

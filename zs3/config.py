@@ -1,4 +1,4 @@
-"""What defines a model and its results. Every field here is hashed; how a run is executed is kept elsewhere."""
+"""What defines a model and its results. Every field is part of a digest; execution settings are elsewhere."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class TextConfig:
     """How class names become a text bank."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The text encoder; the image branch uses the same one's image side."""
+    """The encoder of the names; for the image branch also of the crops."""
     templates: str = "plain"
     """Name of a set of prompt templates in zs3/data/prompt_templates.json."""
     embeddings: str = ""
-    """Stored embeddings instead of encoding names: a .npy matrix with one row per class, in the order of the class
-    list, or a folder of embeddings.npy and names.json whose rows are found by name."""
+    """Stored embeddings to use instead of encoding names: a .npy matrix with one row per class, in the order of the
+    class list, or a folder of embeddings.npy and names.json whose rows are looked up by name."""
     synonyms: bool = True
-    """Average the synonyms of a class into its row. The published code has none beside the names, which it splits at
-    ", "; of the shipped lists, ade20k_full holds the rest of such names as synonyms."""
+    """Average the synonyms of a class into its row. The published code has no synonyms but splits names at ", "; the
+    shipped list ade20k_full stores the other parts of such names as synonyms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,25 +36,25 @@ class SegmentSettings:
     """How pictures become segments."""
 
     short_side_px: int = 640
-    """Pictures are resized so that the shorter side has this length, in pixels."""
+    """Length of the shorter side after resizing, in pixels."""
     max_side_px: int = 2560
-    """Unless the longer side would exceed this, in pixels."""
+    """Upper bound on the longer side, in pixels, for which the shorter side is reduced."""
     crop_styles: tuple[Style, ...] = ("crop_and_mask",)
-    """What the image encoder sees of a segment; the embeddings of several styles are averaged."""
+    """How segments are cropped for the image encoder; the embeddings of several styles are averaged."""
     picture_share: float = 0.0
-    """Share, in [0, 1), that the whole picture has in the image embedding of each of its segments: what surrounds a
-    segment says what it may be. 0 as published."""
+    """Share, in [0, 1), of the whole picture in the image embedding of each segment; surroundings help to recognise
+    it. 0 as published."""
     image_branch: bool = True
     """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
     crop_empty_masks: bool = True
-    """As published, also masks without a pixel go through the encoder; off, their image embedding is zero."""
+    """On, as published: masks without a pixel go through the encoder too. Off: their image embedding is zero."""
     min_share: float = 0.0
-    """Segments that hold less than this share of every pixel are dropped before any crop is made; 0, as published,
-    keeps all. See `zs3.segmentation.segmenter.max_shares`."""
+    """Segments whose share of every pixel is lower are dropped before any crop is made
+    (`zs3.segmentation.segmenter.max_shares`). 0, as published, keeps all."""
     prune: Literal["none"] = "none"
-    """Nothing else is left (docs/numerics.md, "Pruning"); the field stays, so that digests of earlier runs stay."""
+    """The only value (docs/numerics.md, "Pruning"). The field remains because digests of existing tables include it."""
     crops_per_pass: int = 16
-    """Crops that go through the encoder together; bounds memory."""
+    """Crops that go through the encoder together; this bounds memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +62,18 @@ class NamingSettings:
     """How segments become labels."""
 
     branches: Literal["both", "both_own", "both_for_every_class", "query", "image"] = "both"
-    """both: the geometric mean of the paper, which takes the mean image-branch probability of all seen classes for
-    each of them; both_own: each seen class keeps its own; both_for_every_class: the image branch leads everywhere."""
+    """both: the paper's geometric mean, which gives each seen class the mean image-branch probability of all seen
+    classes; both_own: each seen class keeps its own; both_for_every_class: the image branch leads for all classes."""
     weight: float = 2 / 3
     """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
     calibration: float = 0.0
-    """γ, subtracted from the pixel score of every seen class; a negative one is taken from unseen classes instead."""
+    """γ, subtracted from the pixel scores of seen classes; if negative, −γ is subtracted from unseen ones instead."""
     query_temperature: float = 1.0
-    """The query branch's logits, `no object` included, are divided by this before the softmax; 1 as published."""
+    """Divides the query branch's logits, `no object` included, before the softmax; 1 as published."""
     image_logit_scale: float | None = None
-    """1 / temperature of the image branch; none takes the encoder's own."""
+    """1 / temperature of the image branch; None takes the encoder's own."""
     void_in_image_softmax: bool = True
-    """As published, `no object` also competes in the image branch's softmax; the paper's formula has no such term."""
+    """On, as published: `no object` also competes in the image branch's softmax; the paper's formula has none."""
     resize_first: bool = False
     """Resize masks to the picture before scoring instead of resizing the scores after (a published switch)."""
 
@@ -85,7 +85,7 @@ class Recipe:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
-    """What the recipe is called on the command line."""
+    """Name of the recipe on the command line."""
     model: ModelConfig
     """The network."""
     query_text: TextConfig
@@ -95,9 +95,9 @@ class Recipe:
     training: TrainingConfig
     """How it is trained."""
     segmenting: SegmentSettings
-    """How it groups."""
+    """How it segments."""
     naming: NamingSettings
-    """How it names."""
+    """How it classifies segments."""
 
     @property
     def digest(self) -> str:
@@ -111,10 +111,10 @@ def digest_of(value: Any) -> str:
 
 
 def recipe_from_json(value: dict[str, Any], *, origin: str) -> Recipe:
-    """The recipe that `asdict` wrote.
+    """The recipe from the JSON of its `asdict`.
 
     Raises:
-        ValueError: a field is missing, unknown or of another type; the message names the first such field.
+        ValueError: a field is missing, unknown or of another type; the message names the first one.
     """
     try:
         return TypeAdapter(Recipe).validate_python(value)

@@ -1,7 +1,7 @@
-"""The tables that zs3 writes and reads: their Arrow schemas, and the way from a label map to rows and back.
+"""The tables of zs3: their Arrow schemas, and label maps as rows and back.
 
 A label map becomes one row per class that occurs in it, each with its region as COCO-compressed run lengths.
-The regions of one image are disjoint, so the map is rebuilt exactly from its rows. Schemas carry the name and
+The regions of one image are disjoint, so the map is rebuilt exactly from its rows. Schemas hold the name and the
 version of their table as metadata; a change that readers can notice raises the version.
 """
 
@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 # H W pixels
 
 IGNORE_ID = 255
-"""What a label map says where nothing was labelled, unless its vocabulary uses this id for a class."""
+"""The value of unlabelled pixels in a label map, unless its vocabulary uses this id for a class."""
 
 
 def _field(name: str, kind: pa.DataType) -> pa.Field:
@@ -27,7 +27,7 @@ def _field(name: str, kind: pa.DataType) -> pa.Field:
 
 
 def _schema(name: str, version: int, fields: Sequence[pa.Field]) -> pa.Schema:
-    """A schema that says whose it is."""
+    """A schema with the name and the version of its table."""
     return pa.schema(fields, metadata={"zs3.table": name, "zs3.version": str(version)})
 
 
@@ -55,9 +55,9 @@ LABELS = _schema(
         _field("run", pa.string()),
     ],
 )
-"""One row per (image, class region). etag tells which content of the image was labelled, as its store does (its ETag,
-or size and time of modification); empty where the listing did not say. bbox is x, y, width, height in pixels; score
-lies in [0, 1] as the labeller gives it; run is the digest of weights, settings and vocabulary."""
+"""One row per (image, class region). etag identifies the image's content as its store does (its ETag, or size and time
+of modification), and is empty if the listing had none. bbox is x, y, width, height in pixels; score is in [0, 1]; run
+is the digest of weights, settings and vocabulary."""
 
 SEGMENTS = _schema(
     "segments",
@@ -84,9 +84,9 @@ SEGMENTS = _schema(
         _field("run", pa.string()),
     ],
 )
-"""One row per image: what the networks know of it, without any class name (`zs3.segmentation.segments.Segments`).
-mask_store says how `masks` is to be read (`zs3.masks.store`); embeddings hold one row per segment; disagreement lies in
-[0, 1], see `zs3.segmentation.table`; run is the digest of weights, settings and mask store."""
+"""One row per image: its segments, without class names (`zs3.segmentation.segments.Segments`). mask_store is the format
+of `masks` (`zs3.masks.store`); embeddings have one row per segment; disagreement of the two branches is in [0, 1]
+(`zs3.inference.segment_exporter.disagreement`); run is the digest of weights, settings and mask store."""
 
 FAILURES = _schema(
     "failures",
@@ -101,7 +101,7 @@ FAILURES = _schema(
     ],
 )
 """One row per image that could not be processed; stage is `read`, `decode`, `masks`, `label`, `segment` or `name`;
-attempts counts the runs that tried."""
+attempts is the number of runs that tried."""
 
 SHARDS = _schema(
     "shards",
@@ -114,8 +114,8 @@ SHARDS = _schema(
         _field("run", pa.string()),
     ],
 )
-"""One row per part of a listing whose images all have rows of results or failures; digest is of their ids, uris and
-etags. A summary: whoever deletes rows of the other tables by hand deletes this one too."""
+"""One row per part of a listing whose images all have rows of results or failures; digest is that of their ids, uris
+and etags. If you delete rows of the other tables by hand, delete this table too."""
 
 SCORES = _schema(
     "scores",
@@ -135,9 +135,9 @@ SCORES = _schema(
         _field("score", _list_of(pa.float32())),
     ],
 )
-"""One row per image: its confusion as parallel lists of truth id, predicted id and number of pixels; the same of the
-outlines of predicted regions; per true class the pixels of its outline and those of them that are met
-(`zs3.metrics.boundaries`); and per class that was labelled the score of its region."""
+"""One row per image: its confusion as parallel lists of truth id, predicted id and number of pixels; the same for the
+outlines of predicted regions; per true class the pixels of its outline and how many of them are matched
+(`zs3.metrics.boundaries`); and per labelled class the score of its region."""
 
 
 def label_rows(
@@ -152,10 +152,10 @@ def label_rows(
     ignore_id: int = IGNORE_ID,
     etag: str = "",
 ) -> list[dict[str, Any]]:
-    """Rows of `labels` for one image, ascending by class id; never empty.
+    """Rows of `labels` for one image, ascending by class id; at least one.
 
-    An image in which nothing was labelled gives one row of class `ignore_id` with an empty name and area 0,
-    so that it counts as done and keeps its size.
+    An image without labelled pixels gives one row of class `ignore_id` with an empty name and area 0, which records
+    that it is done and its size.
 
     Args:
         image_id: unique in the table.
@@ -163,13 +163,13 @@ def label_rows(
         label_map_HW: (H, W) class ids, `ignore_id` where nothing was labelled.
         class_names: name of every class that may occur.
         seen: whether the class had training masks.
-        scores: one number in [0, 1] per class that occurs.
+        scores: a number in [0, 1] for each class that occurs.
         run: digest of weights, settings and vocabulary.
-        ignore_id: the value that is no class.
-        etag: what the listing said of the image's content.
+        ignore_id: the value of unlabelled pixels.
+        etag: of the image's content, from the listing.
 
     Raises:
-        ValueError: the map is not a non-empty plane, or holds an id without a name or score.
+        ValueError: the map is empty or has another number of dimensions, or an id has no name or score.
     """
     if label_map_HW.ndim != 2 or label_map_HW.size == 0:
         raise ValueError(
@@ -180,7 +180,7 @@ def label_rows(
     if nameless:
         raise ValueError(
             f"label map of {image_id!r} holds class ids {nameless[:5]} that have no name or no score; "
-            f"was it painted with another vocabulary?"
+            f"was it made with another vocabulary?"
         )
     height, width = label_map_HW.shape
     rows = []
@@ -208,12 +208,10 @@ def label_rows(
 
 
 def label_map(rows: Sequence[Mapping[str, Any]], *, ignore_id: int = IGNORE_ID) -> NDArray[np.int32]:
-    """(H, W) int32 class ids, rebuilt exactly from all rows of one image; `ignore_id` where nothing was
-    labelled.
+    """(H, W) int32 class ids from all rows of one image; `ignore_id` for unlabelled pixels.
 
     Raises:
-        ValueError: no rows, rows of several images or sizes, or regions that overlap (an image labelled
-            twice).
+        ValueError: there are no rows, rows of several images or sizes, or regions that overlap.
     """
     keys = {(row["image_id"], row["height"], row["width"]) for row in rows}
     if len(keys) != 1:
@@ -244,11 +242,10 @@ def failure_row(
     etag: str = "",
     attempts: int = 1,
 ) -> dict[str, Any]:
-    """The row of `failures` for one image; the error type is the error's `kind` where it has one, else its
-    class.
+    """The row of `failures` for one image; the error type is the error's `kind` if it has one, else its class.
 
     Args:
-        etag: what the listing said of the image's content.
+        etag: of the image's content, from the listing.
         attempts: runs that have tried, this one included.
     """
     return {

@@ -1,4 +1,4 @@
-"""Class names, synonyms and roles: what a pixel may be called, and what training may have seen."""
+"""Class names, synonyms and roles: which classes a pixel may have, and which ones training may use."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ class ClassEntry:
     """One class of a vocabulary."""
 
     id: int
-    """Value in truth and label maps, as the publisher of the data set numbers it."""
+    """Value in truth and label maps, as in the published data set."""
     name: str
-    """The name shown in tables and reports, unique in its vocabulary."""
+    """Name in tables and reports, unique in its vocabulary."""
     role: Role = "seen"
-    """seen: training may use its masks. unseen: it must not. background, excluded: no pixel is called so, and
-    its truth pixels are void for evaluation."""
+    """seen: training may use its masks. unseen: it must not. background, excluded: never predicted, and its truth
+    pixels are ignored in evaluation."""
     synonyms: tuple[str, ...] = ()
-    """Other names for the same thing, for text banks that average over them."""
+    """Other names of the class, for text banks that average over them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,35 +40,32 @@ class Vocabulary:
     """A list of classes with unique ids and names, and the value that means no class.
 
     Raises:
-        ValueError: no class a pixel may be called, a repeated id or name, an empty name, an unknown role, or
-            an id that is negative or equals `ignore_id`.
+        ValueError: there is no class to predict, a repeated id or name, an empty name, an unknown role, or an id
+            that is negative or equals `ignore_id`.
     """
 
     name: str
     classes: tuple[ClassEntry, ...]
     ignore_id: int = _IGNORE_8_BIT
-    """Value of void pixels: 255, or 65535 where ids need 16 bits."""
+    """Value of ignored pixels: 255, or 65535 if ids need 16 bits."""
 
     def __post_init__(self) -> None:
         _refuse_bad_entries(self)
 
     @property
     def candidates(self) -> tuple[ClassEntry, ...]:
-        """What a pixel may be called: seen and unseen classes, in file order."""
+        """The classes to predict: seen and unseen ones, in file order."""
         return tuple(entry for entry in self.classes if entry.role in ("seen", "unseen"))
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of order, ids, names, roles, synonyms and ignore id.
-
-        The vocabulary's own name stays out: the same list under another file name is the same vocabulary.
-        """
+        """SHA-256 (hex) of order, ids, names, roles, synonyms and ignore id, without the vocabulary's own name."""
         content = {key: value for key, value in self.to_json().items() if key != "name"}
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that `from_json` turns back into an equal vocabulary."""
+        """Plain values from which `from_json` makes an equal vocabulary."""
         classes = [
             {"id": entry.id, "name": entry.name, "role": entry.role, "synonyms": list(entry.synonyms)}
             for entry in self.classes
@@ -79,11 +76,11 @@ class Vocabulary:
     def from_json(cls, content: Mapping[str, Any], name: str = "classes") -> "Vocabulary":
         """A vocabulary from `to_json`, or from the `classes.json` of a folder data set.
 
-        The latter calls the ignore id `ignore_index`; further keys of its entries are passed over.
+        In the latter the ignore id is called `ignore_index`; other keys of its entries are ignored.
 
         Args:
-            content: object with `classes`, a list of objects with `id`, `name`, maybe `role` and `synonyms`.
-            name: the vocabulary's name where the content has none.
+            content: object with `classes`, a list of objects with `id`, `name`, and optionally `role` and `synonyms`.
+            name: the vocabulary's name if the content has none.
         """
         if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
             raise ValueError(
@@ -97,17 +94,17 @@ class Vocabulary:
 
 
 def load_vocabulary(source: str) -> Vocabulary:
-    """The vocabulary that `source` names.
+    """A shipped vocabulary, or that of a file.
 
     Args:
         source: a shipped name (`voc`, `coco_stuff`, `ade20k_full`); or a path or uri of a `.json` file (ours,
-            a folder data set's `classes.json`, or a list of lines as below); or of a text file with one class
+            a folder data set's `classes.json`, or a list of lines as below), or of a text file with one class
             a line: `name`, or `name: synonym, synonym`, where a trailing `*` marks an unseen class. Such
-            classes get ids 1, 2, … in order; empty lines are passed over.
+            classes get ids 1, 2, … in order; empty lines are skipped.
 
     Raises:
         FileNotFoundError: `source` is neither a shipped name nor a file.
-        ValueError: the list is empty or malformed, or names a class twice.
+        ValueError: the list is empty or malformed, or has a class twice.
     """
     if source in SHIPPED:
         return Vocabulary.from_json(_shipped_json(source), name=source)
@@ -137,10 +134,10 @@ def load_vocabulary(source: str) -> Vocabulary:
 def parse_class_list(text: str, name: str) -> Vocabulary:
     """A vocabulary from lines `name` or `name: synonym, synonym`, a trailing `*` for unseen; ids 1, 2, … .
 
-    The ignore id is 255, or 65535 where there are 255 classes or more.
+    The ignore id is 255, or 65535 for 255 classes or more.
 
     Raises:
-        ValueError: no class at all, a line without a name, or a name given twice (both lines are named).
+        ValueError: there is no class, a line without a name, or a repeated name; the message gives both lines.
     """
     entries: list[ClassEntry] = []
     first_line: dict[str, int] = {}
@@ -161,14 +158,14 @@ def parse_class_list(text: str, name: str) -> Vocabulary:
 
 
 def normalised(name: str) -> str:
-    """A name as names are compared: lower case, one space between words, underscores read as spaces."""
+    """A name in the form in which names are compared: lower case, single spaces, underscores as spaces."""
     return " ".join(name.lower().replace("_", " ").split())
 
 
 def concept(name: str) -> str:
-    """The one lower-case name that stands for `name` and its synonyms: couch -> sofa, tvmonitor -> tv.
+    """The one lower-case name that represents `name` and its synonyms: couch -> sofa, tvmonitor -> tv.
 
-    Groups of synonyms are shipped with the package; a name in no group stands for itself. Of a name that
+    Groups of synonyms are shipped with the package; a name in no group represents itself. Of a name that
     lists its own synonyms (`sofa, couch, lounge`), the first counts.
     """
     representatives = _representatives()
@@ -178,12 +175,12 @@ def concept(name: str) -> str:
 
 
 def known(entry: ClassEntry, seen_concepts: frozenset[str]) -> bool:
-    """Whether a model trained on masks of `seen_concepts` has seen this class; never one marked unseen."""
+    """Whether a model trained on masks of `seen_concepts` has seen this class; False if it is marked unseen."""
     return entry.role != "unseen" and concept(entry.name) in seen_concepts
 
 
 def unseen_everywhere(vocabularies: Iterable[Vocabulary]) -> frozenset[str]:
-    """Concepts unseen in at least one vocabulary: training on all of them must not use masks of these."""
+    """Concepts that are unseen in at least one vocabulary; training on all of them must not use their masks."""
     return frozenset(
         concept(entry.name)
         for vocabulary in vocabularies

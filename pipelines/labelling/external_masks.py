@@ -20,8 +20,8 @@ from pipelines.labelling.image_stage import PARALLEL_READS, PIXELS, read_and_dec
 from pipelines.runs.rows import failure_of
 from pipelines.storage.objects import filesystem_of, read_bytes, uri_of
 from zs3.masks.binary import pack_masks
-from zs3.masks.external import ProposalError, masks_of_coco, masks_of_label_png, masks_of_pngs
-from zs3.masks.external_index import coco_segmentations, names_of, no_image
+from zs3.masks.external import ExternalMaskError, masks_of_coco, masks_of_label_png, masks_of_pngs
+from zs3.masks.external_index import coco_segmentations, ids_by_name, no_image_error
 
 CHECKSUMS = ("ETag", "md5Hash")
 """Keys of a listing in which object stores (S3, Google Cloud Storage) give a checksum; such files need no reading."""
@@ -100,7 +100,7 @@ def _packed_masks(
 ) -> bytes:
     """The masks of one image, as `pack_masks` packs them."""
     if place is None:
-        raise ProposalError(
+        raise ExternalMaskError(
             "missing",
             f"--masks has none for image {row['image_id']!r}; add them, or leave the image out of --images",
         )
@@ -109,7 +109,7 @@ def _packed_masks(
     size = (row["height"], row["width"])
     if "segmentations" in place:
         name = f"{place['source']}, image {row['image_id']!r}"
-        masks = masks_of_coco(place["segmentations"], size, name, told_hw=place["size"])
+        masks = masks_of_coco(place["segmentations"], size, name, json_hw=place["size"])
     elif "label" in place:
         masks = masks_of_label_png(content[0], size, place["label"], max_pixels=max_pixels)
     else:
@@ -138,7 +138,7 @@ def _masks_in_folder(
         for name, info in sorted(files.items())
         if name.lower().endswith(".png") and not any(part.startswith(".") for part in name.split("/"))
     }
-    id_of_name = names_of(ids)
+    id_of_name = ids_by_name(ids)
     labels: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
     for name, (uri, _) in pngs.items():
@@ -156,7 +156,7 @@ def _masks_in_folder(
             f"({next(iter(masks.values()))[0]}); give a folder of one kind"
         )
     if not labels and not masks:
-        raise no_image(source, [name[: -len(".png")] for name in pngs], ids)
+        raise no_image_error(source, [name[: -len(".png")] for name in pngs], ids)
     digests = list(zip(pngs, _file_digests(list(pngs.values()))))
     return ExternalMasks(
         kind="label PNGs" if labels else "a PNG for each mask",

@@ -112,7 +112,8 @@ def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]
     blocks = len({match[1] for name in state if (match := re.match(r"backbone\.res4\.(\d+)\.", name))})
     weights = state.get(CRITERION)
     classes = None if weights is None else weights.numel() - 1
-    counts = f"{CRITERION} {'is missing' if classes is None else f'of length {classes + 1}'} and {blocks} blocks in res4"
+    length = "is missing" if classes is None else f"of length {classes + 1}"
+    counts = f"{CRITERION} {length} and {blocks} blocks in res4"
     for name, make in RECIPES.items():
         made = make()
         is_released = made.model.backbone in BLOCKS.values() and len(made.training.datasets) == 1

@@ -1,6 +1,6 @@
 """Image-text encoders: crops and phrases become unit vectors of one space.
 
-Imports nothing of ours.
+Imports `zs3.tensor_files`.
 Begin with `base.Encoder`; `masked_crops` cuts segments out of a picture for them.
 """
 

@@ -1,14 +1,13 @@
-"""An image-text encoder out of two packages: an ImageNet classifier and a sentence encoder.
+"""An image-text encoder made of two packages: an ImageNet classifier and a sentence encoder.
 
-A picture is described by what the classifier (EfficientNet-Lite0) thinks it is; a phrase by which ImageNet
-classes the sentence encoder (MiniLM) finds near it, going by their WordNet words and definitions, and by
-the definitions of the phrase itself. Both are distributions over the same thousand classes; a power of
-each, as a unit vector, is the embedding. That a classifier's posterior can place a picture among words is
-the idea of ConSE (Norouzi et al., ICLR 2014), which averages word vectors instead.
+A picture becomes the classifier's posterior (EfficientNet-Lite0) over the thousand ImageNet classes. A phrase becomes a
+distribution over the same classes: the sentence encoder (MiniLM) compares the phrase and its WordNet definitions with
+their words and definitions. A power of each distribution, scaled to length 1, is the embedding. The idea that a
+classifier's posterior places a picture among words is that of ConSE (Norouzi et al., ICLR 2014), which averages word
+vectors instead.
 
-Measured by benchmarks/model/naming_on_true_masks.py: class-mean accuracy on the unseen classes of the validation
-lists, five crops here against ConSE on masked crops: VOC 74 against 45 %, MSRC 84 against 72 %, COCO 70
-against 42 %.
+Class-mean accuracy on the unseen classes of the validation lists, five crops here against ConSE on masked crops: VOC 74
+against 45 %, MSRC 84 against 72 %, COCO 70 against 42 % (benchmarks/model/naming_on_true_masks.py).
 """
 
 # N phrase or crop, V view, W ImageNet class (1000), D sentence embedding (384), S crop side in pixels
@@ -38,10 +37,8 @@ GREY = (127.5, 127.5, 127.5)
 
 
 class ImageNetWords:
-    """EfficientNet-Lite0 and MiniLM behind the encoder protocol; each is loaded when first used."""
+    """EfficientNet-Lite0 and MiniLM as an `Encoder`; each loads on first use."""
 
-    name = "imagenet_words"
-    text_dim = NUM_CLASSES
     image_dim = NUM_CLASSES
     image_mean = GREY
     image_std = GREY
@@ -71,10 +68,9 @@ class ImageNetWords:
     def encode_text(self, phrases: list[str]) -> torch.Tensor:
         """(N, 1000) float32 unit rows on the CPU: a power of each phrase's distribution over classes.
 
-        A phrase that WordNet knows (articles aside) is also compared through its definitions, each class
-        going by the meaning that fits it best. Prompts such as "a photo of a cat" are no such phrase: the
-        template
-        set "plain" serves this encoder best.
+        A phrase that is in WordNet (articles aside) is also compared through its definitions; for each class, the
+        definition that fits best counts. Prompts such as "a photo of a cat" are not in WordNet: use the template set
+        "plain" with this encoder.
         """
         config = self.config
         affinities_NW = self.sentences.encode(phrases) @ self.class_rows.T
@@ -89,12 +85,12 @@ class ImageNetWords:
             )
             known = torch.zeros(len(phrases), 1).index_fill_(0, owner, config.definition_share)
             affinities_NW = (1 - known) * affinities_NW + known * best_NW
-        # Some classes are near to everything; what counts is how much nearer than to the average class.
+        # Some classes are near to every phrase, so their mean affinity to the other classes is subtracted.
         affinities_NW = affinities_NW - (self.class_rows @ self.class_rows.T).mean(dim=0)
         shares_NW = (affinities_NW / config.text_temperature).softmax(dim=-1)
         if config.text_classes < NUM_CLASSES:
-            least = shares_NW.topk(config.text_classes, dim=-1).values[:, -1:]
-            shares_NW = shares_NW * (shares_NW >= least)
+            threshold = shares_NW.topk(config.text_classes, dim=-1).values[:, -1:]
+            shares_NW = shares_NW * (shares_NW >= threshold)
         return _unit(shares_NW.pow(config.power))
 
     def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
@@ -107,7 +103,7 @@ class ImageNetWords:
     def average_views(self, views_VNW: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
         """(N, 1000) unit rows of things seen in several crops: the power of the mean posterior.
 
-        Averaging posteriors names 1 to 2 points better than averaging the embeddings.
+        Averaging posteriors is 1 to 2 points more accurate than averaging embeddings.
         """
         posteriors = views_VNW.pow(1 / self.config.power)
         posteriors = posteriors / posteriors.sum(dim=-1, keepdim=True)
@@ -116,9 +112,6 @@ class ImageNetWords:
 
 def load_efficientnet() -> nn.Module:
     """EfficientNet-Lite0 with the weights of the installed package, frozen, in evaluation mode.
-
-    The package names its tensors otherwise than timm but lists them in the same order; every shape is
-    checked.
 
     Raises:
         FileNotFoundError: the package is not installed.
@@ -137,10 +130,10 @@ def load_efficientnet() -> nn.Module:
 
 
 def by_order(weights: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights under the target's names, first to first, last to last.
+    """The weights under the target's names. The package has other names than timm, in the same order.
 
     Raises:
-        ValueError: another number of tensors, or a pair whose last name part or shape differs.
+        ValueError: the number of tensors differs, or the last name part or the shape of a pair.
     """
     if len(weights) != len(target):
         raise ValueError(f"these weights have {len(weights)} tensors, the network has {len(target)}")
@@ -154,7 +147,7 @@ def by_order(weights: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) 
 
 
 def load_table() -> torch.Tensor:
-    """(1000, 384) float32 unit rows, from the table that ships with zs3 (`write_table` makes it)."""
+    """(1000, 384) float32 unit rows from the table that ships with zs3 (`write_table`)."""
     with as_file(files("zs3").joinpath(TABLE)) as path:
         return _unit(read_tensors(str(path))["classes"].float())
 
@@ -162,7 +155,7 @@ def load_table() -> torch.Tensor:
 def write_table(path: Path) -> None:
     """Encode the 1000 ImageNet classes with MiniLM and store the rows as float16, 0.8 MB.
 
-    Shipped because encoding them takes 3 to 15 s of a core, in every process that makes a text bank.
+    The table is shipped because encoding takes 3 to 15 s of a core in every process that makes a text bank.
     """
     rows = minilm.MiniLm().encode([synset.sentence for synset in imagenet_classes()])
     path.parent.mkdir(parents=True, exist_ok=True)

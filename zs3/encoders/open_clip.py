@@ -1,5 +1,4 @@
-"""CLIP and its relatives through open_clip: any architecture and weights it knows, or a local file of
-weights."""
+"""CLIP and similar models through open_clip: its architectures and weights, or a local file of weights."""
 
 # N prompt or crop, D embedding, S crop side in pixels
 
@@ -25,18 +24,17 @@ BATCH_SIZE = 256
 
 
 class OpenClip:
-    """A frozen open_clip model behind the encoder protocol, loaded when first used.
+    """A frozen open_clip model as an `Encoder`, loaded on first use.
 
     Raises:
-        ValueError: an unknown architecture, or weights that need quick-GELU in one without.
-        FileNotFoundError: neither a known tag nor a file.
+        ValueError: the architecture is unknown, or lacks the quick-GELU that the weights need.
+        FileNotFoundError: the weights are neither a known tag nor a file.
     """
 
     def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
         _check(config.architecture, config.weights)
         self.config = config
         self.device = device
-        self.name = f"open_clip {config.architecture or 'openai layout'} {Path(config.weights).name}"
 
     @cached_property
     def model(self) -> Any:
@@ -53,15 +51,11 @@ class OpenClip:
         return model.eval().requires_grad_(False).to(self.device)
 
     @cached_property
-    def text_dim(self) -> int:
-        """D, also the width of an image embedding."""
+    def image_dim(self) -> int:
+        """D."""
         if self.config.architecture:
             return int(open_clip.get_model_config(self.config.architecture)["embed_dim"])
         return int(self.model.text_projection.shape[1])
-
-    @property
-    def image_dim(self) -> int:
-        return self.text_dim
 
     @cached_property
     def image_size_px(self) -> int:
@@ -87,7 +81,7 @@ class OpenClip:
                 self.model.encode_text(self.tokenizer(phrases[start : start + BATCH_SIZE]).to(self.device))
                 for start in range(0, len(phrases), BATCH_SIZE)
             ]
-            return _unit(torch.cat(rows)).cpu() if rows else torch.zeros(0, self.text_dim)
+            return _unit(torch.cat(rows)).cpu() if rows else torch.zeros(0, self.image_dim)
 
     def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
         """(N, D) float32 unit rows on the encoder's device."""
@@ -120,12 +114,12 @@ def load_weights(path: str) -> dict[str, torch.Tensor]:
 
 
 def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
-    """A vision-transformer CLIP in OpenAI's names: shapes read from its tensors, quick-GELU, float32.
+    """A vision-transformer CLIP in OpenAI's names, with shapes from its tensors, quick-GELU, float32.
 
-    Heads are 64 wide, as in every model OpenAI released.
+    Heads are 64 wide, as in every model that OpenAI released.
 
     Raises:
-        ValueError: tensors of another model.
+        ValueError: the tensors are of another model.
     """
     weights = {key: value.float() for key, value in weights.items() if value.ndim or key == "logit_scale"}
     for needed in ("visual.proj", "visual.conv1.weight", "text_projection", "token_embedding.weight"):
@@ -160,7 +154,7 @@ def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
 
 
 def _check(architecture: str, weights: str) -> None:
-    """Refuse what cannot work before anything is downloaded or built."""
+    """Refuse an impossible configuration before anything is downloaded or built."""
     if not weights:
         raise ValueError('open_clip needs weights: a pretrained tag such as "openai", or a local path')
     is_file = Path(weights).is_file()
@@ -192,8 +186,7 @@ def _check(architecture: str, weights: str) -> None:
 
 def _depth(weights: dict[str, torch.Tensor], prefix: str) -> int:
     """Number of residual blocks under a prefix."""
-    found = {match.group(1) for key in weights if (match := re.match(rf"{prefix}resblocks\.(\d+)\.", key))}
-    return len(found)
+    return len({match[1] for key in weights if (match := re.match(rf"{prefix}resblocks\.(\d+)\.", key))})
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,4 @@
-"""The MiniLM sentence encoder as a text-only encoder: for query branches whose segments learn to speak its
-space."""
+"""The MiniLM sentence encoder as a text-only encoder, for query branches that are trained towards its space."""
 
 # N phrase, D embedding (384)
 from __future__ import annotations
@@ -13,10 +12,8 @@ from zs3.encoders.base import EncoderConfig
 
 
 class Sentences:
-    """MiniLM behind the encoder protocol; it has no image side."""
+    """MiniLM as an `Encoder` without an image side."""
 
-    name = "minilm"
-    text_dim = minilm.WIDTH
     image_dim = 0
     image_size_px = 0
     image_mean = image_std = (1.0, 1.0, 1.0)
@@ -35,19 +32,11 @@ class Sentences:
         return self.sentences.encode(phrases)
 
     def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
-        """Refused: sentences have no pictures.
-
-        Raises:
-            ValueError: always.
-        """
+        """Raises ValueError: there is no image side."""
         raise ValueError(
             "encoder minilm has no image side; give image_text an encoder of kind imagenet_words or open_clip"
         )
 
     def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
-        """Refused: sentences have no pictures.
-
-        Raises:
-            ValueError: always.
-        """
+        """Raises ValueError: there is no image side."""
         return self.encode_images(views_VNE)

@@ -1,6 +1,6 @@
-"""WordNet's words and definitions, as timm carries them for ImageNet: what a classifier's outputs mean.
+"""WordNet's words and definitions of the ImageNet classes, from files that timm ships.
 
-Read as files beside timm's code, without importing timm, which takes seconds.
+They are read without importing timm, which takes seconds.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ ARTICLES = ("a ", "an ", "the ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synset:
-    """One meaning: the words that have it, and its definition."""
+    """One meaning: its words and its definition."""
 
     words: tuple[str, ...]
     definition: str
 
     @property
     def sentence(self) -> str:
-        """As "ram, tup: uncastrated adult male sheep"."""
+        """For example "ram, tup: uncastrated adult male sheep"."""
         return f"{', '.join(self.words)}: {self.definition}"
 
 
@@ -34,8 +34,7 @@ def imagenet_classes() -> list[Synset]:
 
 
 def definitions(phrase: str) -> list[str]:
-    """The definitions of a word in each of its meanings, of WordNet's 21,843 that ImageNet depicts; often
-    none."""
+    """The definitions of a word among the 21,843 meanings of WordNet that ImageNet depicts; often none."""
     word = phrase.strip().lower()
     for article in ARTICLES:
         word = word.removeprefix(article)

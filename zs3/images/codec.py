@@ -1,6 +1,6 @@
 """Pictures in and out: bytes to upright RGB pixels, label maps to PNG and back, and the ids of listed images.
 
-Nothing here touches a file or the network; callers read bytes and add the uri to the errors.
+Nothing here reads a file or the network; callers read bytes and add the uri to errors.
 """
 
 # H W pixels
@@ -18,18 +18,18 @@ from PIL import Image
 from zs3.images.header_checks import ImageError, Kind, check_header, prepared
 
 DEFAULT_MAX_PIXELS = 50_000_000
-"""Largest picture decoded unless told otherwise: 150 MB as RGB, beyond most cameras."""
+"""Largest picture that is decoded by default: 150 MB as RGB, beyond most cameras."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is read. JPEG 2000 and AVIF are not: their decoders turn a truncated file into a wrong picture."""
+"""The formats that are read. The decoders of JPEG 2000 and AVIF turn a truncated file into a wrong picture."""
 
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 4_000_000
 _EIGHT_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 """Grey of 16 bits → the nearest of 8."""
 
-# Hostile files make Pillow warn in words of their own, thousands of times, and Python remembers each text for
-# ever. What matters of it is said by an ImageError.
+# Hostile files make Pillow warn thousands of times, and Python keeps each text for ever. An ImageError reports what
+# matters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -47,8 +47,8 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     """Upright RGB pixels of an encoded picture, (H, W, 3) uint8, contiguous.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; 16-bit grey is scaled from 0..65535
-    to 0..255; what is transparent is laid on white; of several frames the first is taken; colour profiles are
-    not applied. The size is checked before any pixel is decoded.
+    to 0..255; transparency is laid on white; the first of several frames is taken; colour profiles are
+    ignored. The size is checked before any pixel is decoded.
 
     Args:
         data: the whole file, in one of `FORMATS`.
@@ -59,7 +59,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     """
     image = _opened(data, max_pixels)
     try:
-        # Pixels first: reading a PNG's orientation would load them too, and hide that they are damaged.
+        # Pixels first: reading a PNG's orientation would load them too, and hide damage.
         pixels = _rgb(image)
         orientation = _orientation(image)
     except (ImageError, MemoryError):
@@ -67,7 +67,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     except Exception as error:  # damaged files make Pillow raise nearly any type
         raise _unreadable(data, image.format, error) from error
     del image  # frees its pixels before an upright copy is made
-    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(pixels))
+    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda pixels: pixels)(pixels))
 
 
 def encode_label_png(
@@ -79,7 +79,7 @@ def encode_label_png(
         labels_HW: (H, W) integers in 0..65535.
         palette: (N, 3) uint8 colours of the labels 0..N-1, N <= 256; by default the colours of PASCAL VOC.
             A 16-bit PNG has none.
-        wide: 16 bits even where 8 would do, so that all files of a set are alike.
+        wide: 16 bits even if 8 would do, so that all files of a set are alike.
 
     Raises:
         ValueError: labels of another shape or outside 0..65535.
@@ -92,7 +92,7 @@ def encode_label_png(
     low, high = int(labels_HW.min()), int(labels_HW.max())
     if low < 0 or high > 65535:
         raise ValueError(
-            f"labels span {low}..{high}, but a PNG holds 0..65535; map void to the ignore id first"
+            f"labels span {low}..{high}, but a PNG holds 0..65535; map ignored pixels to the ignore id first"
         )
     if high > 255 or wide:
         image = Image.fromarray(labels_HW.astype(np.uint16))
@@ -112,7 +112,7 @@ def decode_label_png(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ND
     """The values stored in a label PNG, (H, W) int32: palette indices, or grey of 1 to 16 bits.
 
     Raises:
-        ImageError: not a PNG, colours instead of labels, too large, or damaged.
+        ImageError: it is not a PNG, holds colours instead of labels, or is too large or damaged.
     """
     image = _opened(data, max_pixels)
     if image.format != "PNG" or image.mode not in ("P", "L", "1", "I;16", "I"):
@@ -134,28 +134,25 @@ def decode_label_png(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ND
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """The 256 colours of PASCAL VOC, (256, 3) uint8: those of the labels 0..255."""
+    """(256, 3) uint8: the colours of the labels 0..255 in PASCAL VOC."""
     return voc_colours(np.arange(256))
 
 
 def voc_colours(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """(..., 3) uint8 colours of labels by the rule of PASCAL VOC: bits dealt in turn to R, G and B, highest first.
+    """(..., 3) uint8 colours of labels by the rule of PASCAL VOC: a label's bits go to R, G and B in turn.
 
-    VOC uses eight bits of it; the rule gives every label below 2^24 a colour of its own.
-    Source: VOClabelcolormap of the VOC 2012 development kit.
+    Every label below 2^24 has a colour of its own. Source: VOClabelcolormap of the VOC 2012 development kit.
     """
     colours = np.zeros((*np.shape(labels), 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
-            here = (np.asarray(labels) >> (3 * bit + channel)) & 1
-            colours[..., channel] |= (here << (7 - bit)).astype(np.uint8)
+            value = (np.asarray(labels) >> (3 * bit + channel)) & 1
+            colours[..., channel] |= (value << (7 - bit)).astype(np.uint8)
     return colours
 
 
 def image_ids(relative_paths: Sequence[str]) -> list[str]:
-    """Ids of listed images: file names without folder and extension if those are unique, else relative paths.
-
-    Decided for a listing as a whole: one repeated file name turns every id into a path.
+    """Ids of listed images: file names without folder and extension if all of those are unique, else relative paths.
 
     Args:
         relative_paths: paths relative to the listing's root, `/` between parts.
@@ -165,9 +162,9 @@ def image_ids(relative_paths: Sequence[str]) -> list[str]:
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
-    """The header of a picture, its size checked; pixels are not decoded yet.
+    """A picture whose header is checked and whose pixels are not decoded yet.
 
-    Formats are tried here, not by `Image.open`, whose own size limit is one global for the whole process.
+    Formats are tried here and not by `Image.open`, whose size limit is global to the process.
     """
     if not data:
         raise ImageError("unreadable", "the file is empty (0 bytes), expected a picture")
@@ -192,7 +189,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
 
 def _unreadable(data: bytes, image_format: str | None, error: Exception) -> ImageError:
     message = str(error) or type(error).__name__
-    if isinstance(error, Image.DecompressionBombError):  # some readers have this limit of their own
+    if isinstance(error, Image.DecompressionBombError):  # some readers have a limit of their own
         return ImageError(
             "too_large", f"the {image_format} file claims a picture that is too large: {message}"
         )
@@ -204,12 +201,12 @@ def _unreadable(data: bytes, image_format: str | None, error: Exception) -> Imag
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged metadata is no reason to refuse sound pixels
+    except Exception:  # damaged metadata does not make sound pixels unusable
         return 1
 
 
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels as (H, W, 3) uint8, converted strip by strip, so that no second picture of full size is made."""
+    """(H, W, 3) uint8 pixels, converted in strips, so that no second picture of full size is made."""
     image.load()
     if image.mode in ("I", "F"):
         raise ImageError(

@@ -1,7 +1,7 @@
-"""What a picture's file may ask of its reader: checks that cost little, made before a decoder believes the file.
+"""Cheap checks of a picture's file before it is decoded.
 
-A file of a kilobyte can claim a tile of gigabytes or ten thousand passes over the picture. Pixels are limited
-elsewhere too, but decoders also allocate and compute by numbers that are not the picture's size.
+A file of a kilobyte can claim a tile of gigabytes or ten thousand passes over the picture: decoders allocate and
+compute by numbers other than the picture's size.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from PIL.TiffImagePlugin import TiffImageFile
 Kind = Literal["unreadable", "truncated", "too_large", "unsupported"]
 
 MAX_SCANS = 256
-"""Passes over a JPEG. Encoders write ten or so; at the largest default size, each costs some 20 ms."""
+"""Passes over a JPEG. Encoders write about ten; at the largest default size, each costs some 20 ms."""
 
-PIXELS_PER_PIECE = 64
-"""Least pixels of a TIFF's tile, on average; the format's smallest tiles have 256. Rows come on top."""
+MIN_PIXELS_PER_PIECE = 64
+"""Average pixels of a TIFF's tile; the format's smallest tiles have 256. Pieces of single rows are allowed too."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""JPEG markers without a segment behind them."""
+"""JPEG markers without a segment."""
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used. `kind` says why: unreadable, truncated, too_large or unsupported."""
+    """A picture that cannot be used; `kind` is unreadable, truncated, too_large or unsupported."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class ImageError(ValueError):
 
 
 def prepared(data: bytes, image_format: str) -> bytes:
-    """The file as it may be given to Pillow's reader of this format; usually as it is.
+    """The file for Pillow's reader of this format, usually unchanged.
 
     Raises:
         ImageError: decoding it would take far more passes than any picture needs.
@@ -53,10 +53,10 @@ def prepared(data: bytes, image_format: str) -> bytes:
 
 
 def check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Refuse a picture by what its header says; no pixel has been decoded yet.
+    """Refuse a picture by its header.
 
     Raises:
-        ImageError: it, or a tile of it, has more than `max_pixels`; it is in too many pieces; a PNG lacks its end.
+        ImageError: it, or a tile of it, has more than `max_pixels`; it has too many pieces; a PNG lacks its end.
     """
     width, height = image.size
     if width * height > max_pixels:
@@ -80,17 +80,17 @@ def _refuse_huge_tiles(image: TiffImageFile, max_pixels: int) -> None:
             f"the picture is {width}x{height}, but its tiles are {tile_width}x{tile_height}, more than the limit of "
             f"{max_pixels} pixels; save it anew",
         )
-    most = 4 * height + width * height // PIXELS_PER_PIECE
-    if len(image.tile) > most:
+    max_pieces = 4 * height + width * height // MIN_PIXELS_PER_PIECE
+    if len(image.tile) > max_pieces:
         raise ImageError(
             "unsupported",
             f"the picture of {width}x{height} pixels is in {len(image.tile)} pieces, "
-            f"expected at most {most}; save it anew",
+            f"expected at most {max_pieces}; save it anew",
         )
 
 
 def _refuse_cut_png(data: bytes) -> None:
-    # Pillow forgives a missing end, but the orientation may stand in a chunk behind the pixels.
+    # Pillow accepts a missing end, but a chunk after the pixels may hold the orientation.
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
@@ -104,13 +104,13 @@ def _refuse_cut_png(data: bytes) -> None:
 
 
 def _refuse_many_scans(data: bytes) -> None:
-    """Count the scans of a JPEG up to its end; what is appended, such as a film, is not looked at."""
-    if data.count(b"\xff\xda") <= MAX_SCANS:  # fast, and nearly every file's end of this
+    """Count the scans of a JPEG up to its end; appended data, such as a film, is ignored."""
+    if data.count(b"\xff\xda") <= MAX_SCANS:  # fast, and true of nearly every file
         return
     scans, marker = 0, re.compile(rb"\xff+([^\x00\xff])")
-    found = marker.search(data)
-    while found and found[1] != b"\xd9":
-        kind, position = found[1][0], found.end()
+    match = marker.search(data)
+    while match and match[1] != b"\xd9":
+        kind, position = match[1][0], match.end()
         if kind not in _STANDALONE:
             position += int.from_bytes(data[position : position + 2], "big")
         scans += kind == 0xDA
@@ -118,4 +118,4 @@ def _refuse_many_scans(data: bytes) -> None:
             raise ImageError(
                 "unsupported", f"the JPEG has more than {MAX_SCANS} scans, expected about ten; save it anew"
             )
-        found = marker.search(data, position)
+        match = marker.search(data, position)

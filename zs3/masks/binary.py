@@ -1,8 +1,8 @@
-"""Masks that are given, not predicted: each pixel of the picture is in or out. Kept as COCO's run lengths.
+"""Binary masks, as external ones are: each pixel of the picture is in or out. Stored as COCO's run lengths.
 
-As logits they are -127 and 127, whose probabilities are exactly 0 and 1 in 32-bit floats, with one cell for each pixel;
-8 bits a cell, a quarter of what soft masks take. Run lengths may come from outside. They are read here and not by
-pycocotools, which trusts them: where they stop short of the picture it leaves pixels as they were in memory.
+In memory they are int8 logits of -127 and 127, one for each pixel, whose probabilities are exactly 0 and 1 in 32-bit
+floats. Run lengths may come from untrusted files. They are read here and not by pycocotools, which leaves pixels as
+they were in memory if run lengths stop short of the picture.
 """
 
 # K mask, H W pixels
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 INSIDE = np.int8(127)
-"""The logit of a pixel inside; outside it is the negative."""
+"""The logit of a pixel inside; a pixel outside has its negative."""
 
 MAX_CELLS = 1 << 30
-"""Masks times pixels that one picture may have: a gigabyte of logits, 341 masks of 2048x1536."""
+"""Upper bound on masks times pixels of one picture: a gigabyte of logits, 341 masks of 2048x1536."""
 
 MAX_NUMBER_LENGTH = 7
-"""Characters of one number in compressed run lengths, of 5 bits each: enough for any picture."""
+"""Upper bound on the characters of one number in compressed run lengths, of 5 bits each."""
 
 Masks = NDArray[np.int8]
 
 
 def pack_masks(masks: Iterable[NDArray[np.bool_]]) -> bytes:
-    """(H, W) masks, taken one at a time, as bytes: how many, how long the run lengths of each are, and these."""
+    """(H, W) masks, read one at a time, as bytes: their number, the length of each code, and the codes."""
     codes = [coco_mask.encode(np.asfortranarray(mask_HW, dtype=np.uint8))["counts"] for mask_HW in masks]
     lengths = [len(code) for code in codes]
     return struct.pack(f"<{1 + len(codes)}I", len(codes), *lengths) + b"".join(codes)
@@ -71,23 +71,23 @@ def decode_binary(data: bytes, shape_KHW: tuple[int, int, int]) -> Masks:
 
 
 def run_lengths(code: bytes) -> NDArray[np.int64]:
-    """The run lengths behind COCO's compressed form: pixels outside, inside, outside, … down the columns.
+    """Run lengths from COCO's compressed form: pixels outside, inside, outside, … down the columns.
 
     Raises:
         ValueError: they are damaged.
     """
     digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
-    goes_on = (digits & 32) > 0
-    if not digits.size or digits.min() < 0 or digits.max() > 63 or goes_on[-1]:
+    continues = (digits & 32) > 0
+    if not digits.size or digits.min() < 0 or digits.max() > 63 or continues[-1]:
         raise ValueError(f"compressed run lengths of {len(code)} bytes are damaged or cut off")
-    ends = np.flatnonzero(~goes_on)
+    ends = np.flatnonzero(~continues)
     starts = np.concatenate(([0], ends[:-1] + 1))
     places = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
     if places.max() >= MAX_NUMBER_LENGTH:
         raise ValueError(f"compressed run lengths hold a number of {places.max() + 1} characters")
     numbers = np.add.reduceat((digits & 31) << (5 * places), starts)
     numbers -= np.where(digits[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)
-    # From the fourth on, each is the difference to the one before the last.
+    # From the fourth on, each number is the difference to the second one before it.
     numbers[1::2], numbers[2::2] = np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])
     return numbers
 
@@ -96,7 +96,7 @@ def mask_of_runs(lengths: Sequence[int] | NDArray[np.int64], height: int, width:
     """(H, W) bool: the mask with these run lengths.
 
     Raises:
-        ValueError: they are not those of a picture of this size.
+        ValueError: they are not whole numbers that add up to the pixels of the picture.
     """
     runs = np.asarray(lengths)
     if runs.ndim != 1 or (runs.size and (runs.dtype.kind not in "iu" or runs.min() < 0)):

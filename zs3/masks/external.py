@@ -1,7 +1,7 @@
-"""Masks from elsewhere, for one picture: out of a label PNG, out of PNGs with a mask each, or out of COCO's JSON.
+"""External masks of one picture: from a label PNG, from PNGs of one mask each, or from COCO's JSON.
 
-All of it comes from outside: sizes are checked before pixels are decoded, run lengths before they are unrolled,
-polygons before they are drawn. A mask without a pixel is left out.
+Nothing in these files is trusted: sizes are checked before pixels are decoded, run lengths before they are expanded,
+polygons before they are drawn. Empty masks are left out.
 """
 
 # H W pixels
@@ -21,8 +21,8 @@ Kind = Literal["missing", "wrong_size", "damaged", "too_many"]
 Size = tuple[int, int]
 
 
-class ProposalError(ValueError):
-    """Masks of a picture that cannot be used. `kind` says why: missing, wrong_size, damaged or too_many."""
+class ExternalMaskError(ValueError):
+    """Masks of a picture that cannot be used; `kind` is missing, wrong_size, damaged or too_many."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
@@ -32,20 +32,19 @@ class ProposalError(ValueError):
 def masks_of_label_png(
     data: bytes, picture_hw: Size, name: str, *, max_pixels: int
 ) -> Iterator[NDArray[np.bool_]]:
-    """The (H, W) mask of each value of a label PNG, ascending.
+    """The (H, W) mask of each value of a label PNG, ascending; 0 and the ignore value are no mask.
 
-    0 and void are no mask; void is 255 in a PNG of up to 8 bits and 65535 in one of 16.
+    The ignore value is 255 in a PNG of up to 8 bits and 65535 in one of 16.
 
     Raises:
         ImageError: it is no label PNG, or has more than `max_pixels` pixels.
-        ProposalError: it has another size than the picture, or too many values.
+        ExternalMaskError: it has another size than the picture, or too many values.
     """
     labels_HW = _values(data, name, max_pixels)
     _check_size(labels_HW.shape, picture_hw, name)
-    void = 65535 if data[24] == 16 else 255  # the byte is the bit depth of a PNG
-    values = [
-        int(value) for value in np.flatnonzero(np.bincount(labels_HW.ravel())) if value not in (0, void)
-    ]
+    ignore = 65535 if data[24] == 16 else 255  # byte 24 of a PNG is its bit depth
+    present = np.flatnonzero(np.bincount(labels_HW.ravel()))
+    values = [int(value) for value in present if value not in (0, ignore)]
     _check_number(len(values), picture_hw, name)
     return (labels_HW == value for value in values)
 
@@ -53,11 +52,11 @@ def masks_of_label_png(
 def masks_of_pngs(
     files: Sequence[tuple[str, bytes]], picture_hw: Size, *, max_pixels: int
 ) -> Iterator[NDArray[np.bool_]]:
-    """The (H, W) mask of each PNG, (name, content); what is not 0 is inside.
+    """The (H, W) mask of each PNG, (name, content); values other than 0 are inside.
 
     Raises:
         ImageError: one is no grey or palette PNG, or has more than `max_pixels` pixels.
-        ProposalError: one has another size than the picture, or there are too many.
+        ExternalMaskError: one has another size than the picture, or there are too many.
     """
     _check_number(len(files), picture_hw, files[0][0].rpartition("/")[0] if files else "")
     for name, data in files:
@@ -68,48 +67,43 @@ def masks_of_pngs(
 
 
 def masks_of_coco(
-    segmentations: Sequence[Any], picture_hw: Size, name: str, *, told_hw: Sequence[int] | None = None
+    segmentations: Sequence[Any], picture_hw: Size, name: str, *, json_hw: Sequence[int] | None = None
 ) -> Iterator[NDArray[np.bool_]]:
     """The (H, W) mask of each `segmentation` of COCO: run lengths, compressed or not, or polygons.
 
     Args:
-        told_hw: height and width that the JSON tells of the picture, where it does.
+        json_hw: height and width of the picture in the JSON, if it has them.
 
     Raises:
-        ProposalError: one is damaged, or made for a picture of another size, or there are too many.
+        ExternalMaskError: one is damaged or for a picture of another size, or there are too many.
     """
-    if told_hw is not None:
-        _check_size(tuple(told_hw), picture_hw, name)
+    if json_hw is not None:
+        _check_size(tuple(json_hw), picture_hw, name)
     _check_number(len(segmentations), picture_hw, name)
-    for place, segmentation in enumerate(segmentations):
-        told = f"mask {place} of {len(segmentations)} in {name}"
+    for index, segmentation in enumerate(segmentations):
+        mask_name = f"mask {index} of {len(segmentations)} in {name}"
         try:
             if isinstance(segmentation, Mapping):
-                _check_size(tuple(segmentation["size"]), picture_hw, told)
-                mask_HW = mask_of_runs(_runs(segmentation["counts"]), *picture_hw)
+                _check_size(tuple(segmentation["size"]), picture_hw, mask_name)
+                counts = segmentation["counts"]
+                runs = run_lengths(counts.encode("ascii")) if isinstance(counts, str) else counts
+                mask_HW = mask_of_runs(runs, *picture_hw)
             else:
                 mask_HW = _polygons(segmentation, picture_hw)
-        except ProposalError:
+        except ExternalMaskError:
             raise
         except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise ProposalError(
-                "damaged", f"{told} cannot be read: {error}; expected run lengths or polygons of COCO"
+            raise ExternalMaskError(
+                "damaged", f"{mask_name} cannot be read: {error}; expected run lengths or polygons of COCO"
             ) from error
         if mask_HW.any():
             yield mask_HW
 
 
-def _runs(counts: Any) -> Any:
-    """Run lengths of either form as numbers."""
-    if isinstance(counts, str):
-        return run_lengths(counts.encode("ascii"))
-    return counts
-
-
 def _polygons(polygons: Any, picture_hw: Size) -> NDArray[np.bool_]:
     """(H, W) bool: the union of polygons, each a flat list of x, y in pixels."""
     height, width = picture_hw
-    # pycocotools takes four numbers for a box, and draws lines as long as they are told.
+    # pycocotools takes four numbers for a box, and draws lines of any length.
     corners = [np.asarray(polygon, np.float64) for polygon in polygons]
     for flat in corners:
         if flat.ndim != 1 or len(flat) < 6 or len(flat) % 2:
@@ -129,20 +123,20 @@ def _values(data: bytes, name: str, max_pixels: int) -> NDArray[np.int32]:
         raise ImageError(error.kind, f"{name}: {error}") from error
 
 
-def _check_size(found: tuple[Any, ...], picture_hw: Size, name: str) -> None:
-    if found != picture_hw:
-        raise ProposalError(
+def _check_size(size: tuple[Any, ...], picture_hw: Size, name: str) -> None:
+    if size != picture_hw:
+        raise ExternalMaskError(
             "wrong_size",
-            f"{name} is {' x '.join(map(str, found))}, but its picture is {picture_hw[0]} x {picture_hw[1]} (height x "
+            f"{name} is {' x '.join(map(str, size))}, but its picture is {picture_hw[0]} x {picture_hw[1]} (height x "
             "width, upright); make the masks for the picture as it is, or give the pictures that they were made for",
         )
 
 
 def _check_number(count: int, picture_hw: Size, name: str) -> None:
-    most = MAX_CELLS // (picture_hw[0] * picture_hw[1])
-    if count > most:
-        raise ProposalError(
+    max_count = MAX_CELLS // (picture_hw[0] * picture_hw[1])
+    if count > max_count:
+        raise ExternalMaskError(
             "too_many",
-            f"{name} has {count} masks; of a picture of {picture_hw[0]} x {picture_hw[1]}, {most} fit into memory; "
-            "give fewer masks, or a smaller picture",
+            f"{name} has {count} masks; of a picture of {picture_hw[0]} x {picture_hw[1]}, {max_count} fit into "
+            "memory; give fewer masks, or a smaller picture",
         )

@@ -1,4 +1,4 @@
-"""Feature extractors: the paper's ResNet with frozen batch norm, or any timm network that yields strides 4 to 32."""
+"""Feature extractors: the paper's ResNet with frozen batch norm, or any timm network with strides 4 to 32."""
 
 # B image, C channels, H W pixels
 from __future__ import annotations
@@ -18,11 +18,12 @@ STRIDES = (4, 8, 16, 32)
 class ResNet(nn.Module):
     """Bottleneck ResNet with frozen batch norm, names as in torchvision (detectron2's `build_resnet_backbone`).
 
-    All convolutions train, no normalisation statistic does; the stride sits in the 3x3 convolution, nothing is dilated.
+    All convolutions are trained, normalisation is not; the stride is in the 3x3 convolution, nothing is dilated.
 
     Args:
         blocks: bottlenecks in each of the four stages.
-        width: channels of the stem; 64 is the published network, less makes a small one of the same shape.
+        width: channels of the stem; 64 in the published network.
+        bottleneck_width: channels of the first bottleneck; None takes those of the stem.
     """
 
     def __init__(self, blocks: Sequence[int], width: int = 64, bottleneck_width: int | None = None) -> None:
@@ -62,15 +63,15 @@ class ResNet(nn.Module):
 
 
 class TimmFeatures(nn.Module):
-    """Any timm network as a pyramid of the four maps at strides 4 to 32.
+    """Any timm network as a pyramid of four maps at strides 4 to 32.
 
-    Batch statistics stay frozen when `freeze_statistics` is set: batches of a few crops would spoil them.
+    Batch statistics stay frozen in training, because batches of a few crops would spoil them.
 
     Raises:
-        ValueError: the network has no map at one of the strides.
+        ValueError: the network lacks a map at one of the strides.
     """
 
-    def __init__(self, name: str, *, freeze_statistics: bool = True) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         probe = timm.create_model(name, features_only=True, pretrained=False)
         reductions = list(probe.feature_info.reduction())  # type: ignore[union-attr, operator]
@@ -83,14 +84,12 @@ class TimmFeatures(nn.Module):
         indices = tuple(reductions.index(stride) for stride in STRIDES)
         self.network = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices)
         self.channels = tuple(self.network.feature_info.channels())  # type: ignore[union-attr, operator]
-        self.freeze_statistics = freeze_statistics
 
     def train(self, mode: bool = True) -> TimmFeatures:
         super().train(mode)
-        if self.freeze_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
@@ -101,10 +100,10 @@ class TimmFeatures(nn.Module):
 def build_backbone(
     name: str, *, width: int = 64, bottleneck_width: int | None = None
 ) -> ResNet | TimmFeatures:
-    """The network called `resnet50`, `resnet101` or `timm:<any timm name>`, with random weights.
+    """`resnet50`, `resnet101` or `timm:NAME`, with random weights.
 
     Raises:
-        ValueError: no such name.
+        ValueError: there is no such network.
     """
     if name in RESNET_BLOCKS:
         return ResNet(RESNET_BLOCKS[name], width, bottleneck_width)
@@ -118,10 +117,10 @@ def build_backbone(
 
 @torch.no_grad()
 def fill_by_order(target: nn.Module, source: dict[str, Tensor]) -> list[str]:
-    """Copy the tensors of a state dict that names them differently but lists them in the same order.
+    """Copy the tensors of a state dict that has other names in the same order.
 
-    A features-only network stops before the classifier, so the source may go on after the target ends.
-    `num_batches_tracked` counters are left alone.
+    The source may have more tensors: a features-only network stops before the classifier. Counters
+    (`num_batches_tracked`) are not copied.
 
     Returns:
         The names of the source tensors that were not used.
@@ -129,17 +128,17 @@ def fill_by_order(target: nn.Module, source: dict[str, Tensor]) -> list[str]:
     Raises:
         ValueError: a shape differs, or the source ends first.
     """
-    wanted = [(k, v) for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")]
-    given = [(k, v) for k, v in source.items() if not k.endswith("num_batches_tracked")]
-    if len(given) < len(wanted):
+    targets = [(k, v) for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")]
+    sources = [(k, v) for k, v in source.items() if not k.endswith("num_batches_tracked")]
+    if len(sources) < len(targets):
         raise ValueError(
-            f"weights hold {len(given)} tensors, the network wants {len(wanted)}: another network?"
+            f"weights hold {len(sources)} tensors, the network wants {len(targets)}: another network?"
         )
-    for (name, tensor), (origin, value) in zip(wanted, given):
+    for (name, tensor), (origin, value) in zip(targets, sources):
         if tensor.shape != value.shape:
             raise ValueError(
                 f"weights {origin!r} have shape {tuple(value.shape)}, but {name!r} wants {tuple(tensor.shape)}: "
                 "another network?"
             )
         tensor.copy_(value)
-    return [name for name, _ in given[len(wanted) :]]
+    return [name for name, _ in sources[len(targets) :]]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, group norm, and a ReLU when asked for."""
+    """Convolution without bias, group norm, and optionally a ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, relu: bool) -> None:
         layers: list[nn.Module] = [
@@ -45,6 +45,6 @@ class PixelDecoder(nn.Module):
         *finer, coarsest = maps
         y = self.top(coarsest)
         for features, lateral, output in reversed(list(zip(finer, self.laterals, self.outputs))):
-            aside = lateral(features)
-            y = output(aside + F.interpolate(y, size=aside.shape[-2:], mode="nearest"))
+            x = lateral(features)
+            y = output(x + F.interpolate(y, size=x.shape[-2:], mode="nearest"))
         return self.mask_features(y)

@@ -1,7 +1,7 @@
-"""The paper's pixel-level baseline: every pixel has an embedding of its own, compared with the text embeddings.
+"""The paper's pixel-level baseline: each pixel has an embedding of its own, compared with the text embeddings.
 
-SPNet (Xian et al., CVPR 2019) on the feature pyramid of ZegFormer, as ZegFormer's paper compares itself with
-("SPNet-FPN"): the same backbone and pixel decoder, no queries, no masks, no `no object`.
+SPNet (Xian et al., CVPR 2019) on ZegFormer's feature pyramid, called "SPNet-FPN" in ZegFormer's paper: the same
+backbone and pixel decoder, without queries, masks and `no object`.
 """
 
 # B image, D text embedding, C class, H W pixels, h w cells of stride 4

@@ -1,4 +1,4 @@
-"""The query decoder: learned queries look at the coarsest backbone map and become segment embeddings."""
+"""The query decoder: learned queries attend to the coarsest backbone map and become segment embeddings."""
 
 # B image, Q query, E hidden, h w cells of the memory map, T = h*w tokens
 from __future__ import annotations
@@ -33,7 +33,7 @@ def sine_positions(height: int, width: int, dim: int, *, device: torch.device | 
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm layer: queries talk to each other, look at the image, then think (DETR)."""
+    """Post-norm layer of DETR: self-attention of the queries, attention to the image, feed-forward."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -45,20 +45,21 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, target_BQE: Tensor, query_BQE: Tensor, memory_BTE: Tensor, keys_BTE: Tensor) -> Tensor:
-        """One round; `keys` are the memory with its positions added, `query` the learned query positions."""
-        at = target_BQE + query_BQE
-        x = self.norm1(target_BQE + self.dropout(self.self_attn(at, at, target_BQE, need_weights=False)[0]))
-        seen = self.multihead_attn(x + query_BQE, keys_BTE, memory_BTE, need_weights=False)[0]
-        x = self.norm2(x + self.dropout(seen))
-        thought = self.linear2(self.dropout(F.relu(self.linear1(x))))
-        return self.norm3(x + self.dropout(thought))
+        """(B, Q, E) the next target; `keys` are the memory plus its positions, `query` the learned query positions."""
+        placed = target_BQE + query_BQE
+        attended = self.self_attn(placed, placed, target_BQE, need_weights=False)[0]
+        x = self.norm1(target_BQE + self.dropout(attended))
+        attended = self.multihead_attn(x + query_BQE, keys_BTE, memory_BTE, need_weights=False)[0]
+        x = self.norm2(x + self.dropout(attended))
+        return self.norm3(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
 
 
 class QueryDecoder(nn.Module):
-    """Decoder layers over one memory map; every layer's output passes the same final norm.
+    """Decoder layers over one memory map, whose outputs all pass the same final norm.
 
     Args:
-        channels: channels of the memory map. dim: hidden channels E.
+        channels: of the memory map.
+        dim: hidden channels E.
     """
 
     def __init__(

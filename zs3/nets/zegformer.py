@@ -26,14 +26,14 @@ class ModelConfig:
     """Size and parts of the network; the defaults are the published R50 model."""
 
     architecture: Literal["zegformer", "pixel_level"] = "zegformer"
-    """zegformer: segments with an embedding each; pixel_level: the paper's baseline, an embedding for every pixel
-    (`zs3.nets.pixel_level`), which reads none of the decoder's fields."""
+    """zegformer: segments with an embedding each; pixel_level: the paper's baseline with an embedding for every pixel
+    (`zs3.nets.pixel_level`), which ignores the decoder's fields."""
     backbone: str = "resnet50"
     """resnet50, resnet101 or timm:NAME."""
     backbone_width: int = 64
     """Channels of a ResNet's stem; ignored by timm networks."""
     bottleneck_width: int | None = None
-    """Channels of a ResNet's first bottleneck; none means as many as the stem."""
+    """Channels of a ResNet's first bottleneck; None takes those of the stem."""
     pyramid_dim: int = 256
     """Channels inside the pixel decoder, a multiple of 32."""
     mask_dim: int = 256
@@ -41,7 +41,7 @@ class ModelConfig:
     hidden_dim: int = 256
     """Channels of the query decoder."""
     num_queries: int = 100
-    """Segments proposed per image."""
+    """Segments per image."""
     num_heads: int = 8
     """Attention heads."""
     feedforward_dim: int = 2048
@@ -51,8 +51,8 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout inside the decoder, a share."""
     segment_features: Literal["query", "query_and_pooled"] = "query"
-    """What a segment embedding is made of: the decoder's query alone, as published, or also the backbone's two
-    coarsest maps averaged under the segment's mask."""
+    """Input of a segment embedding: the decoder's query, as published, or also the backbone's two coarsest maps
+    averaged under the segment's mask."""
     text_dim: int = 512
     """Length of the text embeddings that segment embeddings are compared with."""
     temperature: float = 0.01
@@ -60,13 +60,13 @@ class ModelConfig:
     image_mean: RGB = IMAGENET_MEAN
     """Subtracted from RGB values in 0..255."""
     image_std: RGB = IMAGENET_STD
-    """Divides the centred values."""
+    """Divides the values after the mean is subtracted."""
     size_divisibility: int = 32
     """Images are zero-padded right and below to a multiple of this, in pixels."""
 
 
 class LayerOutput(NamedTuple):
-    """What one decoder layer says about every query."""
+    """The output of one decoder layer for every query."""
 
     embeddings_BQD: Tensor
     """Unit-length segment embeddings."""
@@ -79,7 +79,7 @@ class LayerOutput(NamedTuple):
 class ZegFormer(nn.Module):
     """Backbone, pixel decoder, query decoder, mask head and segment-embedding head (ZegFormer, section 3).
 
-    Class names stay outside: `class_logits` compares the embeddings with any text bank.
+    Class names are not part of it: `class_logits` compares the embeddings with any text bank.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -108,7 +108,7 @@ class ZegFormer(nn.Module):
             if config.segment_features == "query_and_pooled"
             else None
         )
-        # The published code leaves this vector at its own length, so `no object` is not a cosine like the classes.
+        # As published, this vector is not normalised, so the logit of `no object` is no cosine like those of classes.
         self.void_embedding = nn.Parameter(torch.empty(config.text_dim))
         nn.init.uniform_(self.void_embedding, -1 / math.sqrt(config.text_dim), 1 / math.sqrt(config.text_dim))
 
@@ -133,10 +133,10 @@ class ZegFormer(nn.Module):
 
 
 class PooledFeatures(nn.Module):
-    """What the backbone saw under each segment, as a share of its embedding.
+    """Backbone features under each segment, for its embedding.
 
-    Maps are averaged under the mask probabilities, each normalised, then projected together. The masks get no gradient
-    from here: they are trained to group, not to be easily named.
+    Maps are averaged under the mask probabilities, each normalised, then projected together. No gradient flows into the
+    masks: they are trained to segment, not to be easily classified.
 
     Args:
         channels: of the maps. text_dim: D.
@@ -163,9 +163,9 @@ def class_logits(output: LayerOutput, bank_CD: Tensor, temperature: float) -> Te
     """(B, Q, C + 1) logits: cosines with the text bank over the temperature, `no object` in the last column.
 
     Args:
-        output: embeddings and void logits of one layer.
+        output: of one layer.
         bank_CD: (C, D) unit rows.
-        temperature: τ, the one the void logits were made with.
+        temperature: τ, the one of the `no object` logits.
     """
     classes = output.embeddings_BQD @ bank_CD.T / temperature
     return torch.cat((classes, output.no_object_logits_BQ[..., None]), dim=-1)

@@ -12,15 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Segments:
-    """What the networks know of one picture, without any class name."""
+    """The networks' output for one picture, without any class name."""
 
     mask_logits_Khw: Tensor
-    """(K, h, w) float32 logits on the padded grid of stride 4. Masks that were given instead of predicted
-    (`zs3.segmentation.external_masks`) are int8 logits of -127 and 127, one for each pixel of the picture."""
+    """(K, h, w) float32 logits on the padded grid of stride 4. External masks (`zs3.segmentation.external_masks`)
+    are int8 logits of -127 and 127, one for each pixel of the picture."""
     query_embeddings_KD: Tensor
     """(K, D) float32 unit rows from the query branch."""
     image_embeddings_KE: Tensor
-    """(K, E) float32 unit rows from the image encoder; (K, 0) without an image branch, zeros where no crop was made."""
+    """(K, E) float32 unit rows from the image encoder; (K, 0) without an image branch, zeros without a crop."""
     no_object_logits_K: Tensor
     """(K,) float32 logits of `no object`, on the scale of the query branch's class logits."""
     padded_hw: tuple[int, int]
@@ -28,10 +28,10 @@ class Segments:
     resized_hw: tuple[int, int]
     """The part of it that holds the picture."""
     height: int
-    """Of the picture as it was given, in pixels."""
+    """Of the picture before resizing, in pixels."""
     width: int
 
     @property
     def binary(self) -> bool:
-        """Whether the masks were given: they may then leave pixels to no segment, where predicted ones never do."""
+        """Whether the masks are external. They may leave pixels without a segment; predicted ones never do."""
         return self.mask_logits_Khw.dtype == torch.int8

@@ -1,4 +1,4 @@
-"""Segments as rows of the table `segments`, and rows as segments again."""
+"""Segments as rows of the table `segments`, and back."""
 
 # K segment, D E embedding, h w mask cells
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zs3.masks.store import HARD, LOSSLESS, decode_masks, encode_masks
+from zs3.masks.store import BINARY, LOSSLESS, decode_masks, encode_masks
 from zs3.segmentation.segments import Segments
 
 NEEDED = (
@@ -34,8 +34,8 @@ NEEDED = (
 """The columns that `segments_at` reads."""
 
 ROUNDED_TO = 2048
-"""In other stores than the lossless one, embeddings are rounded to whole parts of 1 of this number: two thirds of the
-bytes of 16-bit floats, as Parquet then finds few distinct values."""
+"""Embeddings are rounded to multiples of 1 / 2048, except in the lossless store: Parquet then finds few distinct values
+and takes two thirds of the bytes of 16-bit floats."""
 
 
 def segments_row(
@@ -55,18 +55,18 @@ def segments_row(
         uri: where the image was read from.
         disagreement: of its two branches, in [0, 1].
         run: digest of weights, settings and mask store.
-        store: a name in `zs3.masks.store.STORES`. Other than `lossless` also rounds the embeddings. Masks that were
-            given are kept in the store `hard`.
-        etag: what the listing said of the image's content.
+        store: a name in `zs3.masks.store.STORES`; every store but `lossless` also rounds the embeddings. External
+            masks go into the store `hard`.
+        etag: of the image's content, from the listing.
 
     Raises:
-        ValueError: a value is not finite, or no such store.
+        ValueError: a value is not finite, or there is no such store.
     """
     query, image = (
         _stored(rows, store) for rows in (segments.query_embeddings_KD, segments.image_embeddings_KE)
     )
     masks = segments.mask_logits_Khw.numpy()
-    masks_in = HARD if segments.binary else store
+    mask_store = BINARY if segments.binary else store
     return {
         "image_id": image_id,
         "uri": uri,
@@ -80,8 +80,8 @@ def segments_row(
         "mask_height": masks.shape[1],
         "mask_width": masks.shape[2],
         "num_segments": len(masks),
-        "masks": encode_masks(masks, segments.padded_hw, segments.resized_hw, masks_in),
-        "mask_store": masks_in,
+        "masks": encode_masks(masks, segments.padded_hw, segments.resized_hw, mask_store),
+        "mask_store": mask_store,
         "query_embeddings": query,
         "image_embeddings": image,
         "void_logits": segments.no_object_logits_K.numpy(),
@@ -119,7 +119,7 @@ def segments_at(rows: pa.Table, index: int) -> Segments:
 
 
 def _stored(embeddings: Tensor, store: str) -> list[NDArray[np.float32]]:
-    """The rows as they are kept: all bits in the lossless store, else rounded."""
+    """The rows as they are stored: unchanged in the lossless store, else rounded."""
     values = embeddings.numpy().astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise ValueError("segment embeddings hold values that are not finite; is the checkpoint sound?")

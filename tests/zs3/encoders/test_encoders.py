@@ -84,7 +84,7 @@ def test_a_phrase_stands_for_the_imagenet_classes_of_its_meaning(
 def test_text_rows_are_unit_vectors_and_do_not_depend_on_their_company(words: ImageNetWords) -> None:
     phrases = ["sheep", "a photo of a sheep", "tvmonitor", "quartz crystal"]
     rows = words.encode_text(phrases)
-    assert rows.dtype == torch.float32 and rows.shape == (4, words.text_dim)
+    assert rows.dtype == torch.float32 and rows.shape == (4, words.image_dim)
     assert torch.allclose(rows.norm(dim=-1), torch.ones(4), atol=1e-5)
     # A class at the edge of the kept fifty may change places with its neighbour; its share is below 1e-2.
     assert (words.encode_text(phrases[:1])[0] - rows[0]).abs().max() < 0.15
@@ -144,7 +144,7 @@ def test_weights_of_another_network_are_refused_by_their_shapes() -> None:
 
 def test_clip_of_a_local_path_has_the_shapes_of_its_weights(recorded_clip: Path) -> None:
     encoder = load_encoder(EncoderConfig(kind="open_clip", weights=str(recorded_clip)), device=CPU)
-    assert (encoder.text_dim, encoder.image_dim, encoder.image_size_px) == (512, 512, 224)
+    assert (encoder.image_dim, encoder.image_size_px) == (512, 224)
     assert encoder.logit_scale == pytest.approx(100, rel=1e-5)
     rows = encoder.encode_text(["a cat", "a dog"])
     assert torch.allclose(rows.norm(dim=-1), torch.ones(2), atol=1e-5)
@@ -167,7 +167,7 @@ def test_weights_that_need_quick_gelu_are_refused_by_an_architecture_without() -
     with pytest.raises(ValueError, match=r"quick-GELU.*'ViT-B-16-quickgelu'"):
         load_encoder(config, device=CPU)
     right = EncoderConfig(kind="open_clip", architecture="ViT-B-16-quickgelu", weights="openai")
-    assert load_encoder(right, device=CPU).text_dim == 512
+    assert load_encoder(right, device=CPU).image_dim == 512
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import struct
 import warnings
 import zlib
 from io import BytesIO
+from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from zs3.images.codec import ImageError, decode, decode_label_png, encode_label_png, image_ids, voc_palette
+from zs3.images.header_checks import Kind
 
 SIZES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
@@ -187,22 +190,109 @@ def test_half_a_file_is_called_truncated_or_unreadable(image_format: str) -> Non
     assert caught.value.kind in ("truncated", "unreadable")
 
 
-@settings(deadline=None)
-@given(st.data())
-def test_damaged_bytes_give_pixels_or_an_image_error(data: st.DataObject) -> None:
-    source = encoded(
-        Image.fromarray(picture(9, 7)), data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF"]))
-    )
-    damaged = bytearray(source)
-    for _ in range(data.draw(st.integers(1, 8))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+def decoded(data: bytes, **options: int) -> NDArray[np.uint8] | ImageError:
+    """The pixels of a file, or the error that refuses it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pixels = decode(bytes(damaged), max_pixels=10_000)
-    except ImageError:
-        return
-    assert_rgb(pixels)
+            return decode(data, **options)
+    except ImageError as error:
+        return error
+
+
+def damaged(data: bytes, place: int, mask: int = 255) -> bytes:
+    """The file with some bits of one byte turned."""
+    return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("image_format", ["PPM", "TIFF"])
+def test_a_damaged_byte_of_uncompressed_pixels_changes_that_value_alone(image_format: str) -> None:
+    data = encoded(Image.fromarray(picture(9, 7)), image_format)
+    start = len(data) - 9 * 7 * 3
+    for value in range(9 * 7 * 3):
+        expected = picture(9, 7)
+        expected.ravel()[value] ^= 85
+        np.testing.assert_array_equal(decoded(damaged(data, start + value, 85)), expected)
+
+
+@pytest.mark.parametrize(
+    ("image_format", "places", "kinds"),
+    [
+        ("PNG", range(8), {"unsupported"}),  # the signature
+        ("PNG", range(8, 33), {"truncated", "unreadable"}),  # the header chunk, which has a checksum
+        ("PNG", range(33, 41), {"truncated", "unreadable"}),  # length and name of the chunk of pixels
+        ("JPEG", range(3), {"unsupported"}),
+        ("WEBP", range(4), {"unsupported"}),
+        ("WEBP", range(8, 16), {"unsupported"}),
+        ("GIF", range(6), {"unsupported"}),
+        ("BMP", range(2), {"unsupported"}),
+        ("BMP", range(30, 34), {"unreadable"}),  # the kind of compression
+    ],
+)
+def test_a_damaged_byte_before_the_pixels_is_refused(
+    image_format: str, places: range, kinds: set[str]
+) -> None:
+    data = encoded(Image.fromarray(picture()), image_format)
+    for place in places:
+        outcome = decoded(damaged(data, place))
+        assert isinstance(outcome, ImageError), f"byte {place} of the {image_format} does not matter"
+        assert outcome.kind in kinds
+
+
+def test_damage_in_the_pixels_of_a_png_leaves_the_rows_before_it() -> None:
+    data = encoded(Image.fromarray(picture()), "PNG")
+    start = data.index(b"IDAT") + 4
+    (length,) = struct.unpack(">I", data[start - 8 : start - 4])
+    refused = 0
+    for place in range(start, start + length, 3):
+        outcome = decoded(damaged(data, place))
+        if isinstance(outcome, ImageError):
+            assert outcome.kind in ("truncated", "unreadable")
+            refused += 1
+            continue
+        # What zlib gives before it reads the damaged byte, in whole rows of one filter byte and 3 x 53 values.
+        rows = len(zlib.decompressobj().decompress(data[start:place])) // (1 + 3 * 53)
+        np.testing.assert_array_equal(outcome[:rows], picture()[:rows], err_msg=f"damage at byte {place}")
+    assert refused > length // 6, "the checks of zlib find more than half of it"
+
+
+def test_damage_in_a_jpeg_leaves_the_blocks_before_it() -> None:
+    data = encoded(Image.fromarray(picture(64, 48)), "JPEG", subsampling=0, restart_marker_rows=1)
+    whole = decode(data)
+    # Blocks are 8 pixels high; a restart marker ends each row of them.
+    markers = [
+        place for place in range(len(data) - 1) if data[place] == 0xFF and 0xD0 <= data[place + 1] <= 0xD7
+    ]
+    assert len(markers) == 7
+    changed = 0
+    for row, (first, last) in enumerate(pairwise([*markers, len(data) - 2]), start=1):
+        for place in range(first + 2, last, 5):
+            outcome = decoded(damaged(data, place))
+            if isinstance(outcome, ImageError):
+                assert outcome.kind in ("truncated", "unreadable", "unsupported")
+                continue
+            np.testing.assert_array_equal(
+                outcome[: 8 * row], whole[: 8 * row], err_msg=f"damage at byte {place}"
+            )
+            changed += not np.array_equal(outcome, whole)
+    assert changed > 0, "no damage changed a pixel; is the scan where this test looks?"
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_damage_ends_in_pixels_within_the_limit_or_in_one_line(data: st.DataObject) -> None:
+    source = encoded(
+        Image.fromarray(picture(9, 7)), data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF"]))
+    )
+    for _ in range(data.draw(st.integers(1, 8))):
+        place = data.draw(st.integers(0, len(source) - 1))
+        source = damaged(source, place, data.draw(st.integers(0, 255)))
+    outcome = decoded(source, max_pixels=10_000)
+    if isinstance(outcome, ImageError):
+        assert outcome.kind in get_args(Kind) and "\n" not in str(outcome)
+    else:
+        assert_rgb(outcome)
+        assert outcome.size <= 3 * 10_000
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from zs3.masks.binary import mask_of_runs, pack_masks, run_lengths, unpack_masks
-from zs3.masks.store import HARD, decode_masks, encode_masks
+from zs3.masks.store import BINARY, decode_masks, encode_masks
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -55,8 +55,8 @@ def test_run_lengths_that_do_not_fill_the_picture_are_refused(lengths):
 def test_the_hard_store_keeps_given_masks_and_refuses_damage():
     size = (20, 30)
     logits = np.where(np.stack(some_masks(0, size)), np.int8(127), np.int8(-127))
-    data = encode_masks(logits, size, size, HARD)
-    assert np.array_equal(decode_masks(data, logits.shape, size, size, HARD), logits)
+    data = encode_masks(logits, size, size, BINARY)
+    assert np.array_equal(decode_masks(data, logits.shape, size, size, BINARY), logits)
     for broken, shape in (
         (data[:-3], logits.shape),
         (data + b"0", logits.shape),
@@ -64,4 +64,4 @@ def test_the_hard_store_keeps_given_masks_and_refuses_damage():
         (data, (4, *size)),
     ):
         with pytest.raises(ValueError, match=r"in the store 'hard' cannot be read as . masks of"):
-            decode_masks(broken, shape, size, size, HARD)
+            decode_masks(broken, shape, size, size, BINARY)

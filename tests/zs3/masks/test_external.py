@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from zs3.images.codec import ImageError, encode_label_png
 from zs3.masks.binary import MAX_CELLS
-from zs3.masks.external import ProposalError, masks_of_coco, masks_of_label_png, masks_of_pngs
+from zs3.masks.external import ExternalMaskError, masks_of_coco, masks_of_label_png, masks_of_pngs
 
 SIZE = (6, 8)
 BLOCK = np.zeros(SIZE, bool)
@@ -48,7 +48,7 @@ def test_coco_s_three_ways_to_write_a_mask_mean_the_same():
     outline = [[2, 1, 7, 1, 7, 4, 2, 4]]
     masks = list(
         masks_of_coco(
-            [compressed(BLOCK), uncompressed, outline, compressed(~BLOCK)], SIZE, "x", told_hw=[6, 8]
+            [compressed(BLOCK), uncompressed, outline, compressed(~BLOCK)], SIZE, "x", json_hw=[6, 8]
         )
     )
     assert all(np.array_equal(mask, BLOCK) for mask in masks[:3])
@@ -81,7 +81,7 @@ def test_parts_of_a_polygon_are_one_mask_and_nothing_is_none():
     ],
 )
 def test_segmentations_that_cannot_be_used_are_named(segmentation, kind, message):
-    with pytest.raises(ProposalError, match=message) as caught:
+    with pytest.raises(ExternalMaskError, match=message) as caught:
         list(masks_of_coco([segmentation], SIZE, "x"))
     assert caught.value.kind == kind
 
@@ -91,10 +91,10 @@ def test_masks_of_another_picture_name_both_sizes():
     for masks in (
         lambda: masks_of_label_png(label, SIZE, "a.png", max_pixels=100),
         lambda: masks_of_pngs([("a.png", label)], SIZE, max_pixels=100),
-        lambda: masks_of_coco([], SIZE, "a.png", told_hw=[8, 6]),
+        lambda: masks_of_coco([], SIZE, "a.png", json_hw=[8, 6]),
     ):
         with pytest.raises(
-            ProposalError, match=r"a\.png is 8 x 6, but its picture is 6 x 8 .*make the masks for"
+            ExternalMaskError, match=r"a\.png is 8 x 6, but its picture is 6 x 8 .*make the masks for"
         ):
             list(masks())
 
@@ -112,6 +112,6 @@ def test_more_masks_than_fit_into_memory_are_refused():
     size = (1 << 15, 1 << 14)
     assert 2 * size[0] * size[1] == MAX_CELLS
     with pytest.raises(
-        ProposalError, match="x has 3 masks; of a picture of 32768 x 16384, 2 fit into memory"
+        ExternalMaskError, match="x has 3 masks; of a picture of 32768 x 16384, 2 fit into memory"
     ):
         list(masks_of_coco([[]] * 3, size, "x"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zs3.masks.external_index import coco_segmentations, names_of
+from zs3.masks.external_index import coco_segmentations, ids_by_name
 
 MASK = {"size": [1, 1], "counts": [1]}
 
@@ -22,9 +22,9 @@ def found(document, ids):
 
 
 def test_an_image_is_found_by_its_id_with_or_without_extension():
-    assert names_of(["a", "b.v2"]) == {"a": "a", "b.v2": "b.v2"}
-    assert names_of(["x/1.jpg", "y/1.jpg"])["y/1"] == "y/1.jpg"
-    assert "x" not in names_of(["x.jpg", "x.png"]), "it would be for two"
+    assert ids_by_name(["a", "b.v2"]) == {"a": "a", "b.v2": "b.v2"}
+    assert ids_by_name(["x/1.jpg", "y/1.jpg"])["y/1"] == "y/1.jpg"
+    assert "x" not in ids_by_name(["x.jpg", "x.png"]), "it would be for two"
 
 
 def test_annotations_meet_images_by_file_name():
