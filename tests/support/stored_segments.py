@@ -8,8 +8,8 @@ from pipelines.labelling.name import SegmentClassifierFactory
 from pipelines.labelling.segment import SegmentExporterFactory
 
 
-def grouping(weights="w", poison=(0, 250, 0)):
-    """A model with one segment per colour; it fails on pictures with a corner of the poisonous colour."""
+def grouping(weights="w", failing=(0, 250, 0)):
+    """A model with one segment per colour; it fails on pictures with a corner of the colour `failing`."""
 
     def describe(checkpoint, store):
         return {"checkpoint": weights, "segmenting": "s", "zs3": "0", "store": store}
@@ -24,7 +24,7 @@ def grouping(weights="w", poison=(0, 250, 0)):
             digest = digest_of(describe(checkpoint, store))
 
             def segment(self, pictures):
-                if any(tuple(picture[0, 0]) == poison for picture in pictures):
+                if any(tuple(picture[0, 0]) == failing for picture in pictures):
                     raise RuntimeError("green makes it fail")
                 return [(self.one(torch.from_numpy(picture.copy())), 0.25) for picture in pictures]
 

@@ -66,7 +66,7 @@ def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(photos / "cut.jpg")
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:1500])
-    picture(photos / "poison.png", corner=GREEN)
+    picture(photos / "green.png", corner=GREEN)
     Image.new("RGB", (200, 100)).save(photos / "wide.png")
     listing = photos / "list.txt"
     listing.write_text("\n".join([*sorted(path.name for path in photos.iterdir()), "gone.jpg"]))
@@ -82,13 +82,13 @@ def test_every_image_ends_in_labels_or_in_failures_and_a_rerun_does_the_rest(ray
     assert {row["image_id"]: (row["stage"], row["error_type"]) for row in table(request, "failures")} == {
         "cut": ("decode", "truncated"),
         "gone": ("read", "FileNotFoundError"),
-        "poison": ("label", "RuntimeError"),
+        "green": ("label", "RuntimeError"),
         "wide": ("decode", "too_large"),
     }
     assert table(request) == expected(photos, {f"i{index}" for index in range(10)}, etags=False)
     assert DeltaTable(f"{request.out}/labels").version() > 1, "commits come as the run goes"
 
-    picture(photos / "poison.png", 5)
+    picture(photos / "green.png", 5)
     (photos / "cut.jpg").write_bytes((photos / "i1.png").read_bytes())
     nothing = label(request, SMALL, model=colours())
     assert (nothing.images, nothing.failed, nothing.skipped, nothing.failed_before) == (0, 0, 14, 4)
@@ -172,7 +172,7 @@ def test_decoding_stays_apart_from_the_actors(ray_session, photos):
 
 
 def test_an_actor_keeps_the_rows_of_an_image_together_and_batches_change_nothing(photos):
-    picture(photos / "poison.png", corner=GREEN)
+    picture(photos / "green.png", corner=GREEN)
     actor, pixels = an_actor(photos, colours()), decoded(photos)
     together = actor(pixels).drop_columns("started").to_pylist()
     alone = [actor(pixels.slice(i, 1)).drop_columns("started").to_pylist()[0] for i in range(len(together))]
