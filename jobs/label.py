@@ -24,6 +24,7 @@ from jobs.cli.run_output import (
     work_summary,
 )
 from pipelines.labelling.label import LabellerFactory, LabelRequest, PreparedLabel, label, prepare_label
+from zs3.wording import first_names
 
 MAX_NAMES = 12
 """Class names that a dry run prints in one line."""
@@ -71,17 +72,12 @@ def _dry_run_lines(prepared: PreparedLabel, options: LabelOptions) -> list[str]:
         f"images      {work_summary(prepared.work, request.images, 'label')}",
         *(f"            {image_id}  {uri}" for image_id, uri in itertools.islice(prepared.work.pending, 3)),
         f"classes     {request.classes}: {len(classes)}",
-        f"  seen      {len(names[True])}: {_shortened(names[True])}",
-        f"  unseen    {len(names[False])}: {_shortened(names[False])}",
+        f"  seen      {len(names[True])}: {first_names(names[True], MAX_NAMES)}",
+        f"  unseen    {len(names[False])}: {first_names(names[False], MAX_NAMES)}",
         f"checkpoint  {request.checkpoint}, run {prepared.info.digest[:12]}",
         f"max pixels  {request.max_pixels}",
         f"execution   {', '.join(settings)}",
     ]
-
-
-def _shortened(names: list[str]) -> str:
-    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ ZS3 = {
     # values and what needs nothing of ours
     "vocabulary": "",
     "wording": "",
-    "tables": "",
-    "metrics": "",
+    "tables": "wording",
+    "metrics": "wording",
     "images": "",
     "nets": "",
     "tensor_files": "",
     "encoders": "tensor_files",
     # data and training
-    "datasets": "images vocabulary",
-    "masks": "images datasets",
+    "datasets": "images vocabulary wording",
+    "masks": "images datasets wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names

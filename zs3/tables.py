@@ -15,6 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from zs3.wording import first_names
+
 # H W pixels
 
 IGNORE_ID = 255
@@ -179,7 +181,7 @@ def label_rows(
     nameless = [value for value in present if value not in class_names or value not in scores]
     if nameless:
         raise ValueError(
-            f"label map of {image_id!r} holds class ids {nameless[:5]} that have no name or no score; "
+            f"label map of {image_id!r} holds class ids {first_names(nameless)} that have no name or no score; "
             f"was it made with another vocabulary?"
         )
     height, width = label_map_HW.shape

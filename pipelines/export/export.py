@@ -37,6 +37,7 @@ from zs3.export.paths import PARTIAL
 from zs3.export.png import VOID_16, needs_16_bits
 from zs3.metrics import UNKNOWN
 from zs3.vocabulary import load_vocabulary
+from zs3.wording import first_names
 
 Format = Literal["png", "coco", "panoptic", "cvat", "parquet"]
 
@@ -134,9 +135,8 @@ def _classes(labels: Labels, request: ExportRequest) -> tuple[list[tuple[str, in
     ids = class_matches(labels.ids, vocabulary)
     lacking = [name for name, class_id in ids.items() if class_id == UNKNOWN]
     if lacking:
-        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise ValueError(
-            f"class list {request.classes!r} has no class for {', '.join(lacking[:NAMED])}{more}, which "
+            f"class list {request.classes!r} has no class for {first_names(lacking, NAMED)}, which "
             f"{request.labels} is labelled with; give the list that was labelled with, or leave --classes out"
         )
     used = set(ids.values()) | {entry.id for entry in vocabulary.candidates}
@@ -259,6 +259,6 @@ def _refuse_other_files(out: str, names: Sequence[str]) -> None:
     others = sorted({str(file).rsplit("/", 1)[-1] for file in held} - set(names))
     if others:
         raise ValueError(
-            f"{out} holds other Parquet files ({', '.join(others[:NAMED])}), which readers would take for labels too; "
+            f"{out} holds other Parquet files ({first_names(others, NAMED)}), which readers would take for labels too; "
             "choose another --out, or remove them"
         )

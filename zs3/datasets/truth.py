@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zs3.vocabulary import Vocabulary
+from zs3.wording import first_names
 
 
 def checked_truth(raw_HW: NDArray[np.integer], vocabulary: Vocabulary, void: int) -> NDArray[np.int32]:
@@ -20,7 +21,7 @@ def checked_truth(raw_HW: NDArray[np.integer], vocabulary: Vocabulary, void: int
     outside = values[~np.isin(values, ids) & (values != void)]
     if outside.size:
         raise ValueError(
-            f"truth holds {', '.join(str(one) for one in outside[:5])} on {pixels[outside].sum()} pixels, "
+            f"truth holds {first_names(outside)} on {pixels[outside].sum()} pixels, "
             f"but vocabulary {vocabulary.name!r} has {len(ids)} classes, ids {ids.min()}..{ids.max()}, and "
             f"void is {void}; is this the class list of these masks?"
         )

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from zs3.datasets.listing import IMAGE_SUFFIXES
+from zs3.wording import first_names
 
 Segmentations = dict[str, tuple[list[Any], list[Any] | None]]
 """Image id → its segmentations in COCO's JSON, and its height and width there, if it has them."""
@@ -41,9 +42,7 @@ def ids_by_name(ids: Collection[str]) -> dict[str, str]:
 
 def no_image_error(source: str, names: Sequence[str], ids: Collection[str]) -> ValueError:
     """The error that no mask belongs to any of the images."""
-    mask_names, image_names = (
-        ", ".join(map(repr, sorted(some)[:3])) or "none at all" for some in (names, ids)
-    )
+    mask_names, image_names = (first_names(map(repr, sorted(some)), 3) for some in (names, ids))
     return ValueError(
         f"the masks at {source!r} are for none of the {len(ids)} images: masks are for images called {mask_names}, and "
         f"the images are called {image_names}; masks are found by image id, a file's name without folder and extension"

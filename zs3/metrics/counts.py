@@ -12,6 +12,7 @@ import numpy as np
 
 from zs3.metrics.confusions import UNKNOWN, UNLABELLED, Confusion, joined, where
 from zs3.metrics.protocols import EvaluatedClass, Protocol
+from zs3.wording import first_names
 
 HITS, TRUE, PREDICTED = range(3)
 """The three numbers per class, in this order."""
@@ -45,7 +46,7 @@ def refuse_unlisted(confusion: Confusion, classes: Sequence[EvaluatedClass]) -> 
     unlisted = np.setdiff1d(confusion.truth, [entry.id for entry in classes])
     if unlisted.size:
         raise ValueError(
-            f"truth has class ids {unlisted.tolist()[:5]} that the class list of {len(classes)} lacks; "
+            f"truth has class ids {first_names(unlisted)} that the class list of {len(classes)} lacks; "
             "is the data set's class list or its ignore id right?"
         )
 

@@ -48,7 +48,7 @@ def test_results_meet_images_by_id_or_number():
     ("document", "ids", "message"),
     [
         (annotated("a.jpg"), ["b"], r"none of the 1 images: masks are for images called 'a\.jpg', and .* called 'b'"),
-        ([], ["b"], "for images called none at all"),
+        ([], ["b"], "for images called none"),
         ([{"image_id": 1, "segmentation": MASK}], ["b"], "for images called '1'"),
         ([{"image_id": 1, "segmentation": MASK}], ["1a", "01", "001"], "of image 1, which may be '01' or '001'"),
         ([{"image_id": 1, "bbox": [0, 0, 1, 1]}], ["1"], "the result .*without a segmentation of kind list or dict"),
