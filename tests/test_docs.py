@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from zs3.datasets import LAYOUTS
+
 PAGES = sorted(
     path.relative_to(root).as_posix()
     for root in [Path(__file__).resolve().parent.parent]
@@ -131,6 +133,12 @@ def test_required_options_of_a_command_are_on_its_page(repo: Path) -> None:
     assert required_options("label") == {"--images", "--classes", "--checkpoint", "--out"}
     for command, text in sections((repo / "docs/cli.md").read_text()).items():
         assert {option for option in required_options(command) if option not in text} == set(), command
+
+
+@pytest.mark.parametrize("command", ["evaluate", "tune"])
+def test_every_data_set_reader_is_a_choice_as_contributing_says(command: str) -> None:
+    (choices,) = re.findall(r"--dataset \{(.*?)\}", help_of(command))
+    assert set(choices.split(",")) == set(LAYOUTS)
 
 
 def test_the_trees_of_docs_architecture_are_the_folders(repo: Path) -> None:
