@@ -29,7 +29,7 @@ from pipelines.execution import cores
 from pipelines.runs.catalogue import Catalogue
 from pipelines.runs.listing import LISTED, ROWS_PER_BATCH
 from pipelines.runs.resume import Target, remaining_work
-from pipelines.tables.delta_writer import Part, open_table, publish, write_data_file
+from pipelines.tables.delta_writer import DataFile, open_table, publish, write_data_file
 from zs3.tables import LABELS, SHARDS
 
 IMAGES_PER_FILE = 1024
@@ -129,7 +129,7 @@ def simulate(target: Target, images: int, lacking: set[int]) -> int:
     """Tables of a run over all images but some; the number of files in the log of `labels`."""
     labels = open_table(target.uris["labels"], LABELS, target.provenance)
     empty = [name for name in LABELS.names if name not in ("image_id", "uri", "etag")]
-    parts: list[Part] = []
+    parts: list[DataFile] = []
     files = 0
     known = {shard.digest for shard in Catalogue(stream(images, lacking)).shards()}
     opened: set[int] = set()
@@ -148,7 +148,7 @@ def simulate(target: Target, images: int, lacking: set[int]) -> int:
                 "maxValues": bounds[1],
                 "nullCount": {},
             }
-            part = Part(
+            part = DataFile(
                 path=f"part-{start}.parquet", size=1 << 20, rows=last - start + 1, stats=json.dumps(stats)
             )
         else:

@@ -1,5 +1,5 @@
-"""One run over many images: the listing, what is left of it, commits as it goes, crashes, stalls, and its status.
+"""A run over many images: its listing, what of it is pending, commits as it goes, crashes, stalls, and its status.
 
-Imports `pipelines.tables`, `pipelines.storage`, `pipelines.execution`, and `zs3.tables`.
+Imports `pipelines.tables`, `pipelines.storage`, `pipelines.execution`, `pipelines.ray_session`, and `zs3.tables`.
 Begin with `run.run_table`.
 """
