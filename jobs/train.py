@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.cli.exit_codes import DONE, guarded
+from jobs.cli.exit_codes import DONE, WRONG_USAGE, guarded
 from jobs.cli.options import print_json
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
@@ -25,63 +25,80 @@ USAGE = f"""\
 usage: zs3 train RECIPE --data-root URI [--out URI] [--set.SECTION.FIELD VALUE ...] [--workers.FIELD VALUE ...]
 
 recipes: {", ".join(RECIPES)}
-`zs3 train RECIPE --help` lists every field with its value in that recipe.
+`zs3 train RECIPE --help` lists all fields of the recipe with their values.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Train a recipe on the seen classes of its data sets; the same command goes on where a stopped run ended."""
+class TrainOptions:
+    """Train a recipe on the seen classes of its data sets. The same command continues a run that was stopped.
+
+    Exit codes: 0 the checkpoint is complete, 1 stopped by an error, 2 wrong usage.
+    """
 
     data_root: str
-    """Folder or uri that holds the recipe's data sets."""
+    """Folder or uri that contains the recipe's data sets."""
     out: str = "runs"
-    """Storage path of runs; a run's folder is named by recipe and digest, its result is `checkpoint` below it."""
+    """Folder or uri of runs. A run's subfolder is named after recipe and digest; its result is `checkpoint` in it."""
     json: bool = False
-    """Print the result as one line of JSON, the last of standard output."""
+    """Print the result as one line of JSON, the last line of standard output."""
     ray_address: str | None = None
     """Ray to join; by default RAY_ADDRESS, else a Ray of its own on this machine."""
     workers: Workers = field(default_factory=Workers)
-    """How to run; changes no result but by rounding."""
+    """How to run. These options change results only by rounding."""
     set: Annotated[Recipe, tyro.conf.arg(name="set")]
     """Fields of the recipe to replace."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of one training run."""
-    return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+def parse_options(argv: Sequence[str]) -> TrainOptions:
+    """The options of a command line that begins with the name of a recipe.
 
-
-def _run(argv: list[str]) -> int:
-    if not argv or argv[0].startswith("-"):
-        sys.stderr.write(USAGE)
-        return DONE if argv[:1] in (["-h"], ["--help"]) else 2
+    Raises:
+        SystemExit: wrong usage, or --help.
+        ValueError: there is no such recipe.
+    """
     chosen = recipe(argv[0])
-    arguments = tyro.cli(
-        Arguments,
+    return tyro.cli(
+        TrainOptions,
         prog=f"zs3 train {chosen.name}",
         args=argv[1:],
-        default=Arguments(data_root=tyro.MISSING, set=chosen),
+        default=TrainOptions(data_root=tyro.MISSING, set=chosen),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    start_ray(Execution(ray_address=arguments.ray_address))
-    request = TrainRequest(recipe=arguments.set, data_root=arguments.data_root, out=arguments.out)
-    result = train(request, arguments.workers, on_progress=_show)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of one training run.
+
+    Args:
+        argv: the command line after the command; by default the process's own.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0].startswith("-"):
+        sys.stderr.write(USAGE)
+        return DONE if argv[:1] in (["-h"], ["--help"]) else WRONG_USAGE
+    return guarded(lambda: _run(parse_options(argv)))
+
+
+def _run(options: TrainOptions) -> int:
+    start_ray(Execution(ray_address=options.ray_address))
+    request = TrainRequest(recipe=options.set, data_root=options.data_root, out=options.out)
+    result = train(request, options.workers, on_progress=_write_progress)
     sys.stderr.write(
         f"trained {result.steps} steps, from step {result.resumed_at}, in {result.seconds:.0f} s\n"
         f"label with it: zs3 label --checkpoint {result.checkpoint} --images URI --classes FILE --out URI\n"
     )
-    if arguments.json:
+    if options.json:
         print_json(asdict(result))
     return DONE
 
 
-def _show(seen: TrainingProgress) -> None:
-    """One line of progress on standard error."""
-    terms = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in seen.terms.items())
+def _write_progress(progress: TrainingProgress) -> None:
+    """Write one line of progress to standard error."""
+    terms = "  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in progress.terms.items())
     sys.stderr.write(
-        f"step {seen.step}/{seen.steps}  loss {seen.loss:.3f}  {terms}  "
-        f"{seen.images_per_second:.1f} images/s  {seen.seconds_left / 60:.1f} min left\n"
+        f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {terms}  "
+        f"{progress.images_per_second:.1f} images/s  {progress.seconds_left / 60:.1f} min left\n"
     )
 
 

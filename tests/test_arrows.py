@@ -23,7 +23,7 @@ ZS3 = {
     "encoders": "tensor_files",
     # data and training
     "datasets": "images vocabulary wording",
-    "masks": "images datasets wording",
+    "masks": "images wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
@@ -54,7 +54,7 @@ PIPELINES = {
     "tuning": "evaluation labelling runs tables storage execution ray_session",
     "forecast": "labelling runs storage tables execution ray_session",
     "export": "tables storage execution ray_session",
-    "training": "ray_session",
+    "training": "storage ray_session",
 }
 
 MAX_FILES = 12

@@ -1,4 +1,4 @@
-"""The one file of an export that speaks of all images, written on the driver as images come."""
+"""The file of an export that lists all images; the driver writes it while images are exported."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from zs3.export import coco, cvat
 from zs3.export.colours import class_colours
 
 Add = Callable[[int, Mapping[str, Any]], None]
-"""Takes the place of an image among all, from 0 on, and its row of `WRITTEN`."""
+"""Takes the number of an image, counted from 0, and its row of `WRITTEN`."""
 
 
 @contextmanager
 def no_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
-    """For formats without such a file."""
-    yield lambda place, row: None
+    """Nothing, for formats without such a file."""
+    yield lambda index, row: None
 
 
 @contextmanager
 def name_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
-    """CVAT's list of pictures, a line each."""
+    """CVAT's list of pictures, one per line."""
 
-    def add(place: int, row: Mapping[str, Any]) -> None:
+    def add(index: int, row: Mapping[str, Any]) -> None:
         file.write(f"{row['image']}\n".encode())
 
     with whole_file(f"{plan.out}/{cvat.LIST_FILE}", plan.partial) as file:
@@ -42,7 +42,7 @@ def name_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]
 
 @contextmanager
 def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> Iterator[Add]:
-    """COCO's JSON, of stuff or panoptic annotations; there only when the block ends well."""
+    """COCO's JSON with stuff or panoptic annotations; it appears when the block ends without an error."""
     panoptic = plan.to == "panoptic"
     colours = {class_id: class_colours(np.array(class_id)).tolist() for _, class_id in classes}
     info = {
@@ -51,7 +51,7 @@ def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]
         "version": labels.version,
         "runs": list(labels.runs),
     }
-    own_numbers = numbered(labels)
+    own_numbers = has_numeric_ids(labels)
     with (
         whole_file(f"{plan.out}/{plan.to}.json", plan.partial) as target,
         tempfile.TemporaryFile("w+", encoding="utf-8") as waiting,
@@ -60,21 +60,21 @@ def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]
         listed = coco.categories(classes, colours if panoptic else None)
         stream = coco.Stream(out, waiting, info=info, categories=listed)
 
-        def add(place: int, row: Mapping[str, Any]) -> None:
-            number = int(row["image_id"]) if own_numbers else place + 1
+        def add(index: int, row: Mapping[str, Any]) -> None:
+            number = int(row["image_id"]) if own_numbers else index + 1
             stream.add(row["image"], row["annotations"], number=number, numbered=not panoptic)
 
         yield add
         stream.close()
-        out.detach()  # flushes, and leaves the file to its owner
+        out.detach()  # flushes without closing the file
 
 
 LISTS = {"png": no_list, "coco": coco_list, "panoptic": coco_list, "cvat": name_list}
-"""Format -> how its file is written."""
+"""Format -> context manager that writes its list."""
 
 
-def numbered(labels: Labels) -> bool:
-    """Whether ids are digits of one length, as COCO's are: such images keep their numbers, others count from 1."""
+def has_numeric_ids(labels: Labels) -> bool:
+    """Whether all ids are digits of one length, as in COCO. Such images keep their numbers; others count from 1."""
     assert labels.uri is not None and labels.version is not None
     table = open_labels_at(labels.uri, labels.version)
     lengths: set[int] = set()

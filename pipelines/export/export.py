@@ -1,16 +1,17 @@
-"""The export graph: label rows to files of other tools, image by image, in tasks.
+"""The export graph: tasks turn label rows into files of other tools, image by image.
 
-files ─► image_graph ─► exported (CPU tasks, which write the files of images) ─► lists and JSON (driver, as a stream)
-files ─► copied (CPU tasks, one a file) ─► driver, for plain Parquet
+files ─► image_graph ─► exported (CPU tasks that write the files of images) ─► lists and JSON (driver, as a stream)
+files ─► copied (CPU tasks, one per file) ─► driver, for plain Parquet
 
-Every file grows in a hidden folder and then takes its place, so readers see whole files, and an export that was
-stopped and is started again leaves the same files under the same names. The driver holds one block of what tasks
-tell; what it has to remember of every image waits in a file.
+Every file grows in a hidden folder and is then renamed, so readers see whole files, and an export that was stopped and
+started again writes the same files. The driver has one block of results in memory, and the names of all images in a
+temporary file.
 """
 
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from pipelines.execution import Execution
 from pipelines.export.dataset_files import LISTS
 from pipelines.export.image_files import FilePlan, copied, exported
 from pipelines.ray_session import start_ray
-from pipelines.storage.atomic import without_partial, write_whole
+from pipelines.storage.atomic import write_whole
 from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import table_uri
 from pipelines.tables.label_table import EXPORTED_REGION, Labels, image_graph, open_labels
@@ -41,24 +42,25 @@ from zs3.wording import first_names
 
 Format = Literal["png", "coco", "panoptic", "cvat", "parquet"]
 
-NAMED = 5
-"""How many offenders a message names."""
+MAX_NAMES = 5
+"""Names in an error message."""
 
 _NAMES = pa.schema({"image_id": pa.string(), "file": pa.string()})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """Which labels go where, and as what."""
+    """The options of `zs3 export` that decide what is written."""
 
     labels: str
-    """A label table, or the --out of a labelling run, which holds it as `labels`."""
+    """Label table, or the --out of a `zs3 label` or `zs3 name` run; local path or uri."""
     to: Format
-    """What files are written; see docs/handoff.md."""
+    """What to write; see docs/handoff.md."""
     out: str
-    """Folder or uri that gets them."""
+    """Folder or uri that gets the files."""
     classes: str | None = None
-    """Class list whose ids the files carry, classes found by name; by default that which was labelled with."""
+    """Class list with the ids for the files: voc, coco_stuff, ade20k_full, or a .txt or .json file. Classes are matched
+    by name or meaning. By default the list of the labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,36 +82,35 @@ def export(
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> ExportResult:
-    """Write the labels of a table as files of another kind.
+    """Write a label table as files of another format.
 
     Args:
-        request: what to write where.
-        execution: how; changes no file.
-        on_progress: called in this process with the images (Parquet: files) written so far.
+        execution: changes no file.
+        on_progress: called in this process with the number of images written so far.
 
     Raises:
-        ValueError, FileNotFoundError: the request cannot be carried out, or some images could not be written; these
-            are counted and named, and the files of the others are there.
+        ValueError, FileNotFoundError: the request cannot be carried out, or some images could not be written. The
+            message counts and names these; the files of the other images are written.
     """
     started = time.perf_counter()
     labels = open_labels(request.labels)
     classes, ids = _classes(labels, request)
-    plan = _plan(request, ids, dict(classes))
-    lines = cvat.label_lines(classes) if request.to == "cvat" else ""
+    plan = _file_plan(request, ids, dict(classes))
+    label_lines = cvat.label_lines(classes) if request.to == "cvat" else ""
     if plan.partial:
-        without_partial(plan.partial)
+        shutil.rmtree(plan.partial, ignore_errors=True)
     start_ray(execution or Execution())
     try:
         if request.to == "parquet":
             images, files = _plain_parquet(labels, plan, on_progress)
         else:
             images, files = _image_files(labels, plan, classes, on_progress)
-        if lines:
-            write_whole(f"{plan.out}/{cvat.LABELS_FILE}", lines.encode(), plan.partial)
+        if label_lines:
+            write_whole(f"{plan.out}/{cvat.LABELS_FILE}", label_lines.encode(), plan.partial)
             files += 1
     finally:
         if plan.partial:
-            without_partial(plan.partial)
+            shutil.rmtree(plan.partial, ignore_errors=True)
     return ExportResult(
         images=images,
         files=files,
@@ -130,24 +131,24 @@ def _classes(labels: Labels, request: ExportRequest) -> tuple[list[tuple[str, in
         listed = (
             [(entry.name, entry.id) for entry in labels.vocabulary.candidates] if labels.vocabulary else []
         )
-        return listed or sorted(labels.ids.items(), key=lambda held: held[1]), dict(labels.ids)
+        return listed or sorted(labels.ids.items(), key=lambda item: item[1]), dict(labels.ids)
     vocabulary = load_vocabulary(request.classes)
     ids = class_matches(labels.ids, vocabulary)
-    lacking = [name for name, class_id in ids.items() if class_id == UNKNOWN]
-    if lacking:
+    missing = [name for name, class_id in ids.items() if class_id == UNKNOWN]
+    if missing:
         raise ValueError(
-            f"class list {request.classes!r} has no class for {first_names(lacking, NAMED)}, which "
+            f"class list {request.classes!r} has no class for {first_names(missing, MAX_NAMES)}, which "
             f"{request.labels} is labelled with; give the list that was labelled with, or leave --classes out"
         )
     used = set(ids.values()) | {entry.id for entry in vocabulary.candidates}
     return [(entry.name, entry.id) for entry in vocabulary.classes if entry.id in used], ids
 
 
-def _plan(request: ExportRequest, ids: Mapping[str, int], classes: Mapping[str, int]) -> FilePlan:
-    """What every task is told.
+def _file_plan(request: ExportRequest, ids: Mapping[str, int], classes: Mapping[str, int]) -> FilePlan:
+    """The settings of every task.
 
     Raises:
-        ValueError: a file is where the folder should be, or class ids are too large for the format.
+        ValueError: the folder or a parent of it is a file, or class ids are too large for the format.
     """
     out = table_uri(request.out, "").rstrip("/")
     local = "://" not in out
@@ -179,29 +180,29 @@ def _image_files(
     classes: Sequence[tuple[str, int]],
     on_progress: Callable[[int], None] | None,
 ) -> tuple[int, int]:
-    """Files of images, and the one list of them where the format has one; how many images and files.
+    """Write the files of images, and the list where the format has one; returns the number of images and of files.
 
     Raises:
-        ValueError: images could not be written, or the rows of one lie in two places.
+        ValueError: images could not be written, or the rows of an image are in two places.
     """
     graph = image_graph(labels.files, EXPORTED_REGION).map_batches(
         functools.partial(exported, plan=plan), batch_size=None, batch_format="pyarrow"
     )
-    # Numbers in a list are then those of the last time.
+    # So that image numbers in a list are the same in every export.
     graph.context.execution_options.preserve_order = True
     errors: list[str] = []
     failed = images = files = 0
     with (
         tempfile.TemporaryDirectory() as folder,
-        SpillFile(Path(folder), _NAMES) as spool,
+        SpillFile(Path(folder), _NAMES) as names,
         LISTS[plan.to](labels, plan, classes) as add,
     ):
         for block in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
             assert isinstance(block, pa.Table)
-            wrong = [told for told in block["error"].to_pylist() if told]
-            failed, errors = failed + len(wrong), sorted([*errors, *wrong])[:NAMED]
+            new_errors = [error for error in block["error"].to_pylist() if error]
+            failed, errors = failed + len(new_errors), sorted([*errors, *new_errors])[:MAX_NAMES]
             written = block.filter(pc.equal(block["error"], ""))
-            spool.write(written.select(_NAMES.names).cast(_NAMES))
+            names.write(written.select(_NAMES.names).cast(_NAMES))
             for row in written.to_pylist():
                 add(images, row)
                 images += 1
@@ -210,12 +211,12 @@ def _image_files(
                 on_progress(images)
         if failed:
             raise ValueError(f"{failed} of {images + failed} images cannot be exported: {'; '.join(errors)}")
-        twice = spool.repeated("image_id", 1)
+        twice = names.repeated("image_id", 1)
         if twice:
             raise ValueError(
-                f"the rows of {twice[0]!r} lie in two places of {labels.uri}; label again elsewhere"
+                f"the rows of {twice[0]!r} are in two places of {labels.uri}; label again elsewhere"
             )
-        same = spool.repeated("file", 1)
+        same = names.repeated("file", 1)
         if same:
             raise ValueError(f"two images would be called {same[0]}; label again with file names that differ")
     return images, files + (plan.to != "png")
@@ -224,10 +225,10 @@ def _image_files(
 def _plain_parquet(
     labels: Labels, plan: FilePlan, on_progress: Callable[[int], None] | None
 ) -> tuple[int, int]:
-    """The files of the table without its log; how many images and files.
+    """Copy the files of the table without its log; returns the number of images and files.
 
     Raises:
-        ValueError: other Parquet files are there, or a file could not be written.
+        ValueError: the folder contains other Parquet files, or a file could not be written.
     """
     import ray
     from ray.data import DataContext
@@ -246,19 +247,19 @@ def _plain_parquet(
         images += row["images"]
         files += 1
         if on_progress:
-            on_progress(files)
+            on_progress(images)
     return images, files
 
 
 def _refuse_other_files(out: str, names: Sequence[str]) -> None:
-    """Stop where a folder holds Parquet files that would be read along with the exported ones."""
+    """Raise ValueError if the folder contains Parquet files that would be read together with the exported ones."""
     import fsspec
 
     filesystem, path = fsspec.url_to_fs(out)
-    held = filesystem.glob(f"{path}/*.parquet") if filesystem.exists(path) else []
-    others = sorted({str(file).rsplit("/", 1)[-1] for file in held} - set(names))
+    existing = filesystem.glob(f"{path}/*.parquet") if filesystem.exists(path) else []
+    others = sorted({str(file).rsplit("/", 1)[-1] for file in existing} - set(names))
     if others:
         raise ValueError(
-            f"{out} holds other Parquet files ({first_names(others, NAMED)}), which readers would take for labels too; "
-            "choose another --out, or remove them"
+            f"{out} contains other Parquet files ({first_names(others, MAX_NAMES)}), which readers would take for "
+            "labels too; choose another --out, or remove them"
         )

@@ -1,4 +1,4 @@
-"""What export tasks do: the file of one image in each format, and a table file copied as it is."""
+"""The work of export tasks: write the file of one image in each format, or copy a table file."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ WRITTEN = pa.schema(
         "error": pa.string(),
     }
 )
-"""What a task tells of an image: its file below --out, if it has one, what the list of images says of it, and what of
-its regions, or why it could not be written."""
+"""Result of a task for an image: its file below --out, its entry in the list of images, those of its regions, and why
+it could not be written. Strings are empty where there is no such thing."""
 
 COPIED = pa.schema({"name": pa.string(), "images": pa.int64(), "error": pa.string()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlan:
-    """What every task of an export is told."""
+    """The settings of every task of an export."""
 
     to: str
     """The format."""
     out: str
     """Absolute folder or uri."""
     partial: str | None
-    """Folder in which files grow; none in an object store."""
+    """Folder in which files grow; None in an object store."""
     ids: Mapping[str, int]
     """Labelled name -> class id in the files."""
     wide: bool
@@ -58,25 +58,24 @@ class FilePlan:
 
 
 def exported(batch: pa.Table, *, plan: FilePlan) -> pa.Table:
-    """One row of `WRITTEN` per image, whose file is then in its place.
+    """Write the files of images; returns one row of `WRITTEN` per image.
 
     Args:
-        batch: images with their label rows, as `image_graph` gives them.
-        plan: of the export.
+        batch: rows of `image_graph`.
     """
-    found = []
+    results = []
     for image in batch.to_pylist():
-        told = {"image_id": image["image_id"], "file": "", "image": "", "annotations": [], "error": ""}
+        result = {"image_id": image["image_id"], "file": "", "image": "", "annotations": [], "error": ""}
         try:
             file, content, more = FORMATS[plan.to](image["rows"], plan)
             if content is not None:
                 write_whole(f"{plan.out}/{file}", content, plan.partial)
-            told |= {"file": file, **more}
+            result |= {"file": file, **more}
         except ValueError as error:
-            named = repr(image["image_id"]) in str(error)
-            told["error"] = str(error) if named else f"image {image['image_id']!r}: {error}"
-        found.append(told)
-    return pa.Table.from_pylist(found, schema=WRITTEN)
+            is_named = repr(image["image_id"]) in str(error)
+            result["error"] = str(error) if is_named else f"image {image['image_id']!r}: {error}"
+        results.append(result)
+    return pa.Table.from_pylist(results, schema=WRITTEN)
 
 
 def _png(rows: Rows, plan: FilePlan) -> tuple[str, bytes | None, dict[str, Any]]:
@@ -90,12 +89,12 @@ def _coco(rows: Rows, plan: FilePlan) -> tuple[str, bytes | None, dict[str, Any]
     """No file; the regions of the image as annotations."""
     predicted_ids(
         rows, plan.ids
-    )  # refuses regions that overlap, of which COCO's readers would each make another map
+    )  # refuses overlapping regions, which readers of COCO paint in different orders
     return "", None, {"image": _entry(rows[0]), "annotations": _dumped(coco.regions(rows, plan.ids))}
 
 
 def _panoptic(rows: Rows, plan: FilePlan) -> tuple[str, bytes | None, dict[str, Any]]:
-    """A PNG of segment ids, and one annotation that says what its segments are."""
+    """A PNG of segment ids, and one annotation with the classes of the segments."""
     file = relative_path(rows[0]["image_id"], ".png")
     content = colour_png(predicted_ids(rows, plan.ids), ignore_id=UNLABELLED)
     annotation = {"file_name": file, "segments_info": panoptic.segments_info(rows, plan.ids)}
@@ -116,35 +115,34 @@ FORMATS: dict[str, Callable[[Rows, FilePlan], tuple[str, bytes | None, dict[str,
     "panoptic": _panoptic,
     "cvat": _cvat,
 }
-"""Label rows of an image to its file below --out, the file's content, and what else is told of it."""
+"""Format -> function from the label rows of an image to its file below --out, the content, and further columns."""
 
 
 def copied(batch: pa.Table, *, plan: FilePlan) -> pa.Table:
-    """One row of `COPIED` per file of the table, which is then in its place under its new name, row for row.
+    """Copy files of the table, row for row; returns one row of `COPIED` per file.
 
     Args:
-        batch: columns `file`, where it lies, and `name`, what it is called below --out.
-        plan: of the export.
+        batch: columns `file`, the source, and `name`, the name below --out.
     """
-    found = []
+    results = []
     for row in batch.to_pylist():
-        told = {"name": row["name"], "images": 0, "error": ""}
+        result = {"name": row["name"], "images": 0, "error": ""}
         try:
             with whole_file(f"{plan.out}/{row['name']}", plan.partial) as target:
-                told["images"] = _copy(row["file"], target)
+                result["images"] = _copy(row["file"], target)
         except ValueError as error:
-            told["error"] = str(error)
-        found.append(told)
-    return pa.Table.from_pylist(found, schema=COPIED)
+            result["error"] = str(error)
+        results.append(result)
+    return pa.Table.from_pylist(results, schema=COPIED)
 
 
 def _copy(source: str, target: Any) -> int:
-    """Copy a Parquet file, some rows at a time; the number of images in it, whose rows lie side by side."""
+    """Copy a Parquet file in batches; returns its number of images, whose rows are next to each other."""
     images, last = 0, None
     with fsspec.open(source, "rb") as opened:
-        held = pq.ParquetFile(opened)
-        with pq.ParquetWriter(target, held.schema_arrow, compression="zstd") as writer:
-            for batch in held.iter_batches(ROWS_AT_ONCE):
+        parquet = pq.ParquetFile(opened)
+        with pq.ParquetWriter(target, parquet.schema_arrow, compression="zstd") as writer:
+            for batch in parquet.iter_batches(ROWS_AT_ONCE):
                 writer.write_batch(batch)
                 ids = batch["image_id"].cast(pa.string())
                 if len(ids):
@@ -155,10 +153,10 @@ def _copy(source: str, target: Any) -> int:
 
 
 def _entry(row: Mapping[str, Any]) -> str:
-    """What COCO's list of images says of the image of a label row."""
+    """The entry in COCO's list of images for the image of a label row, as JSON."""
     return json.dumps(coco.image_entry(row["image_id"], row["uri"], row["height"], row["width"]))
 
 
 def _dumped(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each as JSON."""
+    """Each value as JSON."""
     return [json.dumps(value) for value in values]

@@ -169,7 +169,9 @@ def _decode_all(
         contents = pool.map(read, (image["uri"] for image in images))
         for image, content in zip(images, contents, strict=True):
             row: dict[str, Any] = {**image, "height": 0, "width": 0, "pixels": b"", "failures": []}
-            transient = isinstance(content, Exception) and classify_error(content, image["uri"]) == "passing"
+            transient = (
+                isinstance(content, Exception) and classify_error(content, image["uri"]) == "transient"
+            )
             storage_errors = storage_errors + 1 if transient else 0
             if isinstance(content, Exception) and storage_errors == MAX_STORAGE_ERRORS:
                 raise StorageDownError(

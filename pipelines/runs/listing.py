@@ -21,11 +21,7 @@ import pyarrow.dataset
 from fsspec.utils import glob_translate
 
 from pipelines.storage.objects import filesystem_of, uri_of, with_retries
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"}
-)
-"""Files in a folder that count as images; globs and lists are taken as they are."""
+from zs3.images.codec import IMAGE_SUFFIXES
 
 LISTED = pa.schema({"uri": pa.string(), "etag": pa.string()})
 """An image of a source. etag identifies its content without reading it: the store's ETag, or size and time of

@@ -1,5 +1,5 @@
-"""Files wherever they lie: object stores and local disks, atomic writes, rows spilled to disk and sorted there.
+"""Files on local disks and in object stores: reads with retries, atomic writes, rows spilled to disk and sorted there.
 
-Imports nothing of ours.
+Imports no other room.
 Begin with `objects.read_bytes`.
 """

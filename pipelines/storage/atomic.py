@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,41 +14,31 @@ import fsspec
 
 
 def write_whole(target: str, content: bytes, partial: str | None = None) -> None:
-    """Write a file at once; its folder is made where it is missing.
-
-    Args:
-        target: local path or uri.
-        content: of the file.
-        partial: as for `whole_file`.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
+    """Write a file at once; the arguments and errors of `whole_file`."""
     with whole_file(target, partial) as file:
         file.write(content)
 
 
 @contextmanager
 def whole_file(target: str, partial: str | None = None) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its place when the block ends; after an error nothing does.
+    """A file to write to that appears when the block ends; after an error in the block it does not appear.
 
     Args:
-        target: local path or uri. Its folder is made where it is missing.
-        partial: local folder, in the file system of the target, in which the file grows; by default it grows, hidden,
-            beside its target. Whoever names a folder may remove what killed processes left there.
+        target: local path or uri. Its folder is created.
+        partial: local folder, in the target's file system, in which the file grows; by default it grows as a hidden
+            file in the target's folder. A caller that gives a folder can remove what killed processes left there.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: the file cannot be written.
     """
     try:
         if "://" in target:
-            with tempfile.NamedTemporaryFile() as held:
-                yield held
-                held.flush()
+            # Closing an fsspec file after an error would publish a part of it.
+            with tempfile.NamedTemporaryFile() as local:
+                yield local
+                local.flush()
                 filesystem, path = fsspec.url_to_fs(target)
-                filesystem.put_file(
-                    held.name, path
-                )  # closing an fsspec file after an error would publish its half
+                filesystem.put_file(local.name, path)
             return
         place = Path(target)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -57,17 +46,19 @@ def whole_file(target: str, partial: str | None = None) -> Iterator[IO[bytes]]:
         if partial is not None:
             hidden = Path(partial, uuid.uuid4().hex)
             hidden.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with hidden.open("wb") as file:
-                yield file
-            hidden.replace(place)
-        except BaseException:
-            hidden.unlink(missing_ok=True)
-            raise
+        with renamed_when_whole(hidden, place) as file:
+            yield file
     except OSError as error:
         raise ValueError(f"cannot write {target}: {error}; is the folder writable?") from error
 
 
-def without_partial(partial: str) -> None:
-    """Remove what processes that were killed left in a folder of parts."""
-    shutil.rmtree(partial, ignore_errors=True)
+@contextmanager
+def renamed_when_whole(hidden: Path, path: Path) -> Iterator[IO[bytes]]:
+    """A local file to write to, called `hidden` until the block ends; after an error it is removed."""
+    try:
+        with hidden.open("wb") as file:
+            yield file
+        hidden.replace(path)
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise

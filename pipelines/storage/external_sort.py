@@ -1,7 +1,7 @@
-"""Rows in order of their image ids, however many: cut into ranges of ids that fit into memory, each sorted by itself.
+"""Sorting any number of rows by image id: the rows are split into ranges of ids that fit into memory.
 
-DuckDB sorts ids alone, and uses files where they are many. It cannot do that for rows that hold lists: with 256 MB it
-gave up at some 400,000 rows of `scores`.
+DuckDB sorts the ids alone, on disk where they are many. It cannot sort rows with lists on disk: with 256 MB it gave up
+at about 400,000 rows of `scores`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from pipelines.storage.spill import SpillFile
 
 ROWS_IN_RANGE = 4096
-"""Rows that are sorted at once; of `scores` some 10 MB."""
+"""Rows that are sorted at once; about 10 MB of `scores`."""
 
 MAX_RANGES = 256
-"""Files that are open at once; beyond a million rows, ranges grow instead."""
+"""Files that are open at the same time; beyond a million rows, ranges grow instead."""
 
 ROWS_AT_ONCE = 2048
 """Rows that are written together, so that ranges do not get them one by one."""
@@ -35,7 +35,7 @@ def range_ends(ids: Iterable[str], count: int, rows_in_range: int = ROWS_IN_RANG
         rows_in_range: ids in a range, or more where there would be more than `MAX_RANGES` ranges.
     """
     rows_in_range = max(rows_in_range, -(-count // MAX_RANGES))
-    return [image_id for place, image_id in enumerate(ids, 1) if place % rows_in_range == 0]
+    return [image_id for number, image_id in enumerate(ids, 1) if number % rows_in_range == 0]
 
 
 class SortedSpill:
@@ -63,9 +63,11 @@ class SortedSpill:
         """Write the pending rows to the files of their ranges."""
         rows = pa.concat_tables(self._pending).combine_chunks().cast(self.schema)
         self._pending = []
-        places = np.array([bisect.bisect_left(self._ends, one) for one in rows["image_id"].to_pylist()])
-        for number in np.unique(places).tolist():
-            self._ranges[number].write(rows.filter(pa.array(places == number)))
+        numbers = np.array(
+            [bisect.bisect_left(self._ends, image_id) for image_id in rows["image_id"].to_pylist()]
+        )
+        for number in np.unique(numbers).tolist():
+            self._ranges[number].write(rows.filter(pa.array(numbers == number)))
 
     def tables(self, rows_at_once: int) -> Iterator[pa.Table]:
         """All rows in order; `rows_at_once` in each table but the last of a range. No more rows can be written."""

@@ -1,4 +1,4 @@
-"""Reading a file of this machine without being held up by what only looks like one."""
+"""Reading local files without blocking on pipes and devices."""
 
 from __future__ import annotations
 
@@ -8,46 +8,40 @@ import stat
 
 
 class FileTooLargeError(ValueError):
-    """A file of more bytes than any picture that would be decoded."""
+    """A file has more bytes than any picture that would be decoded."""
 
     kind = "too_large"
 
 
-def refuse_large(uri: str, size: int | None, most: int | None) -> None:
+def refuse_large(uri: str, size: int | None, max_bytes: int | None) -> None:
     """Refuse a file before it is read.
 
     Args:
-        size: in bytes, where it is known.
-        most: bytes that may be read; none allows all.
+        size: in bytes; None where it is not known.
+        max_bytes: None allows any size.
 
     Raises:
-        FileTooLargeError: it has more.
+        FileTooLargeError: it is larger than that.
     """
-    if most is not None and size is not None and size > most:
+    if max_bytes is not None and size is not None and size > max_bytes:
         raise FileTooLargeError(
-            f"{uri} has {size} bytes, more than the {most} that are read of a picture; raise --max-pixels, which that "
-            "follows from, or leave the file out"
+            f"{uri} has {size} bytes, more than the {max_bytes} that are read of a picture; raise --max-pixels, from "
+            "which that limit follows, or leave the file out"
         )
 
 
-def read_local(path: str, most: int | None = None) -> bytes:
-    """The whole content of a regular file, links followed.
+def read_local(path: str, max_bytes: int | None = None) -> bytes:
+    """The whole content of a regular file; symbolic links are followed.
 
-    A pipe would be waited for, and a device such as /dev/zero never ends: both are refused.
-
-    Args:
-        most: as of `refuse_large`.
+    Pipes, for which a reader would wait, and devices such as /dev/zero, which never end, are refused.
 
     Raises:
-        OSError: it is not there, is no regular file, or cannot be read.
-        FileTooLargeError: it has more bytes than may be read.
+        OSError: it does not exist, is not a regular file, or cannot be read.
+        FileTooLargeError: it is larger than `max_bytes`.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", path)
-        refuse_large(path, os.fstat(file.fileno()).st_size, most)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", path)
+        refuse_large(path, status.st_size, max_bytes)
         return file.read()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)

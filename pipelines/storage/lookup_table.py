@@ -1,4 +1,4 @@
-"""Small tables in Ray's object store in which tasks look up their images: a worker maps one, and reads a few pages."""
+"""Looking up a row in a sorted Arrow table in Ray's object store: a worker maps the table and reads a few pages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import pyarrow as pa
 
 
 def row_of(table: pa.Table, image_id: str) -> dict[str, Any] | None:
-    """The row of an image, or none where there is none.
+    """The row of an image, or None if there is none.
 
     Args:
-        table: in order of its column `image_id`.
-        image_id: to look for.
+        table: sorted by its column `image_id`.
     """
     ids: Any = table["image_id"]
     row = bisect.bisect_left(range(table.num_rows), image_id, key=lambda index: ids[index].as_py())

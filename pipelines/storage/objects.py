@@ -1,7 +1,7 @@
-"""Files wherever they lie: on this machine or in an object store; reading them, and what their errors mean.
+"""Reading files from this machine or an object store, with retries; and what the errors of storage libraries mean.
 
-Credentials and endpoints come from the usual places: environment, profile, instance role, or `--storage-options`,
-which becomes part of the environment. Nothing secret travels in a task, a table or a message.
+Credentials and endpoints come from the environment, a profile, the machine's role, or `--storage-options`, which are
+put into the environment. No task, table or message contains a secret.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ARROW_SCHEMES = frozenset({"s3", "gs"})
 """Object stores that Arrow reads several times faster than fsspec (440 against 160 objects a second)."""
 
 ATTEMPTS = 6
-"""How often a read is tried while the store answers with a passing error."""
+"""Attempts of a read while the store answers with transient errors."""
 
 FIRST_DELAY_S = 0.5
-"""Before the second attempt; doubled before each further one, with a random share."""
+"""Pause before the second attempt; doubled before each further attempt, with a random factor."""
 
 OPTIONS = {
     "endpoint": ("AWS_ENDPOINT_URL",),
@@ -38,12 +38,12 @@ OPTIONS = {
     "secret": ("AWS_SECRET_ACCESS_KEY",),
     "token": ("AWS_SESSION_TOKEN",),
 }
-"""Names for --storage-options → the variables that all storage libraries read."""
+"""Name in --storage-options → the variables that all storage libraries read."""
 
 _PREFIXES = ("AWS_", "GOOGLE_", "AZURE_")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS|CREDENTIALS|CONNECTION_STRING")
 
-ErrorKind = Literal["missing", "forbidden", "credentials", "passing", "other"]
+ErrorKind = Literal["missing", "forbidden", "credentials", "transient", "other"]
 
 _CREDENTIALS = re.compile(
     r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|EXPIRED_TOKEN|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|"
@@ -53,30 +53,30 @@ _CREDENTIALS = re.compile(
 )
 _FORBIDDEN = re.compile(r"ACCESS_DENIED|AccessDenied|Forbidden|HTTP status 403", re.IGNORECASE)
 _MISSING = re.compile(r"NO_SUCH_KEY|NO_SUCH_BUCKET|NoSuchKey|NoSuchBucket|HTTP status 404", re.IGNORECASE)
-_LOCAL_AND_PASSING = {errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EINTR, errno.EBUSY}
+_TRANSIENT_LOCAL = {errno.EIO, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.EINTR, errno.EBUSY}
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_SAID = re.compile(r"<Code>([^<]*)</Code>.*?<Message>([^<]*)</Message>", re.DOTALL)
+_S3_ERROR = re.compile(r"<Code>([^<]*)</Code>.*?<Message>([^<]*)</Message>", re.DOTALL)
 
 T = TypeVar("T")
-_given: dict[str, str] = {}
+_storage_options: dict[str, str] = {}
 
 
 class CredentialsError(RuntimeError):
-    """The store knows these credentials not at all; no image can be read with them."""
+    """The store rejects the credentials, so no image can be read."""
 
 
 class StorageDownError(RuntimeError):
-    """The store has answered one image after the other with errors, again and again."""
+    """The store gave only transient errors for many images in a row."""
 
 
 def use_storage_options(options: Sequence[str]) -> None:
-    """Put `name=value` pairs into this process's environment, for every storage library and a Ray of its own.
+    """Put `name=value` pairs into the environment of this process, for all storage libraries and a local Ray.
 
     Args:
         options: names of `OPTIONS`, or variables that begin with AWS_, GOOGLE_ or AZURE_.
 
     Raises:
-        ValueError: a pair is none, or its name is not known; the value is not told.
+        ValueError: an option is not such a pair; the message does not contain its value.
     """
     for option in options:
         name, equals, value = option.partition("=")
@@ -86,30 +86,30 @@ def use_storage_options(options: Sequence[str]) -> None:
                 f"--storage-options has {name!r}; expected name=value with one of {', '.join(OPTIONS)}, or a variable "
                 f"that begins with {', '.join(_PREFIXES)}"
             )
-        _given.update(dict.fromkeys(variables, value))
+        _storage_options.update(dict.fromkeys(variables, value))
         os.environ.update(dict.fromkeys(variables, value))
 
 
 def environment_for_cluster() -> dict[str, str]:
-    """What of --storage-options goes to the machines of a cluster, where it is kept and shown: nothing secret.
+    """The variables of --storage-options, for the machines of a cluster, which stores and shows them.
 
     Raises:
-        ValueError: a secret was given.
+        ValueError: one of them is a secret.
     """
-    secret = sorted(name for name in _given if _SECRET.search(name))
+    secret = sorted(name for name in _storage_options if _SECRET.search(name))
     if secret:
         raise ValueError(
             f"--storage-options gives {', '.join(secret)}, which would be stored and shown by the cluster; give its "
             "machines a role or a profile instead"
         )
-    return dict(_given)
+    return dict(_storage_options)
 
 
 def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a uri and the path in it; a missing driver is named.
+    """The file system of a uri and the path in it.
 
     Raises:
-        ValueError: the scheme is not known, or its driver is missing.
+        ValueError: the scheme is not known, or its driver is missing; the message names it.
     """
     if "://" not in source:
         source = str(Path(source).expanduser().absolute())
@@ -123,37 +123,35 @@ def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def uri_of(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """A path of a file system as the uri that workers open."""
+    """The uri with which a worker opens a path of a file system."""
     if "file" in filesystem.protocol and path.startswith("/"):
         return path
     return str(filesystem.unstrip_protocol(path)).removeprefix("file://")
 
 
-def read_bytes(uri: str, most: int | None = None) -> bytes:
-    """The whole content of one file; passing errors of the store are waited out.
+def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole content of one file; transient errors are retried.
 
     Args:
-        uri: of the file.
-        most: bytes that may be read; none reads all.
+        max_bytes: None reads files of any size.
 
     Raises:
-        OSError: it is not there or cannot be read.
-        FileTooLargeError: it has more bytes than may be read.
-        CredentialsError: the store refuses the credentials themselves.
+        OSError: it does not exist or cannot be read.
+        FileTooLargeError: it is larger than `max_bytes`.
+        CredentialsError: the store rejects the credentials.
     """
-    return with_retries(lambda: _read(uri, most), uri)
+    return with_retries(lambda: _read(uri, max_bytes), uri)
 
 
 def with_retries(action: Callable[[], T], uri: str, *, pause: Callable[[float], None] = time.sleep) -> T:
-    """What `action` returns; repeated while the store answers with a passing error.
+    """The result of `action`, which is repeated while the store answers with transient errors.
 
     Args:
-        action: reads something.
-        uri: of what, to tell its errors.
-        pause: waits for some seconds.
+        uri: what the action reads or writes, for `classify_error` and messages.
+        pause: waits for a number of seconds.
 
     Raises:
-        CredentialsError: the store refuses the credentials themselves.
+        CredentialsError: the store rejects the credentials.
         Exception: what the last attempt raised.
     """
     for attempt in range(ATTEMPTS):
@@ -161,26 +159,21 @@ def with_retries(action: Callable[[], T], uri: str, *, pause: Callable[[float], 
             return action()
         except Exception as error:  # each storage library raises its own
             kind = classify_error(error, uri)
-            if kind == "forbidden" and _refused_as_such(uri):
+            if kind == "forbidden" and _credentials_rejected(uri):
                 kind = "credentials"
             if kind == "credentials":
                 raise CredentialsError(
                     f"the store refuses the credentials for {uri}: {describe_error(error)}; check the keys, "
                     "their profile, and whether a token has expired"
                 ) from error
-            if kind != "passing" or attempt == ATTEMPTS - 1:
+            if kind != "transient" or attempt == ATTEMPTS - 1:
                 raise
             pause(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
 
 
 def classify_error(error: BaseException, uri: str) -> ErrorKind:
-    """What an error of a storage library means for the file.
-
-    Args:
-        error: of pyarrow, fsspec, s3fs or deltalake.
-        uri: of the file; on this machine few errors pass by themselves.
-    """
+    """What an error of pyarrow, fsspec, s3fs or deltalake means for the file; few local errors are transient."""
     text = f"{type(error).__name__} {error}"
     if _CREDENTIALS.search(text):
         return "credentials"
@@ -191,45 +184,45 @@ def classify_error(error: BaseException, uri: str) -> ErrorKind:
     if type(error).__name__ == "CommitFailedError":
         return "other"
     if "://" not in uri:
-        return "passing" if isinstance(error, OSError) and error.errno in _LOCAL_AND_PASSING else "other"
+        return "transient" if isinstance(error, OSError) and error.errno in _TRANSIENT_LOCAL else "other"
     if isinstance(error, (ValueError, IsADirectoryError, NotADirectoryError)) and not isinstance(
         error, OSError
     ):
         return "other"
-    return "other" if isinstance(error, (IsADirectoryError, NotADirectoryError)) else "passing"
+    return "other" if isinstance(error, (IsADirectoryError, NotADirectoryError)) else "transient"
 
 
 def describe_error(error: BaseException) -> str:
-    """What an error says, in one line: of an S3 server's answer its code and message, without colours."""
+    """The text of an error in one line without colour codes; of an S3 server's answer, its code and message."""
     text = _COLOUR.sub("", str(error))
-    said = _SAID.search(text)
-    if said:
-        return f"{said[1]}: {said[2]}"
+    match = _S3_ERROR.search(text)
+    if match:
+        return f"{match[1]}: {match[2]}"
     lines = [line.strip().removeprefix("↳").strip() for line in text.strip().splitlines()]
     return ": ".join(line for line in lines if line)[:400] or type(error).__name__
 
 
 def storage_options(uri: str) -> dict[str, str]:
-    """What the Delta library needs beyond its reading of the environment: plain-http endpoints must be allowed."""
+    """Options of the Delta library besides the environment: endpoints without TLS must be allowed."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     return {"AWS_ALLOW_HTTP": "true"} if uri.startswith("s3") and endpoint.startswith("http://") else {}
 
 
-def _read(uri: str, most: int | None) -> bytes:
+def _read(uri: str, max_bytes: int | None) -> bytes:
     scheme, separator, rest = uri.partition("://")
     if not separator:
-        return read_local(uri, most)
+        return read_local(uri, max_bytes)
     if scheme in ARROW_SCHEMES:
         with _arrow_filesystem(scheme, rest.partition("/")[0]).open_input_file(rest) as stream:
-            refuse_large(uri, stream.size(), most)
+            refuse_large(uri, stream.size(), max_bytes)
             return bytes(stream.read())
     with fsspec.open(uri, "rb") as file:
-        refuse_large(uri, getattr(file, "size", None), most)
+        refuse_large(uri, getattr(file, "size", None), max_bytes)
         return bytes(file.read())
 
 
-def _refused_as_such(uri: str) -> bool:
-    """Whether not the file but the credentials are refused: asking for a file alone gives the same answer to both."""
+def _credentials_rejected(uri: str) -> bool:
+    """Whether a file is forbidden because the credentials are invalid; a read alone gives the same error for both."""
     scheme, _, rest = uri.partition("://")
     if scheme not in ARROW_SCHEMES:
         return False
@@ -239,7 +232,7 @@ def _refused_as_such(uri: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _bucket_refuses(scheme: str, bucket: str, minute: int) -> bool:
-    """Whether a listing of the bucket fails for the credentials; asked once a minute."""
+    """Whether listing the bucket fails because of the credentials; tried once a minute."""
     try:
         _arrow_filesystem(scheme, bucket).get_file_info(
             pyarrow.fs.FileSelector(f"{bucket}/zs3-none/", allow_not_found=True)
@@ -251,5 +244,5 @@ def _bucket_refuses(scheme: str, bucket: str, minute: int) -> bool:
 
 @functools.cache
 def _arrow_filesystem(scheme: str, bucket: str) -> pyarrow.fs.FileSystem:
-    """One connection pool per process and bucket."""
+    """The file system of a bucket; cached, so each process has one connection pool per bucket."""
     return pyarrow.fs.FileSystem.from_uri(f"{scheme}://{bucket}")[0]

@@ -1,4 +1,4 @@
-"""Rows that wait in a file instead of the driver's memory, and questions about all of them at once."""
+"""Rows in a file instead of the driver's memory, and SQL queries over them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ import duckdb
 import pyarrow as pa
 
 MEMORY = "256MB"
-"""What a question may hold at once; the rest of a sort or a join goes through files."""
-
+"""Memory of a query; sorts and joins that need more continue on disk."""
 
 IDS_AT_ONCE = 16384
-"""Rows of few and small columns that are held together."""
+"""Rows of few and small columns that are in memory together."""
 
 
 class SpillFile:
-    """Rows of one schema, appended as they come, and asked about when all are there.
+    """Rows of one schema that are appended, then read or queried.
 
     Args:
-        folder: existing folder for the rows, and for what questions leave on disk meanwhile; it is the caller's to
-            remove.
+        folder: existing folder for the rows and for temporary files of queries; the caller removes it.
         schema: of the rows.
-        name: of the rows, in questions too; unique in the folder.
+        name: of the rows in queries, and of the file; unique in the folder.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, name: str = "rows") -> None:
@@ -48,32 +46,32 @@ class SpillFile:
         self._stream.write_table(rows)
 
     def tables(self) -> Iterator[pa.Table]:
-        """All rows, as they were appended, some at a time."""
+        """All rows in the order of appending, in tables of limited size."""
         with self.reader() as reader:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
     def remove(self) -> None:
-        """The rows are no longer needed."""
+        """Delete the file."""
         self.finish()
         self._path.unlink()
 
     def column(self, question: str, *values: Any) -> Iterator[str]:
-        """The answer to a question that is one column, value by value."""
+        """The values of a query with one column."""
         for table in self.stream(question, *values, rows_at_once=IDS_AT_ONCE):
             yield from table.column(0).to_pylist()
 
     def finish(self) -> None:
-        """No more rows come."""
+        """Close the file for appending."""
         if not self._file.closed:
             self._stream.close()
             self._file.close()
 
     @contextmanager
     def reader(self) -> Iterator[pa.RecordBatchReader]:
-        """All rows, as they were appended, as a stream."""
+        """All rows in the order of appending, as a stream."""
         self.finish()
-        # Not mapped: pages that were read would count as memory of the process.
+        # Not memory-mapped: pages that were read would count as memory of the process.
         with pa.OSFile(str(self._path), "rb") as file:
             yield pa.ipc.open_stream(file)
 
@@ -85,13 +83,13 @@ class SpillFile:
         beside: Sequence[SpillFile] = (),
         **named: Any,
     ) -> Iterator[pa.Table]:
-        """The answer to a question, some rows at a time.
+        """The result of a query, in tables of limited size.
 
         Args:
-            question: SQL of DuckDB about the rows by their name, which it may name once; `?` stands for the values in
-                turn, or `$name` for named ones.
-            rows_at_once: in each table but the last.
-            beside: further rows that the question names.
+            question: SQL of DuckDB; it may use the name of the rows once. `?` stands for the values in turn, or
+                `$name` for named values.
+            rows_at_once: in each table except the last.
+            beside: further rows that the query uses.
         """
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
@@ -100,20 +98,20 @@ class SpillFile:
         }
         with ExitStack() as stack:
             connection = stack.enter_context(duckdb.connect(config=settings))
-            for held in (self, *beside):
-                connection.register(held._name, stack.enter_context(held.reader()))
+            for rows in (self, *beside):
+                connection.register(rows._name, stack.enter_context(rows.reader()))
             answer: Any = connection.sql(question, params=named or list(values)).to_arrow_reader(rows_at_once)
             for batch in answer:
                 yield pa.Table.from_batches([batch])
 
     def ask(self, question: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
-        """The answer to a question that has few rows."""
+        """The result of a query with few rows."""
         return [row for table in self.stream(question, *values, **named) for row in table.to_pylist()]
 
-    def repeated(self, column: str, most: int) -> list[str]:
-        """Some values, in order, that a column holds more than once; empty ones are passed over."""
+    def repeated(self, column: str, limit: int) -> list[str]:
+        """The first values, sorted, that a column contains more than once; empty values do not count."""
         question = (
             f"select {column} as value from {self._name} where {column} <> '' "
-            f"group by all having count(*) > 1 order by all limit {most}"
+            f"group by all having count(*) > 1 order by all limit {limit}"
         )
         return [row["value"] for row in self.ask(question)]

@@ -1,5 +1,4 @@
-"""Reading tables under a Delta Lake log: what is there, what it says of its making, and which files can hold an
-image."""
+"""Reading Delta Lake tables: opening one, its provenance, and which of its files can contain an image."""
 
 from __future__ import annotations
 
@@ -19,22 +18,22 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from pipelines.storage.objects import describe_error, storage_options, with_retries
 
 KEYS = ("image_id", "uri")
-"""Columns whose least and greatest values in a file tell whether it can hold an image."""
+"""Columns whose minimum and maximum in a file show whether it can contain an image."""
 
 
 def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, Any]) -> str:
-    """Why a table cannot take rows of a run, in a sentence; empty where it can.
+    """Why a table cannot take the rows of a run, as an error message; empty if it can.
 
     Args:
-        schema: what the rows have.
+        schema: of the rows.
         provenance: of the run.
 
     Raises:
-        ValueError: the table is not one of this kind at all, so it is not to be replaced either.
+        ValueError: it is another kind of table, so it must not be replaced either.
     """
     uri, name = table_folder(table), schema_name(schema)
-    held, wanted = provenance_of(table).get("run", {}), provenance["run"]
-    if table.metadata().name != name or not held:
+    stored, wanted = provenance_of(table).get("run", {}), provenance["run"]
+    if table.metadata().name != name or not stored:
         raise ValueError(
             f"{uri} is a table called {table.metadata().name!r}, not {name!r} of zs3; choose another --out"
         )
@@ -43,11 +42,11 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
             f"{uri} was made by another version of zs3, with other columns; choose another --out, or start a new "
             "version of the table with --replace"
         )
-    differing = sorted(key for key in held.keys() | wanted.keys() if held.get(key) != wanted.get(key))
+    differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
     if not differing:
         return ""
     details = ", ".join(
-        f"{key} ({_short(held.get(key))} there, {_short(wanted.get(key))} now)" for key in differing
+        f"{key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now)" for key in differing
     )
     return (
         f"{uri} holds another run, made with a different {details}; choose another --out, or start a new version of "
@@ -56,10 +55,10 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
 
 
 def existing_table(uri: str) -> DeltaTable | None:
-    """The table at `uri`, or None if nothing is there.
+    """The table at `uri`, or None if there is none.
 
     Raises:
-        ValueError: it is there, or something on the way to it, and cannot be read as one.
+        ValueError: it cannot be read, or a part of the path is a file.
     """
     path = Path(uri)
     blocking = (
@@ -85,12 +84,12 @@ def existing_table(uri: str) -> DeltaTable | None:
 
 
 def provenance_of(table: DeltaTable) -> dict[str, Any]:
-    """What `open_table` was given when the table was created; empty for a table that is not ours."""
+    """The provenance with which `open_table` created the table; empty for other tables."""
     try:
-        held = json.loads(table.metadata().description or "{}")
+        provenance = json.loads(table.metadata().description or "{}")
     except json.JSONDecodeError:
         return {}
-    return held if isinstance(held, dict) else {}
+    return provenance if isinstance(provenance, dict) else {}
 
 
 def image_uris(table: DeltaTable) -> dict[str, str]:
@@ -107,40 +106,40 @@ def read_data_file(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def files_of(table: DeltaTable, ranges: Sequence[tuple[str, str]], key: str = "image_id") -> list[str]:
-    """Paths, relative to the table, of its files that can hold a value in one of these ranges, ends included.
+    """Paths, relative to the table, of its files that can contain a value in one of these ranges, ends included.
 
-    The log alone is asked; files whose bounds it does not know are among them.
+    Only the log is read; files without bounds in the log are included.
 
     Args:
         key: one of `KEYS`.
     """
     merged: list[list[str]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], high)
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], last)
         else:
-            merged.append([low, high])
-    starts = [low for low, _ in merged]
-    found = []
-    for action in _actions(table):
-        least, greatest = action.get(f"min.{key}"), action.get(f"max.{key}")
-        if least is None or greatest is None:
-            found.append(action["path"])
+            merged.append([first, last])
+    starts = [first for first, _ in merged]
+    paths = []
+    for action in _file_entries(table):
+        low, high = action.get(f"min.{key}"), action.get(f"max.{key}")
+        if low is None or high is None:
+            paths.append(action["path"])
             continue
-        # Ranges are apart and in order: if the last that starts before the file ends stops before it, so do all.
-        index = bisect.bisect_right(starts, greatest) - 1
-        if index >= 0 and merged[index][1] >= least:
-            found.append(action["path"])
-    return found
+        # Ranges are sorted and disjoint: if the last that starts before the file's end stops before it, so do all.
+        index = bisect.bisect_right(starts, high) - 1
+        if index >= 0 and merged[index][1] >= low:
+            paths.append(action["path"])
+    return paths
 
 
 def data_files(table: DeltaTable) -> list[tuple[str, int]]:
     """Path and size of every file of a table."""
-    return [(action["path"], action["size_bytes"]) for action in _actions(table)]
+    return [(action["path"], action["size_bytes"]) for action in _file_entries(table)]
 
 
-def _actions(table: DeltaTable) -> list[dict[str, Any]]:
-    """What the log says of every file: path, size_bytes, num_records, and bounds as min.… and max.…"""
+def _file_entries(table: DeltaTable) -> list[dict[str, Any]]:
+    """The log's entry of every file: path, size_bytes, num_records, and bounds as min.… and max.…"""
     actions = pa.table(table.get_add_actions(flatten=True))
     wanted = [
         name
@@ -153,7 +152,7 @@ def _actions(table: DeltaTable) -> list[dict[str, Any]]:
 
 
 def table_uri(out: str, name: str) -> str:
-    """The uri of one table of a run: a subfolder of its --out, made absolute where it is local."""
+    """The uri of one table of a run: a subfolder of its --out, absolute if it is local."""
     if out.startswith("file://"):
         out = out.removeprefix("file://")
     root = out.rstrip("/") if "://" in out else str(Path(out).expanduser().absolute())

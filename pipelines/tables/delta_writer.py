@@ -1,10 +1,9 @@
-"""Tables under a Delta Lake log: tasks write Parquet files, the driver alone makes them part of a table.
+"""Writing Delta Lake tables: tasks write Parquet files, and only the driver commits them to the log.
 
-A file counts only once the log names it, so readers always see whole commits, a killed task or driver leaves
-nothing but invisible files (`vacuum` removes them), and a task that runs twice adds nothing twice: the driver
-commits only what it received. Each commit carries the next number of its run; of two drivers that write the
-same run at once, the second to commit is refused. Rows that make way for others leave in the transaction that
-brings these.
+A file counts only when the log lists it. So readers always see whole commits, a killed task or driver leaves only
+invisible files (`vacuum` removes them), and a task that runs twice adds its rows once: the driver commits only what it
+received. Each commit has the next number of its run; if two drivers write the same run at the same time, the second
+commit is refused. Rows that are replaced are removed in the transaction that adds the new ones.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipelines.storage.atomic import renamed_when_whole
 from pipelines.storage.objects import describe_error, read_bytes, storage_options, with_retries
 from pipelines.tables.delta_reader import (
     KEYS,
@@ -39,7 +39,7 @@ from pipelines.tables.delta_reader import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """One Parquet file that a task wrote and the driver has yet to commit."""
+    """A Parquet file that a task wrote and that the driver has not committed yet."""
 
     path: str
     """Relative to the table."""
@@ -47,12 +47,11 @@ class DataFile:
     """In bytes."""
     rows: int
     stats: str
-    """Delta statistics as JSON: rows, and least and greatest value of the plain columns."""
+    """Delta statistics as JSON: number of rows, and minimum and maximum of some columns."""
 
 
 def write_data_file(folder: str, rows: pa.Table) -> DataFile:
-    """Write rows as one new Parquet file of a table; it appears whole or not at all, and under a name of its
-    own.
+    """Write rows as a new Parquet file with a unique name, which appears whole or not at all.
 
     Args:
         folder: path or uri of the table.
@@ -65,14 +64,13 @@ def write_data_file(folder: str, rows: pa.Table) -> DataFile:
     if "://" in folder:
         with_retries(lambda: _put(f"{folder}/{name}", content), folder)
     else:
-        hidden = Path(folder) / f".{name}"
-        hidden.write_bytes(memoryview(content))
-        hidden.replace(Path(folder) / name)
+        with renamed_when_whole(Path(folder, f".{name}"), Path(folder, name)) as file:
+            file.write(memoryview(content))
     return DataFile(path=name, size=content.size, rows=rows.num_rows, stats=_stats(rows))
 
 
 def _put(uri: str, content: pa.Buffer) -> None:
-    """One object of an object store; it appears whole or not at all."""
+    """Write an object, which appears whole or not at all."""
     with fsspec.open(uri, "wb") as file:
         file.write(memoryview(content))
 
@@ -80,19 +78,19 @@ def _put(uri: str, content: pa.Buffer) -> None:
 def open_table(
     uri: str, schema: pa.Schema, provenance: Mapping[str, Any], *, replace: bool = False
 ) -> DeltaTable:
-    """The table at `uri`, created if there is none, for a run of this provenance.
+    """The table at `uri` for a run with this provenance; created if there is none.
 
     Args:
         uri: local path or uri.
         schema: one of `zs3.tables`; its name is the table's.
-        provenance: JSON values; those under `run` must equal what the table commit_metadata, all else is for
+        provenance: JSON values; those under `run` must equal those of the table, all others are for
             information.
-        replace: start a new, empty version of a table that is of another run, in one transaction; the old one stays
-            readable by its version.
+        replace: if the table is of another run, start a new, empty version in one transaction; the old version stays
+            readable by its number.
 
     Raises:
-        ValueError: the table is of another run (the differing parts are named) and is not to be replaced, is no table
-            of this kind, or cannot be made there.
+        ValueError: the table is of another run (the message names the differing parts) and `replace` is not set, it is
+            another kind of table, or it cannot be created.
     """
     table = existing_table(uri)
     if table is not None:
@@ -113,7 +111,7 @@ def open_table(
                 storage_options=storage_options(uri),
             )
         except (DeltaError, OSError):
-            there = existing_table(uri)  # a passing error may have swallowed the answer alone
+            there = existing_table(uri)  # a transient error may have lost only the answer
             if there is None or difference(there, schema, provenance):
                 raise
             return there
@@ -136,19 +134,19 @@ def publish(
     replaced: Collection[str] = (),
     commit_metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make files part of the table, all in one transaction; does nothing without files and without rows to take out.
+    """Add files to the table and remove replaced rows in one transaction; does nothing if there are neither.
 
     Args:
-        table: as of the last commit that this process made or saw.
+        table: at the last commit that this process made or read.
         schema: the table's.
-        parts: files that `write_data_file` wrote below it.
-        run: digest of the run; it numbers its commits.
-        written_ms: the time to record, in milliseconds since 1970.
-        replaced: ids of images whose earlier rows leave in the same transaction.
-        commit_metadata: JSON values that the log keeps with this commit.
+        parts: files that `write_data_file` wrote for it.
+        run: digest of the run, whose commits are numbered.
+        written_ms: time of the commit, in milliseconds since 1970.
+        replaced: ids of images whose earlier rows are removed.
+        commit_metadata: JSON values that the log stores with this commit.
 
     Raises:
-        ValueError: another driver has committed to this run meanwhile, or storage refuses.
+        ValueError: another driver has committed to this run, or the storage cannot be written to.
     """
     removed, kept = _without(table, schema, frozenset(replaced)) if replaced else ([], [])
     if parts or removed:
@@ -156,7 +154,7 @@ def publish(
 
 
 def commit_start(table: DeltaTable, schema: pa.Schema, run: str, commit_metadata: Mapping[str, Any]) -> None:
-    """Put a word into the log, without a file: a run has begun.
+    """Write an entry without files to the log: a run has begun.
 
     Raises:
         ValueError: as of `publish`.
@@ -185,7 +183,7 @@ def _commit(
     written_ms: int,
     commit_metadata: Mapping[str, Any],
 ) -> None:
-    """One transaction that adds and removes files."""
+    """Add and remove files in one transaction."""
     changes: list[AddAction | RemoveAction] = [
         RemoveAction(path, True, written_ms, size, {}) for path, size in removed
     ]
@@ -214,7 +212,7 @@ def _commit(
                 ),
             )
         except (DeltaError, OSError):
-            # A passing error may have swallowed the answer alone; the same commit made again would be refused.
+            # A transient error may have lost only the answer; the same commit again would be refused.
             if not _landed(table, mark, before):
                 raise
         table.update_incremental()
@@ -233,14 +231,14 @@ def _commit(
 
 
 def _landed(table: DeltaTable, mark: str, after: int) -> bool:
-    """Whether a commit that was answered with an error is in the log all the same.
+    """Whether the log contains a commit whose answer was an error.
 
-    Its files are read here: the Delta library has waited for ever for a history whose connection was cut.
+    The log files are read directly, because the Delta library can wait forever when its connection is cut.
 
     Args:
         after: version of the table before the commit.
     """
-    log = f"{table.table_uri.removeprefix('file://').rstrip('/')}/_delta_log"
+    log = f"{table_folder(table)}/_delta_log"
     try:
         while mark.encode() not in read_bytes(f"{log}/{(after := after + 1):020}.json"):
             pass
@@ -252,35 +250,35 @@ def _landed(table: DeltaTable, mark: str, after: int) -> bool:
 def _without(
     table: DeltaTable, schema: pa.Schema, ids: frozenset[str]
 ) -> tuple[list[tuple[str, int]], list[DataFile]]:
-    """Files that hold rows of these images, and new files with their other rows."""
+    """Path and size of the files that contain rows of these images, and new files with their other rows."""
     removed, kept = [], []
     folder = table_folder(table)
     sizes = dict(data_files(table))
     for path in files_of(table, [(image_id, image_id) for image_id in sorted(ids)]):
         rows = read_data_file(f"{folder}/{path}")
-        # Value by value: Arrow cannot filter the string views of files that a Delta delete has rewritten.
-        stays = [image_id not in ids for image_id in rows["image_id"].to_pylist()]
-        if all(stays):
+        # As a list: Arrow cannot filter the string views of files that a Delta delete has rewritten.
+        keep = [image_id not in ids for image_id in rows["image_id"].to_pylist()]
+        if all(keep):
             continue
         removed.append((path, sizes[path]))
-        if any(stays):
-            kept.append(write_data_file(folder, rows.cast(schema).filter(pa.array(stays))))
+        if any(keep):
+            kept.append(write_data_file(folder, rows.cast(schema).filter(pa.array(keep))))
     return removed, kept
 
 
 def _delta_schema(schema: pa.Schema) -> Schema:
-    """The same columns in Delta's own types, which know no large binary."""
+    """The same columns in Delta's own types; Delta has no large binary."""
     return Schema.from_arrow(schema)
 
 
 def _stats(rows: pa.Table) -> str:
-    """Delta statistics of the columns that readers filter by."""
-    least: dict[str, Any] = {}
-    greatest: dict[str, Any] = {}
+    """Delta statistics of the columns by which readers filter."""
+    min_values: dict[str, Any] = {}
+    max_values: dict[str, Any] = {}
     for name in [name for name in (*KEYS, "class_id", "class_name", "stage") if name in rows.column_names]:
         bounds = pc.min_max(rows[name]).as_py()
-        least[name], greatest[name] = bounds["min"], bounds["max"]
-    nulls = {name: 0 for name in least}
+        min_values[name], max_values[name] = bounds["min"], bounds["max"]
+    nulls = {name: 0 for name in min_values}
     return json.dumps(
-        {"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls}
+        {"numRecords": rows.num_rows, "minValues": min_values, "maxValues": max_values, "nullCount": nulls}
     )

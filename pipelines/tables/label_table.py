@@ -1,7 +1,7 @@
-"""Label tables as input: opened at one committed version, checked, and read image by image.
+"""Label tables as input: opened at one version, checked, and read image by image.
 
-All rows of an image lie side by side in one file, as the labelling graph writes them, so a file can be read
-as a stream of whole images, by any task, and no shuffle is needed.
+The labelling graph writes all rows of an image next to each other in one file. So any task can read a file as a stream
+of whole images, without a shuffle.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import ray.data
 
 IMAGES_PER_TASK = 32
-"""Images whose label rows are in the memory of one task."""
+"""Images whose label rows a task has in memory at once."""
 
 ROWS_AT_ONCE = 2048
-"""Label rows that a task decodes of a file at once."""
+"""Label rows that a task decodes at once."""
 
 REGION = pa.struct(
     {
@@ -42,50 +42,50 @@ REGION = pa.struct(
         "rle": pa.large_binary(),
     }
 )
-"""What scoring reads of a label row."""
+"""The columns of a label row that scoring reads."""
 
 EXPORTED_REGION = pa.struct([*REGION, pa.field("uri", pa.string()), pa.field("bbox", pa.list_(pa.int32()))])
-"""What an export reads of it."""
+"""The columns that an export reads."""
 
 COLUMNS = [field.name for field in REGION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
-    """A label table at one version: its files, and the classes that occur in it; or a labeller without a table."""
+    """A label table at one version, with the classes in it; or labels that are made while they are scored."""
 
     uri: str | None
-    """None where labels are made while they are scored."""
+    """None if labels are made while they are scored."""
     version: int | None
     files: tuple[str, ...]
     rows: int
     runs: tuple[str, ...]
-    """Digests of the labelling runs that made it; one, unless somebody merged tables."""
+    """Digests of the labelling runs that made the rows; several only if somebody merged tables."""
     seen: Mapping[str, bool]
-    """Name of each class that occurs -> whether the labeller had training masks of it."""
+    """Name of each class that occurs -> whether the labeller was trained on it."""
     ids: Mapping[str, int]
     """Name of each class that occurs -> its id in the table."""
     vocabulary: Vocabulary | None
-    """The class list that was labelled with; none for a table that was not made by zs3."""
+    """The class list of the labels; None for a table that zs3 did not make."""
     provenance: Mapping[str, Any]
-    """What the table says of its making."""
+    """See `provenance_of`."""
 
 
 def open_labels(source: str) -> Labels:
-    """The label table at `source`, or at its subfolder `labels`.
+    """Open the label table at `source`, or at its subfolder `labels`.
 
     Raises:
         FileNotFoundError: there is no table.
-        ValueError: it is empty, is another kind of table, or holds a class outside its own class list.
+        ValueError: it is empty, is another kind of table, or contains a class that is not in its class list.
     """
-    uri, table = _found(source)
+    uri, table = _find_table(source)
     names = {field.name for field in table.schema().fields}
-    lacking = [name for name in (*COLUMNS, "seen", "run") if name not in names]
-    if lacking:
+    missing = [name for name in (*COLUMNS, "seen", "run") if name not in names]
+    if missing:
         raise ValueError(
-            f"{uri} has no column {lacking[0]!r}, so it is no label table of zs3; check --labels"
+            f"{uri} has no column {missing[0]!r}, so it is not a label table of zs3; check --labels"
         )
-    classes, runs, rows = _content(table)
+    classes, runs, rows = _classes_runs_rows(table)
     if not rows:
         raise ValueError(f"label table {uri} is empty; did the labelling run fail for every image?")
     provenance = provenance_of(table)
@@ -106,7 +106,7 @@ def open_labels(source: str) -> Labels:
 
 
 def open_labels_at(uri: str, version: int) -> DeltaTable | None:
-    """The label table of a report, as it was; none where it is gone or was vacuumed."""
+    """The label table at a version; None if it is gone or that version was vacuumed."""
     try:
         table = existing_table(uri)
         if table is None:
@@ -120,8 +120,7 @@ def open_labels_at(uri: str, version: int) -> DeltaTable | None:
 
 
 def failed_images(source: str) -> Iterator[pa.Table]:
-    """Columns `image_id` and `message` of the images that the run could not process, some at a time; nothing where it
-    left no such table."""
+    """Columns `image_id` and `message` of the images that the run could not process; nothing if it has no failures."""
     table = existing_table(table_uri(source, "failures"))
     if table is not None:
         for batch in table.to_pyarrow_dataset().scanner(columns=["image_id", "message"]).to_batches():
@@ -129,11 +128,11 @@ def failed_images(source: str) -> Iterator[pa.Table]:
 
 
 def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:
-    """The lazy dataset of one row per image: `file`, `image_id`, and its label `rows`, as files have them.
+    """A lazy dataset with one row per image: `file`, `image_id` and its label `rows`.
 
     Args:
         files: of a label table.
-        region: what is read of a label row.
+        region: columns of a label row to read.
     """
     import ray
     from ray.data import DataContext
@@ -149,7 +148,7 @@ def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.dat
 
 
 def images_in_files(files: pa.Table, *, region: pa.StructType = REGION) -> Iterator[pa.Table]:
-    """One row per image, its label rows as a list, from a column `file` of Parquet files; some at a time."""
+    """One row per image, with its label rows as a list, for a column `file` of Parquet files."""
     schema = pa.schema({"file": pa.string(), "image_id": pa.string(), "rows": pa.list_(region)})
     for file in files["file"].to_pylist():
         grouped = itertools.groupby(_rows(file, region=region), key=lambda row: row["image_id"])
@@ -164,47 +163,45 @@ def rows_of_image(file: str, image_id: str) -> list[dict[str, Any]]:
 
 
 def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """(image id, its label rows) of some images of a file, read once, in a stream."""
+    """(image id, its label rows) of some images of a file, which is read once."""
     for image_id, rows in itertools.groupby(_rows(file), key=lambda row: row["image_id"]):
         if image_id in ids:
             yield image_id, list(rows)
 
 
 def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
-    """The label rows of a file, in order, or those of one image."""
+    """The label rows of a file in order, or those of one image."""
     columns = [field.name for field in region]
     with fsspec.open(file, "rb") as opened:
         for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=columns):
             if image_id is not None:
                 # Arrow cannot filter the string views of files that a Delta delete has rewritten.
                 names = batch["image_id"].to_pylist()
-                found = names.count(image_id)
-                batch = batch.slice(names.index(image_id) if found else 0, found)
+                count = names.count(image_id)
+                batch = batch.slice(names.index(image_id) if count else 0, count)
             yield from batch.to_pylist()
 
 
-def _found(source: str) -> tuple[str, DeltaTable]:
-    """The table and where it was found."""
-    itself = table_uri(source, "").rstrip("/")
-    for uri in (table_uri(source, "labels"), itself):
+def _find_table(source: str) -> tuple[str, DeltaTable]:
+    folder = table_uri(source, "").rstrip("/")
+    for uri in (table_uri(source, "labels"), folder):
         table = existing_table(uri)
         if table is not None:
             return uri, table
     raise FileNotFoundError(
-        f"no label table at {itself} or {itself}/labels; give the --out of a `zs3 label` run"
+        f"no label table at {folder} or {folder}/labels; give the --out of a `zs3 label` run"
     )
 
 
-def _content(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], set[str], int]:
-    """(class id, name) -> seen for each class that occurs, run digests, number of rows; read in a stream."""
+def _classes_runs_rows(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], set[str], int]:
+    """(class id, name) -> seen for each class that occurs; run digests; number of rows. Reads the table in a stream."""
     classes: dict[tuple[int, str], bool] = {}
     runs: set[str] = set()
     rows = 0
     keys = ["class_id", "class_name", "seen", "run"]
     for batch in table.to_pyarrow_dataset().scanner(columns=[*keys, "area"]).to_batches():
-        held = pa.Table.from_batches([batch])
-        rows += held.num_rows
-        for group in held.group_by(keys).aggregate([("area", "sum")]).to_pylist():
+        rows += batch.num_rows
+        for group in pa.Table.from_batches([batch]).group_by(keys).aggregate([("area", "sum")]).to_pylist():
             runs.add(group["run"])
             if group["area_sum"]:
                 name = (group["class_id"], group["class_name"])
@@ -215,7 +212,7 @@ def _content(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], set[str], 
 def _refuse_foreign_classes(
     uri: str, classes: Mapping[tuple[int, str], bool], vocabulary: Vocabulary | None
 ) -> None:
-    """Every class has a name of its own and is in the table's class list, if that is known."""
+    """Raise ValueError if a class has no name or another class's name, or is not in the table's class list."""
     listed = {(entry.id, entry.name) for entry in vocabulary.classes} if vocabulary else set(classes)
     names: dict[int, str] = {}
     for class_id, name in classes:

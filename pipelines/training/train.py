@@ -7,6 +7,7 @@ run that goes on after a stop reads exactly the samples that are left.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
 from pipelines.ray_session import MALLOC_ENVIRONMENT
+from pipelines.storage.atomic import whole_file
 from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
@@ -188,13 +190,10 @@ def _result(final: str, name: str, resumed_at: int, seconds: float) -> TrainResu
 
 
 def _publish(folder: Path, final: str) -> None:
-    """Copy the model's files to where users find it, the weights last: their presence says that the rest is there."""
-    filesystem, root = fsspec.core.url_to_fs(final)
-    filesystem.makedirs(root, exist_ok=True)
+    """Copy the model's files to `final`, the weights last: where they exist, the checkpoint is complete."""
     for name in (RECIPE, CLASSES, WEIGHTS):
-        part = f"{root}/.{name}.part"
-        filesystem.put_file(str(folder / name), part)
-        filesystem.mv(part, f"{root}/{name}")
+        with (folder / name).open("rb") as source, whole_file(f"{final}/{name}") as target:
+            shutil.copyfileobj(source, target)
 
 
 def _placement(workers: Workers) -> tuple[bool, int]:

@@ -1,67 +1,72 @@
-"""The door of training: what is asked for reaches the pipeline, and what is wrong is said in one line."""
+"""`zs3 train`: the command line changes the fields it names, trains a tiny recipe, and reports what it made."""
 
 import json
 
 import pytest
 
-import jobs.train as door
-from pipelines.training.train import TrainResult
-from pipelines.training.worker import TrainingProgress
+from jobs import train as command
+from jobs.main import COMMANDS, MANUAL
+from tests.support.shapes import write_shapes
+from zs3.checkpoint import load_checkpoint
 from zs3.recipes import RECIPES
 
-RESULT = TrainResult(checkpoint="runs/x/checkpoint", run="x", steps=7, resumed_at=3, seconds=1.0, digest="d")
+QUICK = [
+    "--workers.threads", "1", "--workers.cpus-per-worker", "0.5", "--workers.decode-tasks", "1",
+    "--workers.report-every-s", "0",
+]  # fmt: skip
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    calls = []
-
-    def train(request, workers, *, on_progress):
-        calls.append((request, workers))
-        on_progress(
-            TrainingProgress(step=7, steps=7, loss=1.5, terms={"loss_ce": 0.5}, images_per_second=2.0)
-        )
-        return RESULT
-
-    monkeypatch.setattr(door, "train", train)
-    monkeypatch.setattr(door, "start_ray", lambda execution: None)
-    return calls
-
-
-def test_fields_of_the_recipe_and_of_the_workers_are_set_from_the_command_line(asked, capsys):
-    code = door.main(
-        ["mini", "--data-root", "data", "--out", "runs", "--json", "--set.training.steps", "7",
-         "--set.training.optimizer.learning-rate", "0.001", "--workers.num-workers", "2"]
-    )  # fmt: skip
-    request, workers = asked[0]
-    assert code == 0
-    assert request.recipe.training.steps == 7 and request.recipe.training.optimizer.learning_rate == 0.001
-    assert request.recipe.training.batch_size == 8, "what is not set stays as the recipe has it"
-    assert workers.num_workers == 2
-    out, err = capsys.readouterr()
-    assert json.loads(out.splitlines()[-1])["checkpoint"] == "runs/x/checkpoint"
-    assert "step 7/7  loss 1.500  ce 0.500  2.0 images/s" in err and "zs3 label --checkpoint" in err
-
-
-def test_an_unknown_recipe_ends_in_one_line(asked, capsys):
-    assert door.main(["maxi", "--data-root", "data"]) == 1
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "recipe 'maxi' is not known; expected one of mini" in err
-    assert not asked
-
-
-def test_without_a_recipe_usage_is_shown(asked, capsys):
-    assert door.main([]) == 2 and door.main(["--help"]) == 0
-    assert "recipes: mini" in capsys.readouterr().err
+def test_a_tiny_recipe_is_trained_and_the_same_command_finds_it_finished(
+    ray_session, tiny_recipe, monkeypatch, tmp_path, capfd
+):
+    monkeypatch.setitem(RECIPES, "tiny", lambda: tiny_recipe)
+    argv = ["tiny", "--data-root", str(write_shapes(tmp_path)), "--out", str(tmp_path / "runs"), "--json"]
+    argv += ["--set.training.steps", "2", *QUICK]
+    assert command.main(argv) == 0
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert (result["steps"], result["resumed_at"], out.count("\n")) == (2, 0, 1)
+    checkpoint = load_checkpoint(result["checkpoint"])
+    assert checkpoint.digest == result["digest"] and checkpoint.seen_classes == ("apple", "sky")
+    assert (checkpoint.recipe.training.steps, checkpoint.recipe.training.batch_size) == (2, 4)
+    assert "step 2/2  loss " in err and f"zs3 label --checkpoint {result['checkpoint']}" in err
+    assert command.main(argv) == 0
+    again = json.loads(capfd.readouterr().out)
+    assert again["resumed_at"] == 2 and again["digest"] == result["digest"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_lists_its_fields(asked, capsys, name):
-    assert door.main([name, "--help"]) == 0
-    assert "--set.training.backbone-weights" in capsys.readouterr().out
-    assert door.main([name, "--data-root", "data"]) == 0
-    assert asked[0][0].recipe == RECIPES[name](), "the command line changes nothing that it does not name"
+def test_the_command_line_changes_no_field_that_it_does_not_name(name):
+    recipe = RECIPES[name]()
+    options = command.parse_options([name, "--data-root", "data"])
+    assert options.set == recipe and (options.data_root, options.out) == ("data", "runs")
 
 
-def test_a_missing_data_root_is_wrong_usage(asked):
-    assert door.main(["mini"]) == 2
+def test_fields_of_the_recipe_and_of_the_workers_are_set_from_the_command_line():
+    argv = ["mini", "--data-root", "data", "--set.training.steps", "7", "--workers.num-workers", "2"]
+    options = command.parse_options([*argv, "--set.training.optimizer.learning-rate", "0.001"])
+    training, unchanged = options.set.training, RECIPES["mini"]().training
+    assert (training.steps, training.optimizer.learning_rate, options.workers.num_workers) == (7, 0.001, 2)
+    assert training.batch_size == unchanged.batch_size and training.losses == unchanged.losses
+
+
+def test_an_unknown_recipe_ends_in_one_line(capsys):
+    assert command.main(["maxi", "--data-root", "data"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "recipe 'maxi' is not known; expected one of mini" in err
+
+
+def test_without_a_recipe_usage_is_shown(capsys):
+    assert command.main([]) == 2 and command.main(["--help"]) == 0
+    assert "recipes: mini" in capsys.readouterr().err
+    assert "train" in COMMANDS and "    train       " in MANUAL
+
+
+def test_help_lists_the_required_option_first_and_the_fields_of_the_recipe(capsys):
+    assert command.main(["mini", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("--data-root") < text.index("--out") and "--set.training.backbone-weights" in text
+
+
+def test_a_missing_data_root_is_wrong_usage():
+    assert command.main(["mini"]) == 2

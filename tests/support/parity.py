@@ -23,6 +23,13 @@ TINY = ModelConfig(
 """The recorded network."""
 
 
+def padded_labels(labels: np.ndarray, side: int = 160) -> np.ndarray:
+    """A label map padded on the right and at the bottom with 255, as the recorded batches were."""
+    padded = np.full((side, side), 255, labels.dtype)
+    padded[: labels.shape[0], : labels.shape[1]] = labels
+    return padded
+
+
 class Recording(Mapping[str, np.ndarray]):
     """One .npz of recordings: `[key]` is an array that was kept whole, or the values kept of a larger one."""
 

@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets.listing import IMAGE_SUFFIXES, ImageRef, files_below, is_folder, joined, paired, read_text
+from zs3.datasets.listing import ImageRef, files_below, is_folder, joined, paired, read_text
 from zs3.datasets.truth import checked_truth
-from zs3.images.codec import decode_label_png, image_ids
+from zs3.images.codec import IMAGE_SUFFIXES, decode_label_png, image_ids
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 

@@ -11,8 +11,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from zs3.vocabulary import Vocabulary
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:

@@ -23,6 +23,9 @@ DEFAULT_MAX_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The formats that are read. The decoders of JPEG 2000 and AVIF turn a truncated file into a wrong picture."""
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+"""Extensions of files that count as images, where a folder is listed."""
+
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 4_000_000
 _EIGHT_BITS = ((np.arange(65536, dtype=np.uint32) * 255 + 32767) // 65535).astype(np.uint8)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 EXCLUDED = -1
 """Train index of an id whose pixels are not valid: unseen, or background taken as void."""
@@ -83,23 +82,6 @@ def targets_from_labels(
         classes=torch.from_numpy(classes),
         masks=torch.from_numpy(train[None] == classes[:, None, None]),
         valid=torch.from_numpy(train != EXCLUDED),
-    )
-
-
-def pad_targets(targets: Targets, height: int, width: int) -> Targets:
-    """Targets padded on the right and at the bottom with pixels that are not valid.
-
-    Raises:
-        ValueError: the targets are larger than (height, width).
-    """
-    have_height, have_width = targets.valid.shape
-    if have_height > height or have_width > width:
-        raise ValueError(f"targets of {have_height}x{have_width} pixels cannot be padded to {height}x{width}")
-    padding = (0, width - have_width, 0, height - have_height)
-    return Targets(
-        classes=targets.classes,
-        masks=functional.pad(targets.masks, padding),
-        valid=functional.pad(targets.valid, padding),
     )
 
 

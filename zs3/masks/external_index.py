@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from zs3.datasets.listing import IMAGE_SUFFIXES
+from zs3.images.codec import IMAGE_SUFFIXES
 from zs3.wording import first_names
 
 Segmentations = dict[str, tuple[list[Any], list[Any] | None]]

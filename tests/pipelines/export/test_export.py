@@ -195,7 +195,7 @@ def test_parquet_files_are_the_rows_of_the_table_without_a_log(
     for one, map_HW in maps.items():
         assert np.array_equal(label_map([row for row in rows if row["image_id"] == one]), map_HW)
     pq.write_table(held, tmp_path / "out" / "mine.parquet")
-    with pytest.raises(ValueError, match=r"holds other Parquet files \(mine\.parquet\)"):
+    with pytest.raises(ValueError, match=r"contains other Parquet files \(mine\.parquet\)"):
         run(labels, "parquet", tmp_path / "out")
 
 
@@ -270,7 +270,7 @@ def test_an_image_in_two_places_an_empty_table_and_a_file_in_the_way_are_refused
     twice = table(tmp_path / "twice", {"a": regions(1, [1]), "b": regions(2, [2])}, per_file=1)
     table(tmp_path / "twice", {"a": regions(3, [4])})
     for to in ("png", "coco"):
-        with pytest.raises(ValueError, match="rows of 'a' lie in two places"):
+        with pytest.raises(ValueError, match="rows of 'a' are in two places"):
             run(twice, to, tmp_path / "out")
     assert not (tmp_path / "out" / "coco.json").exists()
     with pytest.raises(ValueError, match="is empty"):

@@ -244,7 +244,7 @@ def test_patience_waits_longer_each_time_and_ends():
 
 
 def test_storage_options_become_environment_and_secrets_do_not_travel(monkeypatch):
-    monkeypatch.setattr(pipelines.storage.objects, "_given", {})
+    monkeypatch.setattr(pipelines.storage.objects, "_storage_options", {})
     for name in ("AWS_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "before")
     use_storage_options(["endpoint=http://127.0.0.1:1", "region=here"])

@@ -1,5 +1,6 @@
 """What waits in files: rows come back as they were, questions are answered, and small tables are looked up."""
 
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.storage.atomic import whole_file, without_partial, write_whole
+from pipelines.storage.atomic import whole_file, write_whole
 from pipelines.storage.external_sort import SortedSpill, range_ends
 from pipelines.storage.lookup_table import row_of
 from pipelines.storage.spill import SpillFile
@@ -69,7 +70,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
             raise RuntimeError("stopped")
         assert not target.exists() and not [path for path in tmp_path.rglob("*") if path.is_file()]
     write_whole(str(target), b"whole", str(partial))
-    without_partial(str(partial))
+    shutil.rmtree(partial)
     assert target.read_bytes() == b"whole" and not partial.exists()
     with pytest.raises(ValueError, match="is the folder writable"):
         write_whole(str(target / "below"), b"")

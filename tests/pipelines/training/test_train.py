@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipelines.training.train import TrainRequest, Workers, train
+from tests.support.shapes import write_shapes
 from zs3.checkpoint import load_checkpoint
 from zs3.images.codec import encode_label_png
 from zs3.nets.backbone import build_backbone
@@ -22,29 +23,7 @@ QUICK = Workers(threads=1, cpus_per_worker=0.5, decode_tasks=1, report_every_s=0
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """A folder data set of coloured rectangles: two seen classes, an unseen one, and background."""
-    from PIL import Image
-
-    root = tmp_path_factory.mktemp("data")
-    folder = root / "shapes"
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    rng = np.random.default_rng(0)
-    colours = {1: (220, 40, 40), 2: (40, 60, 220), 3: (40, 200, 60)}
-    for number in range(8):
-        image = np.full((72, 80, 3), 128, dtype=np.uint8)
-        mask = np.zeros((72, 80), dtype=np.uint8)
-        for class_id, colour in colours.items():
-            top, left = int(rng.integers(0, 40)), int(rng.integers(0, 50))
-            image[top : top + 30, left : left + 28], mask[top : top + 30, left : left + 28] = colour, class_id
-        Image.fromarray(image).save(folder / "images" / f"{number}.png")
-        (folder / "masks" / f"{number}.png").write_bytes(encode_label_png(mask))
-    roles = ["background", "seen", "seen", "unseen"]
-    names = ["background", "apple", "sky", "tree"]
-    entries = [{"id": i, "name": n, "role": r} for i, (n, r) in enumerate(zip(names, roles))]
-    (folder / "classes.json").write_text(json.dumps({"classes": entries, "ignore_index": 255}))
-    (folder / "splits.json").write_text(json.dumps({"train": [str(n) for n in range(8)]}))
-    return root
+    return write_shapes(tmp_path_factory.mktemp("data"))
 
 
 def request(recipe, shapes, out):

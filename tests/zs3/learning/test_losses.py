@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.parity import Recording, facts
+from tests.support.parity import Recording, facts, padded_labels
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
 from zs3.learning.matching import assign, match_costs
-from zs3.learning.targets import Targets, count_masks, pad_targets, resize_targets, targets_from_labels
+from zs3.learning.targets import Targets, count_masks, resize_targets, targets_from_labels
 
 K, QUERIES, LAYERS, STRIDE = 4, 6, 2, 4
 INDEX = {0: -1, 1: 0, 2: 1, 3: 2, 4: 3, 7: -1, 8: -1}
@@ -225,7 +225,7 @@ def test_targets_of_another_batch_are_refused() -> None:
 def test_recorded_losses_are_reproduced_layer_by_layer() -> None:
     recording, expected = Recording("training"), facts("training")
     targets = [
-        pad_targets(targets_from_labels(recording[f"label{image}"], range(15)), 160, 160)
+        targets_from_labels(padded_labels(recording[f"label{image}"]), range(15))
         for image in expected["cases"]["two"]
     ]
     classes, masks = (

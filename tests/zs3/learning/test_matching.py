@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.parity import Recording
+from tests.support.parity import Recording, padded_labels
 from zs3.learning.matching import assign, match_costs, softplus
-from zs3.learning.targets import Targets, pad_targets, resize_targets, targets_from_labels
+from zs3.learning.targets import Targets, resize_targets, targets_from_labels
 
 
 def random_case(seed: int, queries: int = 5, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor, Targets]:
@@ -117,8 +117,8 @@ def test_targets_of_another_size_or_vocabulary_are_refused() -> None:
 def test_recorded_costs_and_assignments_are_reproduced() -> None:
     recording = Recording("training")
     for image in range(2):
-        targets = targets_from_labels(recording[f"label{image}"], range(15))
-        small = resize_targets(pad_targets(targets, 160, 160), 40, 40)
+        targets = targets_from_labels(padded_labels(recording[f"label{image}"]), range(15))
+        small = resize_targets(targets, 40, 40)
         for layer in ("last", "aux0", "aux1"):
             class_logits = torch.from_numpy(recording[f"two/{layer}/pred_logits"][image])
             mask_logits = torch.from_numpy(recording[f"two/{layer}/pred_masks"][image])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.parity import TINY, Recording, facts, released_state
+from tests.support.parity import TINY, Recording, facts, padded_labels, released_state
 from zs3.convert.zegformer import LOGIT_SCALE
 from zs3.convert.zegformer_names import from_released, our_name
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
@@ -22,7 +22,7 @@ from zs3.learning.optimizer import (
     set_learning_rate,
 )
 from zs3.learning.schedule import ScheduleSettings, learning_rate_factor
-from zs3.learning.targets import Targets, count_masks, pad_targets, resize_targets, targets_from_labels
+from zs3.learning.targets import Targets, count_masks, resize_targets, targets_from_labels
 from zs3.nets.zegformer import ZegFormer, class_logits
 
 RECORDING, FACTS = Recording("training"), facts("training")
@@ -131,8 +131,9 @@ def batch_of(numbers: Sequence[int]) -> tuple[torch.Tensor, list[Targets]]:
     for place, number in enumerate(numbers):
         pixels = (torch.from_numpy(RECORDING[f"image{number}"]).permute(2, 0, 1).float() - mean) / std
         images[place, :, : pixels.shape[1], : pixels.shape[2]] = pixels
-    labels = [targets_from_labels(RECORDING[f"label{number}"], range(15)) for number in numbers]
-    return images, [pad_targets(one, 160, 160) for one in labels]
+    return images, [
+        targets_from_labels(padded_labels(RECORDING[f"label{number}"]), range(15)) for number in numbers
+    ]
 
 
 def losses_of(network: ZegFormer, images: torch.Tensor, targets: list[Targets]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,6 @@ from zs3.learning.targets import (
     NEGATIVE,
     Targets,
     count_masks,
-    pad_targets,
     resize_targets,
     targets_from_labels,
 )
@@ -89,16 +88,6 @@ def test_labels_that_are_no_map_of_integers_are_refused() -> None:
         targets_from_labels(np.zeros((2, 2), np.float32), INDEX)
     with pytest.raises(ValueError, match=r"\(2, 2, 1\)"):
         targets_from_labels(np.zeros((2, 2, 1), np.int64), INDEX)
-
-
-def test_padding_is_not_valid_and_keeps_the_rest() -> None:
-    targets = targets_from_labels(labels_of(), INDEX)
-    padded = pad_targets(targets, 16, 10)
-    assert padded.masks.shape == (2, 16, 10)
-    assert not padded.valid[12:].any() and not padded.valid[:, 9:].any() and not padded.masks[:, 12:].any()
-    assert torch.equal(padded.valid[:12, :9], targets.valid)
-    with pytest.raises(ValueError, match="12x9"):
-        pad_targets(targets, 11, 10)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (12, 9), (24, 27), (5, 7), (1, 1)])
