@@ -52,7 +52,7 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """What to measure, and on which images."""
 
     what: tyro.conf.Positional[Literal["speed", "memory", "bare", "pipeline", "store"]]
@@ -77,44 +77,44 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    options = tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
     parts = {"speed": speed, "memory": memory, "bare": bare, "pipeline": pipeline, "store": store}
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.what in ("speed", "memory"):
-            arguments = prepared(arguments, Path(folder))
-        sys.stdout.write(json.dumps(parts[arguments.what](arguments)) + "\n")
+        if options.what in ("speed", "memory"):
+            options = prepared(options, Path(folder))
+        sys.stdout.write(json.dumps(parts[options.what](options)) + "\n")
     return 0
 
 
-def prepared(arguments: Arguments, folder: Path) -> Arguments:
-    """Arguments whose images are as many as asked for, and whose checkpoint resizes pictures as asked for."""
-    held = [Path(uri) for batch in catalogue_of(arguments.images).rows() for uri in batch["uri"].to_pylist()]
+def prepared(options: Options, folder: Path) -> Options:
+    """Options whose images are as many as asked for, and whose checkpoint resizes pictures as asked for."""
+    held = [Path(uri) for batch in catalogue_of(options.images).rows() for uri in batch["uri"].to_pylist()]
     (folder / "images").mkdir()
-    for number in range(arguments.limit):
+    for number in range(options.limit):
         source = held[number % len(held)]
         (folder / "images" / f"{number:06}{source.suffix}").symlink_to(source)
-    arguments = replace(arguments, images=str(folder / "images"))
-    if not arguments.cheap:
-        return arguments
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    options = replace(options, images=str(folder / "images"))
+    if not options.cheap:
+        return options
+    checkpoint = load_checkpoint(options.checkpoint)
     segmenting = replace(checkpoint.recipe.segmenting, short_side_px=128, image_branch=False)
     naming = replace(checkpoint.recipe.naming, branches="query")
     smaller = replace(checkpoint.recipe, segmenting=segmenting, naming=naming)
     save_checkpoint(folder / "checkpoint", smaller, checkpoint.network(), checkpoint.seen_classes)
-    return replace(arguments, checkpoint=str(folder / "checkpoint"))
+    return replace(options, checkpoint=str(folder / "checkpoint"))
 
 
-def speed(arguments: Arguments) -> dict[str, Any]:
+def speed(options: Options) -> dict[str, Any]:
     """Images per second of the pipeline and of the bare loops before and after it."""
-    loop = replace(arguments, limit=min(arguments.limit, arguments.bare_limit or arguments.limit))
-    before, through = _apart("bare", loop), _apart("pipeline", arguments)
-    on_store = _apart("store", arguments) if arguments.object_store else None
-    after = _apart("bare", loop)
+    loop = replace(options, limit=min(options.limit, options.bare_limit or options.limit))
+    before, through = _run_part("bare", loop), _run_part("pipeline", options)
+    on_store = _run_part("store", options) if options.object_store else None
+    after = _run_part("bare", loop)
     loops = {key: (before[key] + after[key]) / 2 for key in ("actor", "actor_and_decoding")}
     rate = through["images_per_second"]
     found = {
         "cores": cores(),
-        "batch_size": arguments.execution.batch_size,
+        "batch_size": options.execution.batch_size,
         "pipeline": through,
         "bare_before": before,
         "bare_after": after,
@@ -131,11 +131,11 @@ def speed(arguments: Arguments) -> dict[str, Any]:
     return found
 
 
-def bare(arguments: Arguments) -> dict[str, Any]:
+def bare(options: Options) -> dict[str, Any]:
     """The actor in a loop, without Ray: images per second without and with decoding."""
-    plan = _plan(arguments)
-    actor = _actor(plan, arguments)
-    size = arguments.execution.batch_size
+    plan = _plan(options)
+    actor = _actor(plan, options)
+    size = options.execution.batch_size
     labelling = decoding = 0.0
     pending = list(plan.work.pending)
     for start in range(0, len(pending), size):
@@ -157,13 +157,13 @@ def bare(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def pipeline(arguments: Arguments) -> dict[str, Any]:
+def pipeline(options: Options) -> dict[str, Any]:
     """The same images through `label`, into a table that is thrown away."""
     with tempfile.TemporaryDirectory() as out:
-        return _through(_request(arguments, out), arguments)
+        return _through(_request(options, out), options)
 
 
-def store(arguments: Arguments) -> dict[str, Any]:
+def store(options: Options) -> dict[str, Any]:
     """The same with images and tables in an object store on this machine."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.servers.object_store import ObjectStore
@@ -174,16 +174,16 @@ def store(arguments: Arguments) -> dict[str, Any]:
         os.environ.update(server.environment())
         server.make_bucket("images")
         filesystem = server.filesystem()
-        for image in sorted(Path(arguments.images).iterdir()):
+        for image in sorted(Path(options.images).iterdir()):
             with filesystem.open_output_stream(f"images/{image.name}") as stream:
                 stream.write(image.read_bytes())
-        request = replace(_request(arguments, "s3://images/run"), images="s3://images")
-        return _through(request, arguments)
+        request = replace(_request(options, "s3://images/run"), images="s3://images")
+        return _through(request, options)
     finally:
         server.close()
 
 
-def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
+def _through(request: LabelRequest, options: Options) -> dict[str, Any]:
     """What the pipeline does with a request, and how long the driver's commits took."""
     commits: list[float] = []
     commit = Committer.commit
@@ -194,7 +194,7 @@ def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
         commits.append(time.perf_counter() - began)
 
     Committer.commit = timed  # type: ignore[method-assign]
-    result = label(request, arguments.execution)
+    result = label(request, options.execution)
     began = time.perf_counter()
     assert not prepare_label(request).work.pending
     again = time.perf_counter() - began
@@ -209,11 +209,11 @@ def _through(request: LabelRequest, arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def memory(arguments: Arguments) -> dict[str, Any]:
+def memory(options: Options) -> dict[str, Any]:
     """Peak of the actor's process while it labels images of each size, one at a time, in MiB."""
-    plan = _plan(arguments)
+    plan = _plan(options)
     source = decode(Path(next(iter(plan.work.pending))[1]).read_bytes())
-    actor = _actor(plan, arguments)
+    actor = _actor(plan, options)
     loaded = _resident("VmRSS")
     found: dict[str, Any] = {"loaded_mib": round(loaded)}
     for width, height in SIZES:
@@ -230,44 +230,43 @@ def memory(arguments: Arguments) -> dict[str, Any]:
     return found
 
 
-def _apart(part: str, arguments: Arguments) -> dict[str, Any]:
+def _run_part(part: str, options: Options) -> dict[str, Any]:
     """One part in a process of its own, with the memory settings that actors have."""
-    usual = asdict(Execution())
-    differing = {
+    defaults = asdict(Execution())
+    flags = {
+        "--images": options.images,
+        "--checkpoint": options.checkpoint,
+        "--classes": options.classes,
+        "--limit": options.limit,
+    } | {
         f"--{key.replace('_', '-')}": value
-        for key, value in asdict(arguments.execution).items()
-        if value != usual[key]
+        for key, value in asdict(options.execution).items()
+        if value != defaults[key]
     }
-    told = {
-        "--images": arguments.images,
-        "--checkpoint": arguments.checkpoint,
-        "--classes": arguments.classes,
-    }
-    options = {**told, "--limit": arguments.limit, **differing}
-    command = [sys.executable, __file__, part, *(str(word) for pair in options.items() for word in pair)]
+    command = [sys.executable, __file__, part, *(str(word) for pair in flags.items() for word in pair)]
     done = subprocess.run(
         command, env={**os.environ, **MALLOC_ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _request(arguments: Arguments, out: str) -> LabelRequest:
+def _request(options: Options, out: str) -> LabelRequest:
     return LabelRequest(
-        images=arguments.images,
-        classes=arguments.classes,
-        checkpoint=arguments.checkpoint,
+        images=options.images,
+        classes=options.classes,
+        checkpoint=options.checkpoint,
         out=out,
-        limit=arguments.limit,
+        limit=options.limit,
     )
 
 
-def _plan(arguments: Arguments) -> PreparedLabel:
+def _plan(options: Options) -> PreparedLabel:
     with tempfile.TemporaryDirectory() as out:
-        return prepare_label(_request(arguments, out))
+        return prepare_label(_request(options, out))
 
 
-def _actor(plan: PreparedLabel, arguments: Arguments) -> LabelActor:
-    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=arguments.execution.threads)
+def _actor(plan: PreparedLabel, options: Options) -> LabelActor:
+    actors = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=options.execution.threads)
     return LabelActor(
         model=LabellerFactory(),
         checkpoint=plan.request.checkpoint,

@@ -34,7 +34,7 @@ PER_FOLDER = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """How much to label."""
 
     images: int = 100_000
@@ -47,15 +47,15 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        sys.stdout.write(json.dumps(measure(arguments, Path(folder))) + "\n")
+        sys.stdout.write(json.dumps(measure(options, Path(folder))) + "\n")
     return 0
 
 
-def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
+def measure(options: Options, folder: Path) -> dict[str, Any]:
     """Memory over the run, and the cost of commits and of a second start."""
-    pictures(folder / "photos", arguments)
+    pictures(folder / "photos", options)
     (folder / "classes.txt").write_text("bright\ndark\n")
     request = LabelRequest(
         images=str(folder / "photos"),
@@ -64,7 +64,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
         out=str(folder / "run"),
     )
     execution = Execution(
-        batch_size=64, images_per_block=256, images_per_wave=arguments.images_per_wave, commit_interval_s=5.0
+        batch_size=64, images_per_block=256, images_per_wave=options.images_per_wave, commit_interval_s=5.0
     )
     samples: list[tuple[float, float, float]] = []
     done = threading.Event()
@@ -82,7 +82,7 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     left = prepare_label(request, shades()).work
     again_s = time.perf_counter() - began
-    assert (len(left.pending), left.skipped) == (0, arguments.images)
+    assert (len(left.pending), left.skipped) == (0, options.images)
     quarter = max(1, len(samples) // 4)
     return {
         "images": result.images,
@@ -100,18 +100,18 @@ def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
     }
 
 
-def pictures(folder: Path, arguments: Arguments) -> None:
+def pictures(folder: Path, options: Options) -> None:
     """Small JPEGs of a few grey levels; some of them cut short."""
     encoded = []
     for level in range(16):
         path = folder.with_name(f"{level}.jpg")
         Image.fromarray(np.full((16, 24, 3), 16 * level, np.uint8)).save(path)
         encoded.append(path.read_bytes())
-    for number in range(arguments.images):
+    for number in range(options.images):
         below = folder / f"{number // PER_FOLDER:04}"
         below.mkdir(parents=True, exist_ok=True)
         content = encoded[number % 16]
-        cut = number % arguments.failing == 0
+        cut = number % options.failing == 0
         (below / f"{number:07}.jpg").write_bytes(content[: len(content) // 2] if cut else content)
 
 

@@ -43,7 +43,7 @@ KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """What to measure on."""
 
     segments: str
@@ -60,18 +60,18 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON per candidate."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
-    table = DeltaTable(table_uri(arguments.segments, "segments"))
-    rows = table.to_pyarrow_table().slice(0, arguments.limit)
-    dataset = open_dataset(arguments.dataset, arguments.root, arguments.split)
+    table = DeltaTable(table_uri(options.segments, "segments"))
+    rows = table.to_pyarrow_table().slice(0, options.limit)
+    dataset = open_dataset(options.dataset, options.root, options.split)
     truths = {ref.id: ref.truth_uri for ref in dataset.refs}
     checkpoint = load_checkpoint(provenance_of(table)["checkpoint"])
     classifier = SegmentClassifier(checkpoint, dataset.vocabulary, device=torch.device("cpu"))
     held = [segments_at(rows, index) for index in range(rows.num_rows)]
     reference = [classifier.name(segments)[0] for segments in held]
     truth = [
-        read_truth(arguments.dataset, read_bytes(truths[image_id]), dataset.vocabulary)
+        read_truth(options.dataset, read_bytes(truths[image_id]), dataset.vocabulary)
         for image_id in rows["image_id"].to_pylist()
     ]
 

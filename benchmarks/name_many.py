@@ -44,7 +44,7 @@ from zs3.vocabulary import load_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """What to measure, and on which images."""
 
     images: str
@@ -63,19 +63,19 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = paper_size(Path(folder)) if arguments.paper_size else arguments.checkpoint
-        sys.stdout.write(json.dumps(measured(arguments, checkpoint)) + "\n")
+        checkpoint = paper_size(Path(folder)) if options.paper_size else options.checkpoint
+        sys.stdout.write(json.dumps(measured(options, checkpoint)) + "\n")
     return 0
 
 
-def measured(arguments: Arguments, checkpoint: str) -> dict[str, Any]:
+def measured(options: Options, checkpoint: str) -> dict[str, Any]:
     """Seconds per image of both ways, and their ratio."""
-    vocabulary = load_vocabulary(arguments.classes)
+    vocabulary = load_vocabulary(options.classes)
     labeller = Labeller(load_checkpoint(checkpoint), vocabulary, device=torch.device("cpu"))
-    batches = catalogue_of(arguments.images, arguments.limit).rows()
+    batches = catalogue_of(options.images, options.limit).rows()
     refs = [(row["image_id"], row["uri"]) for batch in batches for row in batch.to_pylist()]
     kept, labelling = [], []
     labeller.segmenter.segment([decode(read_bytes(refs[0][1]))])  # networks load when they are first used
@@ -88,7 +88,7 @@ def measured(arguments: Arguments, checkpoint: str) -> dict[str, Any]:
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(kept, schema=SEGMENTS), buffer, compression="zstd")
     stored = buffer.getvalue().to_pybytes()
-    naming = [_named(labeller, stored, vocabulary) for _ in range(arguments.rounds)]
+    naming = [_named(labeller, stored, vocabulary) for _ in range(options.rounds)]
     label_s, name_s = sum(labelling) / len(labelling), sorted(naming)[len(naming) // 2] / len(refs)
     return {
         "images": len(refs),

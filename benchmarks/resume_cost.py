@@ -39,7 +39,7 @@ FILES_PER_COMMIT = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """How many images to simulate."""
 
     images: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
@@ -52,10 +52,10 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON for each size."""
-    arguments = tyro.cli(Arguments, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
-    for images in arguments.images:
-        if arguments.here:
-            sys.stdout.write(json.dumps(measure(images, arguments.new)) + "\n")
+    options = tyro.cli(Options, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    for images in options.images:
+        if options.here:
+            sys.stdout.write(json.dumps(measure(images, options.new)) + "\n")
         else:
             command = [
                 sys.executable,
@@ -64,7 +64,7 @@ def main() -> int:
                 "--images",
                 str(images),
                 "--new",
-                str(arguments.new),
+                str(options.new),
             ]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             sys.stdout.write(done.stdout)

@@ -44,7 +44,7 @@ EVERY = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Options:
     """What to tune on."""
 
     segments: str
@@ -59,14 +59,14 @@ class Arguments:
 
 def main() -> int:
     """Measure and print one line of JSON."""
-    arguments = tyro.cli(Arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
         requests = {
             name: TuneRequest(
-                segments=arguments.segments,
-                dataset=arguments.dataset,
-                root=arguments.root,
-                split=arguments.split,
+                segments=options.segments,
+                dataset=options.dataset,
+                root=options.root,
+                split=options.split,
                 out=f"{folder}/{name}",
                 grid=grid,
             )

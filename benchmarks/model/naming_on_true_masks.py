@@ -139,7 +139,7 @@ def embedded_segments(dataset: Dataset, encoder: Encoder, limit: int) -> Segment
 
 
 def cached_segments(
-    name: str, dataset: Dataset, encoder: Encoder, limit: int, folder: Path | None
+    name: str, dataset: Dataset, encoder: ImageNetWords, limit: int, folder: Path | None
 ) -> Segments:
     """The same, read from the cache where it has them."""
     digest = digest_of(asdict(encoder.config))[:16]

@@ -159,18 +159,18 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--picture-share", type=float, help="instead of the checkpoint's own")
     parser.add_argument("--diagnostics", type=Path, help="folder for one diagnostics JSON per data set")
-    arguments = parser.parse_args()
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    options = parser.parse_args()
+    checkpoint = load_checkpoint(options.checkpoint)
     segmenting = checkpoint.recipe.segmenting
-    if arguments.picture_share is not None:
-        segmenting = replace(segmenting, picture_share=arguments.picture_share)
+    if options.picture_share is not None:
+        segmenting = replace(segmenting, picture_share=options.picture_share)
     studies = []
-    for name in arguments.sets:
-        vocabulary = open_dataset(SETS[name], f"{arguments.data_root}/{name}", arguments.split).vocabulary
+    for name in options.sets:
+        vocabulary = open_dataset(SETS[name], f"{options.data_root}/{name}", options.split).vocabulary
         labeller = Labeller(checkpoint, vocabulary, device=torch.device("cpu"), segmenting=segmenting)
-        studies.append(Study(labeller, arguments.data_root, name, arguments.split, arguments.limit))
+        studies.append(Study(labeller, options.data_root, name, options.split, options.limit))
     settings = checkpoint.recipe.naming
-    if arguments.sweep:
+    if options.sweep:
         settings = sweep(studies, settings)
     for study in studies:
         found = {
@@ -182,8 +182,8 @@ def main() -> None:
         }
         for title, held in found.items():
             sys.stdout.write(line(f"{study.name}: {title}", held) + "\n")
-        if arguments.diagnostics:
-            arguments.diagnostics.mkdir(parents=True, exist_ok=True)
+        if options.diagnostics:
+            options.diagnostics.mkdir(parents=True, exist_ok=True)
             rows = [
                 {
                     "title": t,
@@ -194,7 +194,7 @@ def main() -> None:
                 }
                 for t, s in list(found.items())[1:]
             ]
-            (arguments.diagnostics / f"{study.name}.json").write_text(json.dumps(rows, indent=1))
+            (options.diagnostics / f"{study.name}.json").write_text(json.dumps(rows, indent=1))
     sys.stdout.write(json.dumps(asdict(settings)) + "\n")
 
 

@@ -27,21 +27,21 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", help="the checkpoint folder of a finished run")
     parser.add_argument("--out", type=Path, default=SHIPPED / "zs3-mini")
-    arguments = parser.parse_args()
-    trained, today = load_checkpoint(arguments.checkpoint), recipe("mini")
+    options = parser.parse_args()
+    trained, today = load_checkpoint(options.checkpoint), recipe("mini")
     # Where the first training lay is the maker's affair; what it was is in docs/mini.md.
     started = replace(trained.recipe.training, start=today.training.start)
     trained = replace(trained, recipe=replace(trained.recipe, training=started))
     for part in ("model", "query_text", "training"):
         if getattr(trained.recipe, part) != getattr(today, part):
             raise SystemExit(
-                f"{arguments.checkpoint} was trained with another {part} than the recipe mini has today; train it again"
+                f"{options.checkpoint} was trained with another {part} than the recipe mini has today; train it again"
             )
-    save_checkpoint(arguments.out, today, trained.network(), trained.seen_classes, half=True)
-    size = (arguments.out / WEIGHTS).stat().st_size / 1e6
+    save_checkpoint(options.out, today, trained.network(), trained.seen_classes, half=True)
+    size = (options.out / WEIGHTS).stat().st_size / 1e6
     if size > LIMIT_MB:
-        raise SystemExit(f"{arguments.out / WEIGHTS} has {size:.1f} MB; at most {LIMIT_MB} ship")
-    sys.stdout.write(f"{arguments.out}: {size:.1f} MB, digest {load_checkpoint(str(arguments.out)).digest}\n")
+        raise SystemExit(f"{options.out / WEIGHTS} has {size:.1f} MB; at most {LIMIT_MB} ship")
+    sys.stdout.write(f"{options.out}: {size:.1f} MB, digest {load_checkpoint(str(options.out)).digest}\n")
 
 
 if __name__ == "__main__":

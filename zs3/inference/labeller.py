@@ -41,12 +41,13 @@ class Labeller:
         *,
         device: torch.device,
         segmenting: SegmentSettings | None = None,
+        naming: NamingSettings | None = None,
         classifier: SegmentClassifier | None = None,
     ) -> None:
         self.segmenter = load_segmenter(checkpoint, segmenting or checkpoint.recipe.segmenting, device=device)
-        self.classifier = classifier or SegmentClassifier(checkpoint, vocabulary, device=device)
+        self.classifier = classifier or SegmentClassifier(checkpoint, vocabulary, naming, device=device)
         self.seen, self.names = self.classifier.seen, self.classifier.names
-        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting)
+        self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
