@@ -28,7 +28,8 @@ from PIL import Image
 
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
-from zs3.tables import LABELS, label_rows
+from zs3.label_rows import label_rows
+from zs3.tables import LABELS
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 VERBS = ("evaluate", "compare", "png", "coco", "parquet")

@@ -15,7 +15,7 @@ ZS3 = {
     # values and what needs nothing of ours
     "vocabulary": "",
     "wording": "",
-    "tables": "wording",
+    "tables": "",
     "metrics": "wording",
     "images": "",
     "nets": "",
@@ -24,6 +24,7 @@ ZS3 = {
     # data and training
     "datasets": "images vocabulary wording",
     "masks": "images wording",
+    "label_rows": "masks wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
@@ -37,7 +38,7 @@ ZS3 = {
     "classification": "segmentation text encoders masks checkpoint config vocabulary",
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
     # truth
-    "evaluation": "metrics tables classification segmentation config vocabulary wording",
+    "evaluation": "metrics label_rows classification segmentation config vocabulary wording",
     "tuning": "classification segmentation text metrics checkpoint config vocabulary",
     "report": "metrics vocabulary",
 }

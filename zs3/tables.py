@@ -1,26 +1,17 @@
-"""The tables of zs3: their Arrow schemas, and label maps as rows and back.
+"""The Arrow schemas of all tables.
 
-A label map becomes one row per class that occurs in it, each with its region as COCO-compressed run lengths.
-The regions of one image are disjoint, so the map is rebuilt exactly from its rows. Schemas hold the name and the
-version of their table as metadata; a change that readers can notice raises the version.
+Schemas hold the name and the version of their table as metadata; a change that readers can notice raises the version.
+`zs3.label_rows` makes the rows of `labels`, `zs3.segmentation.table` those of `segments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
-
-from zs3.wording import first_names
 
 # H W pixels
-
-IGNORE_ID = 255
-"""The value of unlabelled pixels in a label map, unless its vocabulary uses this id for a class."""
 
 
 def _field(name: str, kind: pa.DataType) -> pa.Field:
@@ -140,98 +131,6 @@ SCORES = _schema(
 """One row per image: its confusion as parallel lists of truth id, predicted id and number of pixels; the same for the
 outlines of predicted regions; per true class the pixels of its outline and how many of them are matched
 (`zs3.metrics.boundaries`); and per labelled class the score of its region."""
-
-
-def label_rows(
-    image_id: str,
-    uri: str,
-    label_map_HW: NDArray[np.integer],
-    class_names: Mapping[int, str],
-    seen: Mapping[int, bool],
-    scores: Mapping[int, float],
-    run: str,
-    *,
-    ignore_id: int = IGNORE_ID,
-    etag: str = "",
-) -> list[dict[str, Any]]:
-    """Rows of `labels` for one image, ascending by class id; at least one.
-
-    An image without labelled pixels gives one row of class `ignore_id` with an empty name and area 0, which records
-    that it is done and its size.
-
-    Args:
-        image_id: unique in the table.
-        uri: where the image was read from.
-        label_map_HW: (H, W) class ids, `ignore_id` where nothing was labelled.
-        class_names: name of every class that may occur.
-        seen: whether the class had training masks.
-        scores: a number in [0, 1] for each class that occurs.
-        run: digest of weights, settings and vocabulary.
-        ignore_id: the value of unlabelled pixels.
-        etag: of the image's content, from the listing.
-
-    Raises:
-        ValueError: the map is empty or has another number of dimensions, or an id has no name or score.
-    """
-    if label_map_HW.ndim != 2 or label_map_HW.size == 0:
-        raise ValueError(
-            f"label map of {image_id!r} has shape {label_map_HW.shape}; expected (height, width), not empty"
-        )
-    present = [int(value) for value in np.unique(label_map_HW) if value != ignore_id]
-    nameless = [value for value in present if value not in class_names or value not in scores]
-    if nameless:
-        raise ValueError(
-            f"label map of {image_id!r} holds class ids {first_names(nameless)} that have no name or no score; "
-            f"was it made with another vocabulary?"
-        )
-    height, width = label_map_HW.shape
-    rows = []
-    for class_id in present or [ignore_id]:
-        region_HW = label_map_HW == class_id if present else np.zeros((height, width), dtype=bool)
-        code = coco_mask.encode(np.asfortranarray(region_HW, dtype=np.uint8))
-        rows.append(
-            {
-                "image_id": image_id,
-                "uri": uri,
-                "etag": etag,
-                "height": height,
-                "width": width,
-                "class_id": class_id,
-                "class_name": class_names[class_id] if present else "",
-                "seen": bool(seen.get(class_id, False)),
-                "score": float(scores[class_id]) if present else 0.0,
-                "area": int(coco_mask.area(code)),
-                "bbox": [int(side) for side in coco_mask.toBbox(code)],
-                "rle": code["counts"],
-                "run": run,
-            }
-        )
-    return rows
-
-
-def label_map(rows: Sequence[Mapping[str, Any]], *, ignore_id: int = IGNORE_ID) -> NDArray[np.int32]:
-    """(H, W) int32 class ids from all rows of one image; `ignore_id` for unlabelled pixels.
-
-    Raises:
-        ValueError: there are no rows, rows of several images or sizes, or regions that overlap.
-    """
-    keys = {(row["image_id"], row["height"], row["width"]) for row in rows}
-    if len(keys) != 1:
-        raise ValueError(f"expected the rows of one image and one size, got {sorted(keys)[:3] or 'no rows'}")
-    ((image_id, height, width),) = keys
-    label_map_HW = np.full((height, width), ignore_id, dtype=np.int32)
-    covered = 0
-    for row in rows:
-        region_HW = coco_mask.decode({"size": [height, width], "counts": bytes(row["rle"])}).astype(bool)
-        label_map_HW[region_HW] = row["class_id"]
-        covered += int(region_HW.sum())
-    if covered != int((label_map_HW != ignore_id).sum()):
-        raise ValueError(
-            f"regions of image {image_id!r} overlap: {covered} pixels are claimed in a picture where "
-            f"{int((label_map_HW != ignore_id).sum())} are labelled; does the table hold the image twice, "
-            f"or is ignore_id={ignore_id} one of its classes?"
-        )
-    return label_map_HW
 
 
 def failure_row(

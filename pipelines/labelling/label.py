@@ -31,7 +31,8 @@ from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
-from zs3.tables import FAILURES, LABELS, label_rows
+from zs3.label_rows import label_rows
+from zs3.tables import FAILURES, LABELS
 from zs3.text.confusable import confusable_warnings
 from zs3.vocabulary import Vocabulary, load_vocabulary
 

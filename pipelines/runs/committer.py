@@ -29,7 +29,9 @@ MAX_SHARD_FILES = 32
 
 
 class Committer:
-    """Collects what was written and commits it; opens the tables, and creates those that do not exist.
+    """Collects what was written, and commits it when `run.run_table` asks (every `Execution.commit_interval_s`).
+
+    It opens the tables, and creates those that do not exist.
 
     Args:
         work: the tables and the images to process.

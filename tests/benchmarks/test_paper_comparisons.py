@@ -18,9 +18,9 @@ from zs3.datasets import open_dataset, read_truth
 from zs3.evaluation.matching import checked_prediction, class_matches
 from zs3.images.codec import encode_label_png
 from zs3.inference.labeller import Labeller, PixelLabeller
+from zs3.label_rows import label_rows
 from zs3.metrics import PROTOCOLS, confusion, scores
 from zs3.nets.networks import build_network
-from zs3.tables import label_rows
 from zs3.vocabulary import ClassEntry, load_vocabulary
 
 VOC = load_vocabulary("voc")

@@ -14,7 +14,8 @@ from jobs import compare as compare_door
 from jobs import evaluate as command
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
-from zs3.tables import LABELS, label_rows
+from zs3.label_rows import label_rows
+from zs3.tables import LABELS
 from zs3.vocabulary import Vocabulary
 
 CLASSES = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cow", "role": "unseen"}]

@@ -13,8 +13,9 @@ from jobs import compare as door
 from jobs.compare import WORSE
 from pipelines.evaluation.outputs import REPORT_VERSION, commit_scores
 from zs3.evaluation.image_scores import image_score_row
+from zs3.label_rows import label_rows
 from zs3.metrics import PROTOCOLS
-from zs3.tables import SCORES, label_rows
+from zs3.tables import SCORES
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 VOCABULARY = Vocabulary(

@@ -88,7 +88,8 @@ def test_truth_labelled_as_itself_scores_100_through_the_door(
 
     from pipelines.tables.delta_writer import open_table, publish, write_data_file
     from zs3.datasets import open_dataset, read_truth
-    from zs3.tables import LABELS, label_rows
+    from zs3.label_rows import label_rows
+    from zs3.tables import LABELS
 
     root = shared / "data" / "msrc_mini"
     dataset = open_dataset("folder", str(root), "val")

@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.execution import Execution
 from pipelines.labelling.label import LabellerFactory, LabelRequest, ModelInfo
 from pipelines.storage.objects import storage_options
-from zs3.tables import label_rows
+from zs3.label_rows import label_rows
 
 RED, BLUE, GREEN = (250, 0, 0), (0, 0, 250), (0, 250, 0)
 """Red is class 1, blue is class 2, and the fake model fails on a green corner."""

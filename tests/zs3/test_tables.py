@@ -1,5 +1,7 @@
 """Label maps become rows and come back exactly; the tables say whose they are."""
 
+import tracemalloc
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +12,8 @@ from pycocotools import mask as coco_mask
 
 from zs3 import tables
 from zs3.images.codec import ImageError
-from zs3.tables import FAILURES, LABELS, failure_row, label_map, label_rows
+from zs3.label_rows import label_map, label_rows
+from zs3.tables import FAILURES, LABELS, failure_row
 
 NAMES = {0: "sky", 1: "cat", 2: "dog", 254: "last", 300: "far"}
 SEEN = {0: True, 1: True, 2: False, 254: True, 300: False}
@@ -85,6 +88,28 @@ def test_a_map_that_is_no_plane_is_refused(shape):
 def test_an_image_labelled_twice_is_refused():
     with pytest.raises(ValueError, match="overlap"):
         label_map(rows_of([[1, 1], [2, 2]]) + rows_of([[1, 2], [1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(b"03", "do not add up"), (b"0=", "do not add up"), (b"", "damaged"), (b"P", "damaged")],
+)
+def test_run_lengths_that_do_not_fill_the_picture_are_refused(code, reason):
+    """pycocotools would leave the other pixels as they were in memory, or write behind the picture."""
+    (row,) = rows_of([[1, 1], [1, 1]])
+    with pytest.raises(
+        ValueError, match=rf"rle of class 1 of image 'a' is damaged: .*{reason}.*label the image again"
+    ):
+        label_map([{**row, "rle": code}])
+
+
+def test_a_claimed_size_is_compared_with_the_run_lengths_before_memory_is_taken():
+    (row,) = rows_of([[1, 1], [1, 1]])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="do not add up to the 900000000 pixels"):
+        label_map([{**row, "height": 30000, "width": 30000}])
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_rows_of_two_images_are_refused():

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from zs3.label_rows import label_map
 from zs3.metrics import UNKNOWN, UNLABELLED
-from zs3.tables import label_map
 from zs3.vocabulary import Vocabulary, concept
 
 # H W pixels

@@ -12,7 +12,8 @@ from pipelines.comparison.label_changes import label_changes
 from pipelines.execution import Execution
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tables.label_table import open_labels_at
-from zs3.tables import LABELS, label_rows
+from zs3.label_rows import label_rows
+from zs3.tables import LABELS
 
 FIRST = {1: "cat", 2: "cow"}
 SECOND = {5: "cow", 6: "cat", 7: "owl"}

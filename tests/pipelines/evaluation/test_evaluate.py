@@ -16,8 +16,9 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.images.codec import encode_label_png
+from zs3.label_rows import label_rows
 from zs3.metrics import PROTOCOLS, UNLABELLED, confusion, scores, total
-from zs3.tables import FAILURES, LABELS, SCORES, failure_row, label_rows
+from zs3.tables import FAILURES, LABELS, SCORES, failure_row
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

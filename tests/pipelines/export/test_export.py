@@ -19,7 +19,8 @@ from pipelines.export.export import ExportRequest, ExportResult, export
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from pipelines.tables.label_table import EXPORTED_REGION, image_graph
 from zs3.export.paths import PARTIAL
-from zs3.tables import LABELS, label_map, label_rows
+from zs3.label_rows import label_map, label_rows
+from zs3.tables import LABELS
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 VOC = load_vocabulary("voc")

@@ -17,9 +17,9 @@ from tests.pipelines.labelling.test_name import rows_in
 from tests.support.listings import list_images
 from tests.support.stored_segments import grouping, naming
 from zs3.images.codec import encode_label_png
+from zs3.label_rows import label_map
 from zs3.masks.binary import unpack_masks
 from zs3.segmentation.table import NEEDED, segments_at
-from zs3.tables import label_map
 
 SMALL = Execution(batch_size=2, images_per_block=3, images_per_file=4, commit_interval_s=0.0)
 IDS = ("a", "b", "c")

@@ -6,8 +6,8 @@ import pytest
 from zs3.evaluation.caveats import caveats
 from zs3.evaluation.image_scores import image_score_row
 from zs3.evaluation.matching import chosen, class_matches, predicted_ids
+from zs3.label_rows import label_rows
 from zs3.metrics import UNKNOWN, UNLABELLED
-from zs3.tables import label_rows
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 DATA = Vocabulary(

@@ -15,7 +15,7 @@ from zs3.export.panoptic import segments_info, union_box
 from zs3.export.paths import PARTIAL, picture_name, relative_path
 from zs3.export.png import VOID_8, VOID_16, needs_16_bits, png_bytes
 from zs3.images.codec import voc_palette
-from zs3.tables import label_rows
+from zs3.label_rows import label_rows
 
 
 def test_a_palette_file_gives_back_its_label_map() -> None:

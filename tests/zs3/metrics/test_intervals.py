@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from zs3.evaluation.image_scores import image_score_row
+from zs3.label_rows import label_rows
 from zs3.metrics import PROTOCOLS, confusion, scores, total
 from zs3.metrics.intervals import (
     BLOCK,
@@ -19,7 +20,7 @@ from zs3.metrics.intervals import (
 )
 from zs3.metrics.paired import paired
 from zs3.metrics.resampling import METRICS, ScoreCounts, ranges
-from zs3.tables import SCORES, label_rows
+from zs3.tables import SCORES
 from zs3.vocabulary import ClassEntry, Vocabulary
 
 VOCABULARY = Vocabulary(
