@@ -87,9 +87,8 @@ def evaluate(
     )
     source = _open_source(request, vocabulary, protocols[0], model, names, execution)
     matches = _matches(source.labels, vocabulary)
-    existing_table(
-        table_uri(request.out, "scores")
-    )  # an unusable --out is reported before the work, not after it
+    # Opened only so that an unusable --out is reported before the work, not after it.
+    existing_table(table_uri(request.out, "scores"))
     start_ray(execution)
     truth = open_truth(request.dataset, request.root, request.split)
     # Rows per image stay in temporary files; only what may be published reaches --out.

@@ -79,46 +79,35 @@ class Protocol:
     @property
     def words(self) -> tuple[str, ...]:
         """The protocol as sentences for a report."""
-        means = _MEANS[self.absent]
-        harmonic = "Harmonic = 2 · seen · unseen / (seen + unseen)."
-        training = ("Training saw the pictures of unseen classes, without their masks (transductive).",)
-        return (
-            *self._counted,
-            self._candidates,
-            _IOU,
-            means,
-            harmonic,
-            *(training if self.transductive else ()),
-        )
-
-    @property
-    def _counted(self) -> tuple[str, ...]:
         void = " or ".join(sorted(self.void_roles)) or "no"
-        which = "an unseen class" if self.candidates == "restricted" else "a seen or an unseen class"
-        if self.background_counts:
-            which += ", or background"
+        restricted = self.candidates == "restricted"
+        which = "an unseen class" if restricted else "a seen or an unseen class"
+        which += ", or background" if self.background_counts else ""
         counted = (
             f"A pixel counts when its truth is {which}. Pixels that the truth leaves void, "
             f"or whose class has the role {void}, are ignored, whatever was predicted there."
         )
-        background = (
-            "Background is a class and belongs to the seen group. A pixel with no label, or with the label of a "
-            "class that the data set lacks, is labelled as background: the labeller found none of its classes."
-        )
-        return (counted, background) if self.background_counts else (counted,)
-
-    @property
-    def _candidates(self) -> str:
-        if self.candidates == "restricted":
-            return "Only unseen names compete (restricted zero-shot); any other label of a counted pixel is wrong."
         names = "Every seen and unseen name competes for every pixel (generalised zero-shot)."
-        if self.background_counts:
-            return names
-        return names + (
-            " A counted pixel with no label, or with the label of a class that the data set lacks, is wrong."
+        if restricted:
+            names = "Only unseen names compete (restricted zero-shot); any other label of a counted pixel is wrong."
+        elif not self.background_counts:
+            names += " A counted pixel with no label, or with the label of a class that the data set lacks, is wrong."
+        return (
+            counted,
+            *([_BACKGROUND] if self.background_counts else []),
+            names,
+            _IOU,
+            _MEANS[self.absent],
+            "Harmonic = 2 · seen · unseen / (seen + unseen).",
+            *([_TRANSDUCTIVE] if self.transductive else []),
         )
 
 
+_BACKGROUND = (
+    "Background is a class and belongs to the seen group. A pixel with no label, or with the label of a "
+    "class that the data set lacks, is labelled as background: the labeller found none of its classes."
+)
+_TRANSDUCTIVE = "Training saw the pictures of unseen classes, without their masks (transductive)."
 _IOU = (
     "IoU of a class = its correctly labelled pixels / pixels that are truly it or labelled it, "
     "summed over all images before dividing. Accuracy = its correctly labelled / its true pixels."

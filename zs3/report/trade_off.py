@@ -55,9 +55,8 @@ def picture(tuned: Mapping[str, Any]) -> bytes:
             zorder=5,
             label=f"{name}: {percent(point['harmonic'])} at γ = {point['calibration']:g}",
         )
-    right, top = (
-        min(101.5, 1.04 * max(limits[1], 1.0)) for limits in (axes.get_xlim(), axes.get_ylim())
-    )  # a whole marker at 100 %
+    # Above 100, so that a marker at 100 % is whole.
+    right, top = (min(101.5, 1.04 * max(limits[1], 1.0)) for limits in (axes.get_xlim(), axes.get_ylim()))
     _harmonic_lines(axes, right, top)
     axes.set_xlim(0, right)
     axes.set_ylim(0, top)
@@ -134,9 +133,7 @@ def markdown(tuned: Mapping[str, Any], command: str) -> str:
         "| naming | γ | seen % | unseen % | harmonic % | area |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    ranked = sorted(
-        tuned["namings"], key=lambda naming: -(naming["best"]["harmonic"] or 0.0)
-    )  # sorting keeps the order of equals
+    ranked = sorted(tuned["namings"], key=lambda naming: -(naming["best"]["harmonic"] or 0.0))
     own = "the checkpoint's own"
     for naming in ranked:
         best = naming["best"]
