@@ -31,6 +31,7 @@ from zs3.datasets import read_truth
 from zs3.metrics import confusion
 from zs3.segmentation.table import segments_at
 from zs3.tuning.grid import NamingGrid
+from zs3.tuning.trials import sweep_image
 
 HUNDRED = NamingGrid(
     weight=(0.4, 0.5, 0.6, 0.7, 0.8),
@@ -95,7 +96,7 @@ def measured(request: TuneRequest) -> dict[str, float]:
 def cpu_ms(plan: PreparedTuning) -> tuple[float, float]:
     """Processor milliseconds per image of the sweep, and of naming and scoring under one setting, with one thread."""
     torch.set_num_threads(1)
-    classifier, vocabulary = plan.trials.classifiers[0], plan.dataset.vocabulary
+    classifier, vocabulary = plan.classifiers[0], plan.dataset.vocabulary
     refs = {ref.id: ref for ref in plan.dataset.refs}
     wanted = frozenset(sorted(plan.image_ids)[::EVERY])
     seconds = [0.0, 0.0]
@@ -105,7 +106,14 @@ def cpu_ms(plan: PreparedTuning) -> tuple[float, float]:
             began = time.process_time()
             truth_HW = read_truth(plan.dataset.name, truth, vocabulary)
             segments = segments_at(batch, row)
-            plan.trials.sweep(segments, truth_HW, plan.matches, plan.gammas, ignore_id=vocabulary.ignore_id)
+            sweep_image(
+                plan.classifiers,
+                segments,
+                truth_HW,
+                plan.matches,
+                plan.gammas,
+                ignore_id=vocabulary.ignore_id,
+            )
             swept = time.process_time()
             labels_HW, _ = classifier.name(segments_at(batch, row))
             truth_HW = read_truth(plan.dataset.name, truth, vocabulary)

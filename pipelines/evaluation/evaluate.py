@@ -172,7 +172,8 @@ def _score_all(
     """Run the graph, block by block."""
     for block in source.graph(truth, matches).iter_batches(batch_size=None, batch_format="pyarrow"):
         assert isinstance(block, pa.Table)
-        images.add(block)
+        if block.num_rows:  # a graph without images may give a block without columns
+            images.add(block)
         if on_progress:
             failed = images.count["failed"] + images.count["error"]
             done = images.count["scored"] + failed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipelines.labelling.label import warn_about_confusable
 from pipelines.labelling.name import describe_classifier
@@ -19,9 +19,12 @@ from zs3.metrics import Protocol
 from zs3.metrics.protocols import chosen_protocols
 from zs3.tuning.calibration_sweep import Gammas
 from zs3.tuning.grid import Naming, NamingGrid, gammas_of, namings_of
-from zs3.tuning.trials import Trials, load_trials
+from zs3.tuning.trials import load_classifiers
 from zs3.vocabulary import Vocabulary, load_vocabulary
 from zs3.wording import first_names
+
+if TYPE_CHECKING:
+    from zs3.classification.classifier import SegmentClassifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,8 @@ class PreparedTuning:
     namings: tuple[Naming, ...]
     """The checkpoint's own first."""
     gammas: Gammas
-    trials: Trials
+    classifiers: tuple[SegmentClassifier, ...]
+    """One per naming."""
     vocabulary: Vocabulary
     """To name with."""
     seen: Mapping[str, bool]
@@ -105,8 +109,8 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
     gammas = gammas_of(request.grid, own)
     namings = namings_of(request.grid, own, encoded_sets(checkpoint))
     image_ids = _images_with_segments(request, dataset, name, frozenset(image_uris(table)))
-    trials = load_trials(checkpoint, vocabulary, namings, device=torch.device("cpu"))
-    warn_about_confusable(trials.classifiers[0])
+    classifiers = load_classifiers(checkpoint, vocabulary, namings, device=torch.device("cpu"))
+    warn_about_confusable(classifiers[0])
     return PreparedTuning(
         request=request,
         dataset=dataset,
@@ -116,7 +120,7 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
         own=own,
         namings=namings,
         gammas=gammas,
-        trials=trials,
+        classifiers=classifiers,
         vocabulary=vocabulary,
         seen={entry.name: info.seen[entry.id] for entry in vocabulary.candidates},
         matches=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),

@@ -16,7 +16,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,10 @@ from zs3.tuning.calibration_sweep import Gammas, Key, added
 from zs3.tuning.curve import Curve, Point, best_point, best_setting, curve
 from zs3.tuning.grid import range_caveats
 from zs3.tuning.settings_file import Tuned
-from zs3.tuning.trials import Trials
+from zs3.tuning.trials import sweep_image
+
+if TYPE_CHECKING:
+    from zs3.classification.classifier import SegmentClassifier
 
 MAX_ERRORS = 5
 """Images whose error a message shows."""
@@ -87,7 +90,7 @@ def tune(
     digests: dict[str, str] = {}
     errors: list[str] = []
     arguments = {
-        "trials": prepared.trials,
+        "classifiers": prepared.classifiers,
         "dataset": prepared.dataset,
         "matches": prepared.matches,
         "gammas": prepared.gammas,
@@ -141,7 +144,7 @@ class TuneActor:
     """Turns batches of segments into sums over them, for every setting.
 
     Args:
-        trials: the ways of naming.
+        classifiers: one per way of naming.
         dataset: where the truth is.
         matches: name of each class → id in the data set that it means, or `UNKNOWN`.
         gammas: to try.
@@ -149,12 +152,19 @@ class TuneActor:
     """
 
     def __init__(
-        self, *, trials: Trials, dataset: Dataset, matches: Mapping[str, int], gammas: Gammas, threads: int
+        self,
+        *,
+        classifiers: Sequence[SegmentClassifier],
+        dataset: Dataset,
+        matches: Mapping[str, int],
+        gammas: Gammas,
+        threads: int,
     ) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._trials, self._dataset, self._matches, self._gammas = trials, dataset, matches, gammas
+        self._classifiers, self._dataset = classifiers, dataset
+        self._matches, self._gammas = matches, gammas
         self._refs = {ref.id: ref for ref in dataset.refs}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -191,8 +201,13 @@ class TuneActor:
         vocabulary = self._dataset.vocabulary
         truth_HW = read_truth(self._dataset.name, data, vocabulary)
         segments = segments_at(batch, index)
-        part = self._trials.sweep(
-            segments, truth_HW, self._matches, self._gammas, ignore_id=vocabulary.ignore_id
+        part = sweep_image(
+            self._classifiers,
+            segments,
+            truth_HW,
+            self._matches,
+            self._gammas,
+            ignore_id=vocabulary.ignore_id,
         )
         return part, hashlib.sha256(data).hexdigest()
 

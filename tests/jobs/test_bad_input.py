@@ -1,6 +1,7 @@
 """Bad input at the door to evaluation: exit code 1, nothing written, and one line that names what is wrong."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def labels(
 
 
 def error_line(capfd: pytest.CaptureFixture[str], root: Path, table: str, out: Path, *more: str) -> str:
-    """The one line with which an evaluation stops; then nothing may be there."""
+    """The one line with which an evaluation stops, after lines of progress; then nothing may be there."""
     split = () if "--split" in more else ("--split", "val")
     arguments = [
         "--dataset",
@@ -76,7 +77,8 @@ def error_line(capfd: pytest.CaptureFixture[str], root: Path, table: str, out: P
     capfd.readouterr()
     assert command.main([*arguments, "--gallery", "0", "--replicates", "20"]) == 1
     printed, errors = capfd.readouterr()
-    (line,) = errors.splitlines()
+    *progress, line = errors.splitlines()
+    assert all(re.match(r"\d+/\d+ images, ", earlier) for earlier in progress)
     assert printed == "" and line.startswith("zs3: error: ") and not (out / "report.json").exists()
     return line.removeprefix("zs3: error: ")
 

@@ -188,7 +188,11 @@ def test_neither_batches_nor_order_change_a_sum(farm, tmp_path):
     plan = prepare_tuning(to_tune(farm, tmp_path))
     rows = stored(plan)
     actor = TuneActor(
-        trials=plan.trials, dataset=plan.dataset, matches=plan.matches, gammas=plan.gammas, threads=1
+        classifiers=plan.classifiers,
+        dataset=plan.dataset,
+        matches=plan.matches,
+        gammas=plan.gammas,
+        threads=1,
     )
     together = sums_of(actor(rows))
     alone = [sums_of(actor(rows.slice(index, 1))) for index in (2, 0, 3, 1)]
@@ -208,7 +212,7 @@ def test_an_image_that_cannot_be_swept_is_told_and_leaves_the_others_alone(farm,
     )
     blind = tuple(replace(ref, truth_uri=None if ref.id == "2" else ref.truth_uri) for ref in swapped)
     actor = TuneActor(
-        trials=plan.trials,
+        classifiers=plan.classifiers,
         dataset=replace(plan.dataset, refs=blind),
         matches=plan.matches,
         gammas=plan.gammas,
