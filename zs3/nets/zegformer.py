@@ -128,8 +128,8 @@ class ZegFormer(nn.Module):
         if self.pooled is not None:
             projected = projected + self.pooled(masks, maps).float()
         embeddings = projected / projected.norm(dim=-1, keepdim=True)
-        void = embeddings @ self.void_embedding.float() / self.config.temperature
-        return LayerOutput(embeddings, void, masks)
+        no_object = embeddings @ self.void_embedding.float() / self.config.temperature
+        return LayerOutput(embeddings, no_object, masks)
 
 
 class PooledFeatures(nn.Module):

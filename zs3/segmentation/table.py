@@ -103,14 +103,16 @@ def segments_at(rows: pa.Table, index: int) -> Segments:
         (value[f"{part}_height"].as_py(), value[f"{part}_width"].as_py()) for part in ("padded", "resized")
     )
     masks = decode_masks(value["masks"].as_py(), shape, padded, resized, value["mask_store"].as_py())
-    void = _numbers(value["void_logits"].values)
-    if len(void) != count:
-        raise ValueError(f"the row has {count} segments and {len(void)} void logits; is the table damaged?")
+    no_object = _numbers(value["void_logits"].values)
+    if len(no_object) != count:
+        raise ValueError(
+            f"the row has {count} segments and {len(no_object)} void logits; is the table damaged?"
+        )
     return Segments(
         mask_logits_Khw=torch.from_numpy(masks),
         query_embeddings_KD=_rows(value["query_embeddings"], count),
         image_embeddings_KE=_rows(value["image_embeddings"], count),
-        no_object_logits_K=torch.from_numpy(void),
+        no_object_logits_K=torch.from_numpy(no_object),
         padded_hw=padded,
         resized_hw=resized,
         height=value["height"].as_py(),
