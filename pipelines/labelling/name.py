@@ -143,10 +143,6 @@ def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = 
     Raises:
         ValueError, FileNotFoundError: the segments, class list, checkpoint or tables cannot be used as they are.
     """
-    if request.limit is not None and request.limit < 1:
-        raise ValueError(
-            f"limit is {request.limit}; expected at least 1, or leave it out to take every image"
-        )
     vocabulary = load_vocabulary(request.classes)
     uri, segments = stored_segments(request.segments)
     stored = provenance_of(segments)
