@@ -13,7 +13,8 @@ LAYERS = ("zs3", "pipelines", "jobs")
 
 ZS3 = {
     # values and what needs nothing of ours
-    "vocabulary": "",
+    "class_lists": "",
+    "vocabulary": "class_lists",
     "wording": "",
     "tables": "",
     "metrics": "wording",

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import fsspec
 
+from zs3.class_lists import MAX_BYTES, decoded, listed_classes
+
 Role = Literal["seen", "unseen", "background", "excluded"]
 
 SHIPPED = ("voc", "coco_stuff", "ade20k_full")
@@ -18,6 +22,7 @@ SHIPPED = ("voc", "coco_stuff", "ade20k_full")
 
 _ROLES = get_args(Role)
 _IGNORE_8_BIT, _IGNORE_16_BIT = 255, 65535
+_SUFFIXES = (".txt", ".json", ".csv", ".tsv", ".yaml", ".yml", ".names")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +99,12 @@ class Vocabulary:
 
 
 def load_vocabulary(source: str) -> Vocabulary:
-    """A shipped vocabulary, or that of a file.
+    """A shipped vocabulary, that of a file, or names with commas between them.
 
     Args:
         source: a shipped name (`voc`, `coco_stuff`, `ade20k_full`); or a path or uri of a `.json` file (ours,
-            a folder data set's `classes.json`, or a list of lines as below), or of a text file with one class
-            a line: `name`, or `name: synonym, synonym`, where a trailing `*` marks an unseen class. Such
-            classes get ids 1, 2, … in order; empty lines are skipped.
+            a folder data set's `classes.json`, or a list of lines as in a text), or of a text that
+            `parse_class_list` reads; or, where there is no such file, the names themselves: `cat,dog*`.
 
     Raises:
         FileNotFoundError: `source` is neither a shipped name nor a file.
@@ -111,55 +115,75 @@ def load_vocabulary(source: str) -> Vocabulary:
     path = PurePosixPath(source)
     try:
         with fsspec.open(source, "rb") as file:
-            text = file.read().decode("utf-8-sig")
+            data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
+        if "," in source and not re.search(r"[:/\\\n]", source) and path.suffix.lower() not in _SUFFIXES:
+            return parse_class_list(source.replace(",", "\n"), name="classes")
         shipped = ", ".join(SHIPPED)
         raise FileNotFoundError(
-            f"class list {source!r} is neither a file nor a shipped name ({shipped}); check the path"
+            f"class list {source!r} is neither a file nor a shipped name ({shipped}); check the path, or write names "
+            "with commas between them (cat,dog)"
         ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"class list {source!r} is not UTF-8 text ({error}); save it as UTF-8") from error
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"class list {source!r} has more than {MAX_BYTES} bytes; is it a list of classes?")
+    text = decoded(data, source)
     if path.suffix.lower() != ".json":
-        return parse_class_list(text, name=path.stem)
+        return parse_class_list(text, name=path.stem, origin=source)
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"class list {source!r} is not valid JSON: {error}") from error
     name = path.parent.name if path.name == "classes.json" else path.stem
-    if isinstance(content, list) and all(isinstance(line, str) for line in content):
-        return parse_class_list("\n".join(content), name=name)
+    if isinstance(content, list) and content and all(isinstance(line, str) for line in content):
+        return parse_class_list("\n".join(content), name=name, origin=source)
     return Vocabulary.from_json(content, name=name)
 
 
-def parse_class_list(text: str, name: str) -> Vocabulary:
-    """A vocabulary from lines `name` or `name: synonym, synonym`, a trailing `*` for unseen; ids 1, 2, … .
+def parse_class_list(text: str, name: str, *, origin: str | None = None) -> Vocabulary:
+    """A vocabulary from a text with one class a line, or in a format of another tool (`zs3.class_lists`).
 
-    The ignore id is 255, or 65535 for 255 classes or more.
+    A line is `name` or `name: synonym, synonym`, a trailing `*` marks an unseen class, and a line that begins with `#`
+    is a comment. Ids are those of the text, or 1, 2, … in lists without ids. The ignore id is 255, or 65535 if there
+    are 255 classes or more, or ids from 255 on; a label of no class with the id 255 is left out, as it is that value.
+
+    Args:
+        origin: what messages call the list; its suffix tells YAML and CSV. By default `name`.
 
     Raises:
         ValueError: there is no class, a line without a name, or a repeated name; the message gives both lines.
     """
-    entries: list[ClassEntry] = []
+    origin = origin or name
+    listed = [
+        entry
+        for entry in listed_classes(text, origin)
+        if not (entry.id == _IGNORE_8_BIT and entry.role == "background")
+    ]
     first_line: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        entry = _entry_from_line(line, number, class_id=len(entries) + 1, name=name)
-        earlier = first_line.setdefault(normalised(entry.name), number)
-        if earlier != number:
+    for entry in listed:
+        if normalised(entry.name) in first_line:
             raise ValueError(
-                f"class list {name!r} names {entry.name!r} twice, on lines {earlier} and {number}; remove one"
+                f"class list {origin!r} names {entry.name!r} twice, on lines {first_line[normalised(entry.name)]} and "
+                f"{entry.line}; remove one"
             )
-        entries.append(entry)
-    if not entries:
-        raise ValueError(f"class list {name!r} is empty; write one class name a line")
-    ignore_id = _IGNORE_8_BIT if len(entries) < _IGNORE_8_BIT else _IGNORE_16_BIT
-    return Vocabulary(name=name, classes=tuple(entries), ignore_id=ignore_id)
+        first_line[normalised(entry.name)] = entry.line
+    if not listed:
+        raise ValueError(f"class list {origin!r} is empty; write one class name a line")
+    entries = tuple(
+        ClassEntry(
+            id=position if entry.id is None else entry.id,
+            name=entry.name,
+            role=entry.role,
+            synonyms=entry.synonyms,
+        )
+        for position, entry in enumerate(listed, start=1)
+    )
+    small = len(entries) < _IGNORE_8_BIT and max(entry.id for entry in entries) < _IGNORE_8_BIT
+    return Vocabulary(name=name, classes=entries, ignore_id=_IGNORE_8_BIT if small else _IGNORE_16_BIT)
 
 
 def normalised(name: str) -> str:
-    """A name in the form in which names are compared: lower case, single spaces, underscores as spaces."""
-    return " ".join(name.lower().replace("_", " ").split())
+    """A name in the form in which names are compared: NFC, lower case, single spaces, underscores as spaces."""
+    return " ".join(unicodedata.normalize("NFC", name.lower()).replace("_", " ").split())
 
 
 def concept(name: str) -> str:
@@ -233,23 +257,6 @@ def _entry_from_json(entry: Any, vocabulary: str) -> ClassEntry:
             f"vocabulary {vocabulary!r}: class entry {_shortened(entry)} needs an integer 'id' and a 'name' "
             f"({error!r})"
         ) from error
-
-
-def _entry_from_line(line: str, number: int, class_id: int, name: str) -> ClassEntry:
-    head, _, tail = line.partition(":")
-    unseen = any(part.rstrip().endswith("*") for part in (head, tail))
-    class_name = " ".join(head.rstrip().removesuffix("*").split())
-    if not class_name:
-        raise ValueError(
-            f"class list {name!r}, line {number}: {line.strip()!r} has no class name; name it or remove it"
-        )
-    synonyms = (" ".join(part.split()) for part in tail.rstrip().removesuffix("*").split(","))
-    return ClassEntry(
-        id=class_id,
-        name=class_name,
-        role="unseen" if unseen else "seen",
-        synonyms=tuple(synonym for synonym in synonyms if synonym),
-    )
 
 
 def _shortened(value: Any) -> str:

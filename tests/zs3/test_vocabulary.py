@@ -169,7 +169,7 @@ def test_a_bad_vocabulary_is_refused(classes: tuple[ClassEntry, ...], message: s
         ("a.json", b'{"classes": [{"id": 1}]}', "needs an integer 'id' and a 'name'"),
         ("a.json", b'{"classes": [{"id": "1", "name": "cat"}]}', "needs an integer 'id' and a 'name'"),
         ("a.json", b'{"classes": ["cat"]}', "needs an integer 'id' and a 'name'"),
-        ("a.txt", b"caf\xe9", "is not UTF-8 text"),
+        ("a.txt", b"caf\xe9", "line 1: byte 0xe9 is not UTF-8 text; save the file as UTF-8"),
     ],
 )
 def test_a_bad_class_file_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
