@@ -1,7 +1,7 @@
 """Seen-class training on the cluster: Ray Data cuts crops in CPU tasks, Ray Train steps the network on every worker.
 
 `range(samples) → crops (CPU tasks) → shards → workers (DDP) → checkpoints`. A sample is a function of its number, so a
-run that goes on after a stop reads exactly the samples that are left.
+run that continues after a stop reads exactly the remaining samples.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ RESULT_DEFINING = ("model", "query_text", "training")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What to train and where the run lives."""
+    """What to train and where the run is stored."""
 
     recipe: Recipe
     data_root: str
     """Folder or uri that holds the recipe's data sets."""
     out: str
-    """Storage path of runs, local or uri; the run's own folder carries a digest of all that defines it."""
+    """Folder or uri of runs; the run's own folder is named after the digest of all that defines it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Workers:
     num_workers: int = 0
     """Training workers; 0 means one per GPU of the cluster, or one on the CPU."""
     use_gpu: bool | None = None
-    """Whether workers hold a GPU each; none decides by whether the cluster has any."""
+    """Whether workers hold a GPU each; by default if the cluster has any."""
     cpus_per_worker: float = 1
     """Logical CPUs that a worker reserves."""
     threads: int = 0
@@ -76,18 +76,18 @@ class TrainResult:
     run: str
     steps: int
     resumed_at: int
-    """Step at which this call began; equal to steps when there was nothing left to do."""
+    """Step at which this call began; equal to `steps` if the run was finished before."""
     seconds: float
     digest: str
 
 
 def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
-    """Recipe name and a digest of all that defines the run: reusing a name resumes, so a name must mean one run.
+    """Recipe name and a digest of all that defines the run. The name is unique, since a run of that name is resumed.
 
-    Stored text embeddings and backbone weights count by their content and not by where they lie.
+    Stored text embeddings and backbone weights count by their content, not by their place.
 
     Raises:
-        FileNotFoundError: the recipe names stored text embeddings or backbone weights that are not there.
+        FileNotFoundError: the recipe names stored text embeddings or backbone weights that do not exist.
     """
     recipe = asdict(request.recipe)
     defining = {key: recipe[key] for key in RESULT_DEFINING}
@@ -104,7 +104,7 @@ def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
 
 
 def backbone_file(recipe: Recipe) -> str:
-    """Where the weights lie that the backbone starts from; empty where it starts from no file."""
+    """The file of weights from which the backbone starts; empty if it starts from none."""
     training = recipe.training
     return (
         "" if training.start or training.backbone_weights == PACKAGED_BACKBONE else training.backbone_weights
@@ -117,7 +117,7 @@ def train(
     *,
     on_progress: Callable[[TrainingProgress], None] = lambda _: None,
 ) -> TrainResult:
-    """Train to the end, going on from the run's last checkpoint when there is one; Ray must be running.
+    """Train to the end, from the run's last checkpoint if there is one. Ray must be running.
 
     Raises:
         ValueError: data or recipe do not fit. ray.train errors: workers were lost more often than allowed.
@@ -143,7 +143,7 @@ def train(
         train_loop_config={
             "recipe": asdict(recipe),
             "plan": ray.put(plan),
-            # Both read here: a local path means nothing on the machine of a worker.
+            # Both are read here, because a local path means nothing on the machine of a worker.
             "start": ray.put(load_checkpoint(recipe.training.start)) if recipe.training.start else None,
             "backbone": ray.put(backbone) if backbone else None,
             "threads": workers.threads,
@@ -197,14 +197,14 @@ def _publish(folder: Path, final: str) -> None:
 
 
 def _placement(workers: Workers) -> tuple[bool, int]:
-    """Whether workers hold GPUs, and how many workers; asks the cluster, since the head may have no GPU."""
+    """Whether workers have GPUs, and how many workers. Depends on the whole cluster, since the head may have no GPU."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     use_gpu = gpus > 0 if workers.use_gpu is None else workers.use_gpu
     return use_gpu, workers.num_workers or (max(gpus, 1) if use_gpu else 1)
 
 
 class _forwarded:  # noqa: N801
-    """While open, hands the queue's progress reports to a callback in this process."""
+    """Context in which a thread passes the queue's progress reports to a callback."""
 
     def __init__(self, queue: Queue, callback: Callable[[TrainingProgress], None], first: list[int]) -> None:
         self.queue, self.callback, self.first = queue, callback, first

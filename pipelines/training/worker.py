@@ -1,4 +1,4 @@
-"""What runs on a training worker: its network, its share of the crops, its checkpoints and its progress."""
+"""The work of a training worker: its network, its share of the crops, its checkpoints and its progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry
 
 STATE = "trainer.pt"
-"""Optimizer, random state and step, beside the model in a checkpoint of a run."""
+"""Optimizer, random state and step, stored with the model in a checkpoint of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +99,10 @@ def start_from(network: torch.nn.Module, checkpoint: Checkpoint) -> None:
     target = network.state_dict()
     for name, value in checkpoint.state.items():
         if name not in target or target[name].shape != value.shape:
-            held = tuple(target[name].shape) if name in target else "no such tensor"
+            shape = tuple(target[name].shape) if name in target else "no such tensor"
             raise ValueError(
                 f"training.start {checkpoint.origin!r} holds {name!r} of shape {tuple(value.shape)}, the network has "
-                f"{held}; start from a checkpoint of the same model"
+                f"{shape}; start from a checkpoint of the same model"
             )
     network.load_state_dict({**target, **checkpoint.state})
 
@@ -170,10 +170,10 @@ def train_worker(config: dict[str, Any]) -> None:
     queue = config["queue"] if rank == 0 else None
     if queue is not None:
         queue.put(first)
-    watch = _Watch(recipe, queue, first, config["report_every_s"], world)
+    tracker = _ProgressTracker(recipe, queue, first, config["report_every_s"], world)
 
     def on_step(report: StepReport) -> None:
-        watch.saw(report)
+        tracker.add(report)
         if report.step % recipe.training.checkpoint_every and report.step != recipe.training.steps:
             return
         metrics = {"step": report.step, "loss": report.loss, **report.terms}
@@ -185,7 +185,7 @@ def train_worker(config: dict[str, Any]) -> None:
             save_checkpoint(folder, recipe, network, [c.name for c in plan.classes])
             state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "step": report.step}
             torch.save(state, folder / STATE)
-            (folder / "progress.json").write_text(json.dumps(watch.history))
+            (folder / "progress.json").write_text(json.dumps(tracker.history))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def mean_count(count: float) -> float:
@@ -211,8 +211,8 @@ def train_worker(config: dict[str, Any]) -> None:
     )
 
 
-class _Watch:
-    """Means of the last steps, speed and time left; sent on every few seconds."""
+class _ProgressTracker:
+    """Means of the last steps, speed and time left; put into the queue every few seconds."""
 
     def __init__(self, recipe: Recipe, queue: Queue | None, first: int, every_s: float, world: int) -> None:
         self.recipe, self.queue, self.every_s, self.world = recipe, queue, every_s, world
@@ -220,8 +220,8 @@ class _Watch:
         self.recent: list[StepReport] = []
         self.last_step, self.last_time = first, time.monotonic()
 
-    def saw(self, report: StepReport) -> None:
-        """Take one step's numbers; report when it is time."""
+    def add(self, report: StepReport) -> None:
+        """Add the numbers of one step; report if the interval has passed."""
         self.recent.append(report)
         now = time.monotonic()
         steps = self.recipe.training.steps

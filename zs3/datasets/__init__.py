@@ -1,4 +1,4 @@
-"""Annotated data sets: one file per layout on disk, all read through `open_dataset` and `read_truth`.
+"""Annotated data sets: one file per layout on disk; all are read with `open_dataset` and `read_truth`.
 
 Imports `zs3.images` and `zs3.vocabulary`.
 Begin with `open_dataset` below.
@@ -25,12 +25,12 @@ LAYOUTS: dict[str, ModuleType] = {
 
 
 def open_dataset(name: str, root: str, split: str) -> Dataset:
-    """One split of a data set: its vocabulary and where its images and truth lie.
+    """One split of a data set: its vocabulary, and references to its images and truth.
 
     Args:
         name: the layout: voc, coco_stuff, ade20k_full or folder.
         root: folder of the data set, a path or an fsspec uri.
-        split: as the layout names it.
+        split: its name in the layout.
 
     Raises:
         FileNotFoundError: the root, the list of the split or files of it are missing.
@@ -41,7 +41,7 @@ def open_dataset(name: str, root: str, split: str) -> Dataset:
 
 
 def dataset_vocabulary(name: str, root: str) -> Vocabulary:
-    """The class list of a data set, without a look at its images.
+    """The class list of a data set, without reading its images.
 
     Raises:
         FileNotFoundError: it is missing.

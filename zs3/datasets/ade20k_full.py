@@ -1,6 +1,6 @@
 """ADE20K Full (release 2021_17_01), as its publisher's archive unpacks.
 
-    images/ADE/{training,validation}/<scene>/<place>/<id>.jpg    beside <id>_seg.png
+    images/ADE/{training,validation}/<scene>/<place>/<id>.jpg    and <id>_seg.png in the same folder
 
 The colours of a `_seg.png` code the class: index = R // 10 * 256 + G (blue codes the instance). Of some 3,000
 indices the 847 that occur in both splits are in the vocabulary; every other one, and 0, is void.

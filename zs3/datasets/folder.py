@@ -1,6 +1,6 @@
-"""The layout for data of one's own.
+"""The layout for your own data.
 
-    images/           any pictures, in subfolders or not
+    images/           pictures, also in subfolders
     masks/            a PNG of the same path and name per image; its value is the class id, 255 is void
     classes.json      {"classes": [{"id": 1, "name": "cat", "role": "seen"}, ...], "ignore_index": 255}
                       role: seen, unseen, background or excluded
@@ -37,10 +37,10 @@ def index(root: str, split: str) -> tuple[ImageRef, ...]:
     ids = dict(zip(image_ids(list(images)), images))
     folder = joined(root, "masks")
     masks = files_below(folder, (".png",)) if is_folder(folder) else {}
-    truths = {one: masks[mask] for one, path in ids.items() if (mask := _mask_path(path)) in masks}
+    truths = {image_id: masks[mask] for image_id, path in ids.items() if (mask := _mask_path(path)) in masks}
     return paired(
         _split_ids(root, split, list(ids)),
-        images={one: images[path] for one, path in ids.items()},
+        images={image_id: images[path] for image_id, path in ids.items()},
         truths=truths,
         where=f"folder split {split!r} at {root!r}",
     )
@@ -66,4 +66,4 @@ def _split_ids(root: str, split: str, every_id: list[str]) -> list[str]:
         raise ValueError(f"splits.json at {root!r} has to map each split's name to a list of image ids")
     if split not in splits:
         raise ValueError(f"folder data set at {root!r} has no split {split!r}; it has: {', '.join(splits)}")
-    return [str(one) for one in splits[split]]
+    return [str(image_id) for image_id in splits[split]]

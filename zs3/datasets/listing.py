@@ -1,4 +1,4 @@
-"""What every layout shares: the references a data set hands out, and how files are listed and paired."""
+"""What all layouts share: references to images and truth, and listing and pairing of files."""
 
 import posixpath
 from collections import Counter
@@ -14,17 +14,17 @@ from zs3.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where one image and its truth lie; small enough to send to any worker."""
+    """Where one image and its truth are; small enough to send to any worker."""
 
     id: str
     image_uri: str
     truth_uri: str | None
-    """None where the data set holds no truth for the split."""
+    """None if the data set has no truth for the split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """One split of an annotated data set. Its truth carries the ids of its vocabulary."""
+    """One split of an annotated data set. Its truth has the ids of its vocabulary."""
 
     name: str
     split: str
@@ -33,7 +33,7 @@ class Dataset:
 
 
 def title(layout: str, root: str, split: str) -> str:
-    """Data set and split, for people."""
+    """The name of data set and split in reports."""
     return f"{posixpath.basename(root.rstrip('/')) if layout == 'folder' else layout} {split}"
 
 
@@ -57,7 +57,7 @@ def is_folder(uri: str) -> bool:
 def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     """Files under `folder`, sorted: path relative to it -> absolute path, or uri where it is not local.
 
-    One listing call per folder or bucket prefix instead of one question per file; hidden files are left out.
+    Hidden files are left out. One listing call covers a whole folder or bucket prefix.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -67,13 +67,13 @@ def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     if not filesystem.isdir(base):
         raise FileNotFoundError(f"folder {folder!r} does not exist; check the data set's root")
     local = isinstance(filesystem, LocalFileSystem)
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for path in sorted(filesystem.find(base)):
         relative = path[len(base) + 1 :]
         hidden = any(part.startswith(".") for part in relative.split("/"))
         if relative.lower().endswith(suffixes) and not hidden:
-            found[relative] = path if local else filesystem.unstrip_protocol(path)
-    return found
+            files[relative] = path if local else filesystem.unstrip_protocol(path)
+    return files
 
 
 def by_stem(files: Mapping[str, str]) -> dict[str, str]:
@@ -89,8 +89,8 @@ def paired(
     Args:
         ids: image ids of a split.
         images: id -> image uri.
-        truths: id -> truth uri. Where none of the ids has one, the split is taken to be without truth.
-        where: what the messages call the split, as in "voc split 'val' at /data/voc".
+        truths: id -> truth uri. If no id has one, the split has no truth.
+        where: name of the split in messages, as in "voc split 'val' at /data/voc".
 
     Raises:
         FileNotFoundError: an image is missing, or some but not all truths are.
@@ -105,7 +105,9 @@ def paired(
     without = [image_id for image_id in ids if image_id not in truths]
     if len(without) < len(ids):
         _refuse_missing("truth mask", without, len(ids), where)
-    return tuple(ImageRef(id=one, image_uri=images[one], truth_uri=truths.get(one)) for one in ids)
+    return tuple(
+        ImageRef(id=image_id, image_uri=images[image_id], truth_uri=truths.get(image_id)) for image_id in ids
+    )
 
 
 def _refuse_missing(thing: str, missing: Sequence[str], total: int, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Label maps in the file formats of other tools; no format here knows of tables or of the engine.
+"""Label maps in the file formats of other tools; nothing here depends on tables or on Ray.
 
 Imports `zs3.images`.
 Begin with `png.png_bytes`.

@@ -9,7 +9,7 @@ from zs3.export.paths import carries_extension
 
 
 def image_entry(image_id: str, uri: str, height: int, width: int) -> dict[str, Any]:
-    """What COCO's JSON says of one image, but for its number.
+    """The entry of one image in COCO's JSON, without its number.
 
     Args:
         image_id: as the label table has it; `image_id` keeps it.
@@ -21,7 +21,7 @@ def image_entry(image_id: str, uri: str, height: int, width: int) -> dict[str, A
 
 
 def regions(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
-    """One annotation per labelled region of one image, but for the numbers; rows of area 0 give none.
+    """One annotation per labelled region of one image, without numbers; rows of area 0 give none.
 
     Args:
         rows: label rows of the image, with their boxes.
@@ -34,8 +34,8 @@ def regions(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) 
     unknown = [row["class_name"] for row in labelled if row["class_name"] not in category_ids]
     if unknown:
         raise ValueError(
-            f"class {unknown[0]!r} of image {rows[0]['image_id']!r} is none of the {len(category_ids)} "
-            "categories; name the class list that was labelled with"
+            f"class {unknown[0]!r} of image {rows[0]['image_id']!r} is not among the {len(category_ids)} "
+            "categories; give the class list of the labels"
         )
     return [
         {
@@ -56,16 +56,16 @@ def regions(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) 
 def categories(
     classes: Iterable[tuple[str, int]], colours: Mapping[int, Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
-    """COCO's list of categories; all are stuff, as a region is all of a class in an image.
+    """COCO's list of categories. All are stuff, since a region is everything of a class in an image.
 
     Args:
         classes: name and id of each.
         colours: id -> R, G, B, for panoptic files.
     """
-    told: list[dict[str, Any]] = [
+    entries: list[dict[str, Any]] = [
         {"id": class_id, "name": name, "supercategory": "stuff", "isthing": 0} for name, class_id in classes
     ]
-    return [{**one, "color": list(colours[one["id"]])} for one in told] if colours else told
+    return [{**entry, "color": list(colours[entry["id"]])} for entry in entries] if colours else entries
 
 
 class Stream:
@@ -74,7 +74,7 @@ class Stream:
     Args:
         out: gets the file, from its start.
         waiting: an empty file for reading and writing.
-        info: what the file says of its making.
+        info: the file's own description.
         categories: of the whole file.
     """
 
@@ -103,12 +103,12 @@ class Stream:
         self._waiting.write(("," if self._images else "") + "\n" + _with(image, id=number))
         self._images += 1
         for annotation in annotations:
-            told = {"id": self._annotations + 1, "image_id": number} if numbered else {"image_id": number}
-            self._out.write(("," if self._annotations else "") + "\n" + _with(annotation, **told))
+            keys = {"id": self._annotations + 1, "image_id": number} if numbered else {"image_id": number}
+            self._out.write(("," if self._annotations else "") + "\n" + _with(annotation, **keys))
             self._annotations += 1
 
     def close(self) -> None:
-        """Write what is left of the file."""
+        """Write the rest of the file."""
         self._out.write('],\n"images": [')
         self._waiting.seek(0)
         shutil.copyfileobj(self._waiting, self._out)

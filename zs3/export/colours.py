@@ -1,4 +1,4 @@
-"""A colour of its own for every class, never black: black is what other tools take for no label."""
+"""A unique colour for every class, never black: other tools read black as no label."""
 
 # H W pixels
 
@@ -11,7 +11,7 @@ from PIL import Image
 from zs3.images.codec import voc_colours
 
 MAX_ID = (1 << 24) - 2
-"""Largest class id with a colour of its own."""
+"""Maximum class id that has a colour."""
 
 _BLACK, _WHITE = 0, (1 << 24) - 1
 
@@ -38,9 +38,9 @@ def colour_png(label_map_HW: NDArray[np.integer], *, ignore_id: int) -> bytes:
     Raises:
         ValueError: as `class_colours`.
     """
-    found, places = np.unique(label_map_HW, return_inverse=True)
-    colours = class_colours(np.where(found == ignore_id, 1, found))
-    colours[found == ignore_id] = 0
+    ids, indices = np.unique(label_map_HW, return_inverse=True)
+    colours = class_colours(np.where(ids == ignore_id, 1, ids))
+    colours[ids == ignore_id] = 0
     file = BytesIO()
-    Image.fromarray(colours[places.reshape(label_map_HW.shape)]).save(file, "PNG")
+    Image.fromarray(colours[indices.reshape(label_map_HW.shape)]).save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Label rows as COCO panoptic annotations: a PNG whose colours are segment ids, and JSON that says what they are.
+"""Label rows as COCO panoptic annotations: a PNG whose colours are segment ids, and JSON with their classes.
 
 A segment is all of a class in an image. Its id is R + 256 G + 65536 B of its colour, as in the COCO panoptic format
 (Kirillov et al. 2019, Panoptic Segmentation); 0, black, is no segment. The colours are those of classes, so that the
@@ -24,17 +24,17 @@ def segment_id(class_id: int) -> int:
 
 
 def segments_info(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) -> list[dict[str, Any]]:
-    """What the segments of one image are; rows of area 0 give none.
+    """The segments of one image; rows of area 0 give none.
 
     Args:
         rows: label rows of the image, with their boxes.
         category_ids: class name -> category id, for every class that occurs; several names of one category are one
             segment.
     """
-    held: dict[int, list[Mapping[str, Any]]] = {}
+    rows_of: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["area"]:
-            held.setdefault(category_ids[row["class_name"]], []).append(row)
+            rows_of.setdefault(category_ids[row["class_name"]], []).append(row)
     return [
         {
             "id": segment_id(category),
@@ -43,7 +43,7 @@ def segments_info(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, 
             "bbox": union_box([row["bbox"] for row in members]),
             "iscrowd": 0,
         }
-        for category, members in sorted(held.items())
+        for category, members in sorted(rows_of.items())
     ]
 
 

@@ -1,4 +1,4 @@
-"""Where the file of an image lies below a folder; ids come from outside and must not lead out of it."""
+"""The path of an image's file below a folder. Ids come from outside and must not lead out of the folder."""
 
 from pathlib import PurePosixPath
 
@@ -18,8 +18,8 @@ def relative_path(image_id: str, suffix: str) -> str:
             or a control character, or lies in `PARTIAL`.
     """
     parts = image_id.split("/")
-    strange = any(character in "\\:" or not character.isprintable() for character in image_id)
-    if strange or parts[0] == PARTIAL or any(part.strip() in ("", ".", "..") for part in parts):
+    is_unsafe = any(character in "\\:" or not character.isprintable() for character in image_id)
+    if is_unsafe or parts[0] == PARTIAL or any(part.strip() in ("", ".", "..") for part in parts):
         raise ValueError(
             f"image id {image_id!r} cannot be a file name below the output folder; expected names joined by "
             "'/', without '..', a leading '/', a backslash or a colon; label again with plain ids"
@@ -28,7 +28,7 @@ def relative_path(image_id: str, suffix: str) -> str:
 
 
 def picture_name(image_id: str, uri: str) -> str:
-    """What CVAT calls a picture: its id, without the extension of its file where the id has it."""
+    """CVAT's name of a picture: its id, without the extension of its file if the id has it."""
     return str(PurePosixPath(image_id).with_suffix("")) if carries_extension(image_id, uri) else image_id
 
 

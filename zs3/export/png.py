@@ -15,7 +15,7 @@ VOID_16 = 65535
 
 
 def needs_16_bits(top_id: int) -> bool:
-    """Whether files of a class list with this largest id are 16-bit; one answer for all files of an export."""
+    """Whether files of a class list with this maximum id have 16 bits; all files of an export have the same depth."""
     return top_id >= VOID_8
 
 

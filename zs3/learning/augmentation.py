@@ -1,4 +1,4 @@
-"""One random crop of an image and its labels, as the published recipes take it (SPEC 3.5).
+"""One random crop of an image and its labels, as the released training code of ZegFormer takes it.
 
 Order: resize, crop, colour jitter, flip, pad. Images are resized bilinearly, labels by nearest neighbour.
 Hue and saturation go through Pillow's 8-bit HSV (256 hues) instead of OpenCV's (180 hues).
@@ -22,19 +22,19 @@ class Augmentation:
     short_edges_px: tuple[int, ...] = ()
     """Lengths to draw the resized short edge from, in pixels. Empty: `scale_range` decides."""
     scale_range: tuple[float, float] = (0.5, 2.0)
-    """Without `short_edges_px`: least and largest resized short edge relative to `crop_px`, log-uniform."""
+    """Without `short_edges_px`: minimum and maximum of the resized short edge relative to `crop_px`, log-uniform."""
     max_long_edge_px: int = 2048
     """The resized long edge is at most this; the short edge gives way."""
     crop_on_label_tries: int = 1
-    """Crops drawn at most until one holds a wanted label (small objects on void); 1 takes the first."""
+    """Maximum number of crops to draw until one contains a wanted label; 1 takes the first."""
     brightness: float = 32.0
-    """Largest brightness shift, in grey levels. 0 for all four turns jitter off."""
+    """Maximum brightness shift, in grey levels. 0 for all four turns jitter off."""
     contrast: float = 0.5
     """Contrast and saturation factors are drawn from 1 ± this."""
     saturation: float = 0.5
     """See `contrast`."""
     hue_degrees: float = 36.0
-    """Largest hue shift, in degrees of the colour circle (OpenCV's ±18 of 180)."""
+    """Maximum hue shift, in degrees of the colour circle (OpenCV's ±18 of 180)."""
     flip_probability: float = 0.5
     """Probability of a left-right flip."""
     pad_value: int = 128
@@ -97,7 +97,7 @@ def random_crop(
 
 
 def _linear(image: np.ndarray, factor: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """uint8 factor * image + shift, clipped to 0..255; by table, since there are but 256 inputs."""
+    """uint8 factor * image + shift, clipped to 0..255; by table, since there are only 256 inputs."""
     return np.clip(np.arange(256) * factor + shift, 0, 255).astype(np.uint8)[image]
 
 
@@ -149,15 +149,15 @@ def augment(
     *,
     wanted_ids: Collection[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random training crop: (C, C, 3) uint8 and (C, C) labels of the dtype given, C = crop_px.
+    """A random training crop: (C, C, 3) uint8 and (C, C) labels of the same dtype, C = crop_px.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers; the result holds none but these and the ignore id.
+        labels: (H, W) integers; the result contains only these and the ignore id.
         settings: how crops are drawn.
         rng: the only source of randomness.
-        wanted_ids: labels of which a crop should hold a pixel (the seen classes), see `crop_on_label_tries`;
-            None: any label but the ignore id.
+        wanted_ids: labels of which a crop should contain a pixel (the seen classes), see `crop_on_label_tries`;
+            None: any label except the ignore id.
 
     Raises:
         ValueError: image and labels differ in size, or the label dtype cannot hold the ignore id.

@@ -1,4 +1,4 @@
-"""The training loop: batches in, a trained network out; everything about clusters is injected."""
+"""The training loop: batches in, a trained network out; everything that depends on a cluster is injected."""
 
 # B image, C crop side in pixels, K class, D embedding
 from __future__ import annotations
@@ -31,11 +31,11 @@ class StepReport:
     loss: float
     """Weighted sum of all terms of all layers."""
     terms: dict[str, float]
-    """Unweighted terms of the last layer; the pixel-level baseline has the cross-entropy alone."""
+    """Unweighted terms of the last layer; the pixel-level baseline has only the cross-entropy."""
     gradient_norm: float
     """Before clipping."""
     images: int
-    """Crops that this worker put into the step."""
+    """Crops of this worker in the step."""
 
 
 def normalised(crops_BCC3: np.ndarray, config: ModelConfig, device: torch.device) -> Tensor:
@@ -99,9 +99,9 @@ def train_steps(
     """Take one optimizer step per batch until the configured steps are done or the batches end.
 
     Args:
-        network: maybe wrapped for distributed training; in training mode.
+        network: in training mode; it may be wrapped for distributed training.
         batches: (crops, labels) as `batch_losses` takes them.
-        first_step: steps already done, when a run goes on.
+        first_step: steps that an earlier run has done.
         on_step: called after each step, the place for progress and checkpoints.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What training minimises: class cross-entropy, focal and dice mask losses, for every decoder layer.
+"""The training losses: class cross-entropy, and focal and dice losses of masks, for every decoder layer.
 
 Deviation from the published code, by `LossSettings.void_is_negative=False`: pixels without seen truth
-(void, unseen, padding) enter no mask loss and no matching cost, instead of being outside of every mask.
+(ignored, unseen, padding) enter no mask loss and no matching cost, instead of being outside of every mask.
 """
 
 # L decoder layer, B image, Q query, K class, N target of an image, M matched pair, H W pixels, h w mask cells
@@ -39,7 +39,7 @@ class LossSettings:
     spare_queries_on_void: float | None = None
     """Queries without a target whose mask (probability > 0.5) lies for more than this share, in [0, 1], on
     pixels that are not valid get weight 0 in the cross-entropy: whatever is there, perhaps an unseen object,
-    is not taught to be no-object. None: all count (published). Predictions there matter nowhere else."""
+    is not taught to be no-object. None: all count (published). Such predictions enter no other loss."""
 
 
 def _match_layers(
@@ -111,7 +111,7 @@ def segmentation_losses(
 ) -> dict[str, Tensor]:
     """Unweighted `loss_ce`, `loss_mask`, `loss_dice` of the last layer; of earlier ones with `_0`, `_1`, …
 
-    Every layer is matched for itself. Computed in float32, also under autocast (SPEC 3.3).
+    Every layer is matched separately. Computed in float32, also under autocast.
 
     Args:
         class_logits: per decoder layer, first to last, (B, Q, K + 1) with no-object last.

@@ -1,6 +1,6 @@
-"""Which query answers for which target: bipartite matching by class, focal and dice costs (MaskFormer).
+"""Matching queries to targets: bipartite, by class, focal and dice costs (MaskFormer, Cheng et al. 2021).
 
-The costs are matrix products over pixels: all decoder layers of an image are done at once, cheaply.
+The costs are matrix products over pixels, for all decoder layers of an image at once.
 """
 
 # Q query (of one or several layers), K class, N target, h w mask cells, P = h * w
@@ -15,12 +15,12 @@ from torch import Tensor
 from zs3.learning.targets import Targets
 
 FOCAL_ALPHA = 0.25
-"""Weight of mask pixels in the focal loss; the others have 1 - alpha. The exponent gamma is 2."""
+"""Weight of mask pixels in the focal loss; other pixels weigh 1 - alpha. The exponent gamma is 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatchCosts:
-    """Unweighted costs of giving a query (row) a target (column); float32, lower is better."""
+    """Unweighted costs of matching a query (row) to a target (column); float32, lower is better."""
 
     by_class: Tensor
     """(Q, N), minus the probability of the target's class, in [-1, 0]."""
@@ -58,7 +58,7 @@ def softplus(logits: Tensor) -> Tensor:
 def match_costs(
     class_logits_QK: Tensor, mask_logits_Qhw: Tensor, targets: Targets, *, void_is_negative: bool
 ) -> MatchCosts:
-    """Costs of every (query, target) pair of one image (SPEC 3.2).
+    """Costs of every (query, target) pair of one image (MaskFormer, section 3.2).
 
     Args:
         class_logits_QK: (Q, K + 1), the last column is no-object.

@@ -28,7 +28,7 @@ class OptimizerSettings:
     eps: float = 1e-8
     """Added to the root of the second moment."""
     clip_norm: float = 0.01
-    """Largest global L2 norm of the gradient; 0 turns clipping off."""
+    """Maximum global L2 norm of the gradient; 0 turns clipping off."""
 
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -38,8 +38,8 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     """AdamW groups of all parameters that require a gradient, each parameter once.
 
     Each group has `params`, `lr`, `weight_decay`, `initial_lr` (what the schedule multiplies), `name` and
-    `param_paths` (names of its parameters). Parameters of equal settings share a group, which steps like the
-    published one group per tensor (SPEC 3.4).
+    `param_paths` (names of its parameters). Parameters of equal settings share a group; the released code has one group
+    per tensor, with the same steps.
 
     Args:
         model: its backbone is the attribute `backbone`.
@@ -96,7 +96,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[Tensor], clip_norm: float) -> float:
-    """Scales all gradients to a joint L2 norm of at most `clip_norm` (0: leaves them); gives the norm before.
+    """Scales all gradients to a joint L2 norm of at most `clip_norm` (0: leaves them); returns the norm before.
 
     Under a GradScaler, unscale first.
     """

@@ -1,4 +1,4 @@
-"""What the pixel-level baseline minimises: cross-entropy of every labelled pixel over the seen classes."""
+"""The loss of the pixel-level baseline: cross-entropy of every labelled pixel over the seen classes."""
 
 # B image, D embedding, K training class, C crop side in pixels, h w cells of stride 4
 from __future__ import annotations
@@ -27,8 +27,8 @@ def pixel_loss(
 ) -> Tensor:
     """Mean cross-entropy over the pixels of seen classes (SPNet, Xian et al. 2019).
 
-    Every other pixel is left out, whatever it was called: void, unseen, padding, and background too, which has no
-    text embedding (ZegFormer's paper ignores it). A batch without a labelled pixel has loss zero.
+    All other pixels are left out: ignored, unseen, padding, and background, which has no text embedding (ZegFormer's
+    paper ignores it). A batch without a labelled pixel has loss zero.
 
     Args:
         embeddings_BDhw: unit embeddings of the cells.

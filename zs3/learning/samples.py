@@ -1,8 +1,8 @@
-"""Training samples: which picture comes when, and its crop with labels as indices into the training classes.
+"""Training samples: the order of pictures, and crops with labels as indices into the training classes.
 
 A sample is a pure function of its number: the same seed gives the same crops in the same order on any cluster, and a
-run that goes on after a stop sees exactly the crops it would have seen. Unseen and void pixels are blanked here, in the
-task that reads the truth; no later stage can know what they were.
+run that was stopped continues with the crops that remain. Unseen and ignored pixels are blanked in the task that reads
+the truth, so no later stage can know their classes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zs3.learning.targets import EXCLUDED, NEGATIVE
 from zs3.vocabulary import ClassEntry, Vocabulary, concept, unseen_everywhere
 
 IGNORE = np.iinfo(np.int16).max
-"""Label of pixels that reach no loss, in a crop."""
+"""Label of pixels of a crop that enter no loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class TrainingClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """What to train on: pictures of several data sets under one list of seen classes."""
+    """Training data: pictures of several data sets under one list of seen classes."""
 
     refs: tuple[tuple[int, ImageRef], ...]
     """(data set index, picture)."""
@@ -49,11 +49,11 @@ class TrainingPlan:
 def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) -> TrainingPlan:
     """The plan of several data sets; a class unseen in one, or a synonym of it, is unseen in all.
 
-    Classes of several data sets that mean the same become one. Those of one data set stay as many as it has: its truth
-    tells them apart, even where their names do not (ADE20K's television receiver and monitor).
+    Classes of different data sets with the same meaning become one class. Classes of one data set stay separate, even
+    if their names have the same meaning (ADE20K's television receiver and monitor), because its truth separates them.
 
     Raises:
-        ValueError: no class is left to train on, or no picture.
+        ValueError: no seen class or no picture with truth remains.
     """
     vocabularies = tuple(dataset.vocabulary for dataset in datasets)
     unseen = unseen_everywhere(vocabularies)
@@ -99,7 +99,7 @@ def training_plan(datasets: Sequence[Dataset], *, background_is_negative: bool) 
 def training_labels(
     truth_HW: np.ndarray, table: Mapping[int, int], num_classes: int, ignore_id: int
 ) -> np.ndarray:
-    """(H, W) int16: training class, `num_classes` for certainly none of them, IGNORE for what must reach no loss."""
+    """(H, W) int16: training class, `num_classes` for certainly none of them, IGNORE for pixels that enter no loss."""
     lookup = np.full(max(*table, ignore_id) + 1, IGNORE, dtype=np.int16)
     for class_id, index in table.items():
         lookup[class_id] = {EXCLUDED: IGNORE, NEGATIVE: num_classes}.get(index, index)
@@ -108,7 +108,7 @@ def training_labels(
 
 
 def class_index(num_classes: int) -> np.ndarray:
-    """What `targets_from_labels` needs to read labels made by `training_labels`."""
+    """The `class_index` with which `targets_from_labels` reads labels of `training_labels`."""
     return np.array([*range(num_classes), NEGATIVE])
 
 

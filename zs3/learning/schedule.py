@@ -10,7 +10,7 @@ class ScheduleSettings:
     """How the learning rate runs over training."""
 
     kind: Literal["poly", "cosine"] = "poly"
-    """poly (published) falls like (1 - progress)^power; cosine falls along half a chunk to `floor`."""
+    """poly (published) falls like (1 - progress)^power; cosine falls along half a cosine wave to `floor`."""
     power: float = 0.9
     """Exponent of poly."""
     warmup_steps: int = 0
@@ -25,7 +25,7 @@ def poly(step: int, total_steps: int, *, power: float = 0.9) -> float:
 
 
 def cosine(step: int, total_steps: int, *, floor: float = 0.0) -> float:
-    """Half a cosine chunk from 1 to `floor`; step counts from 0."""
+    """Half a cosine wave from 1 to `floor`; step counts from 0."""
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(step, total_steps) / total_steps))
 
 

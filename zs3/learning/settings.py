@@ -18,12 +18,12 @@ class TrainingConfig:
     datasets: tuple[tuple[str, str], ...] = ()
     """(layout, folder below the data root) of each training set. A class unseen in one is unseen in all."""
     background_is_negative: bool = False
-    """True: pixels labelled background lie outside of every mask; False: they are void and reach no loss."""
+    """True: background pixels are outside of every mask. False: they are ignored and enter no loss."""
     split: str = "train"
     """Split of every set to train on."""
     templates: str = ""
-    """Prompt templates of the class names in training; empty: those of `query_text`. A published model is trained with
-    eight and used with one."""
+    """Prompt templates of the class names in training; empty: those of `query_text`. One published model is trained
+    with eight templates and used with one."""
     steps: int = 10_000
     """Optimizer steps."""
     batch_size: int = 32
@@ -39,9 +39,9 @@ class TrainingConfig:
     of a file of torchvision's or detectron2's weights."""
     start: str = ""
     """Checkpoint (shipped name, folder or uri) whose weights the whole network starts from, instead of
-    `backbone_weights`; what its network lacks starts as in any other."""
+    `backbone_weights`; parts that it lacks start like those of any other network."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of names of the backbone's parameters that stay as they start."""
+    """Prefixes of the names of backbone parameters that are not trained."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Resizing, cropping, colour, flips."""
     losses: LossSettings = field(default_factory=LossSettings)

@@ -1,7 +1,7 @@
-"""Truth as the losses want it: one class and one mask per class present, and which pixels may be used.
+"""Targets of the losses: one mask for each class in an image, and the pixels that are valid.
 
-A pixel that is void, unseen or padding is not valid. Its label never leaves this file: two label maps that
-differ only in what those pixels were called give equal targets, which is what keeps unseen classes unseen.
+Ignored, unseen and padding pixels are not valid. Their labels never leave this file: label maps that differ only in
+these labels give equal targets. This keeps unseen classes unseen.
 """
 
 # N target mask, H W pixels
@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 EXCLUDED = -1
-"""Train index of an id whose pixels are not valid: unseen, or background taken as void."""
+"""Train index of an id whose pixels are not valid: unseen, or background that is ignored."""
 
 NEGATIVE = -2
-"""Train index of an id that is known to be none of the classes: valid pixels that belong to no target."""
+"""Train index of an id that is certainly none of the classes: valid pixels that belong to no target."""
 
 _UNKNOWN = -3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Targets:
-    """The truth of one image: one target per class present, and the pixels that count."""
+    """The truth of one image: one target per class, and the valid pixels."""
 
     classes: Tensor
     """(N,) int64, indices into the training classes, ascending."""
     masks: Tensor
     """(N, H, W) bool, disjoint, False wherever `valid` is False."""
     valid: Tensor
-    """(H, W) bool, False on void, unseen and padding pixels."""
+    """(H, W) bool, False on ignored, unseen and padding pixels."""
 
 
 def lookup_table(class_index: Mapping[int, int] | Sequence[int] | np.ndarray) -> np.ndarray:
@@ -50,13 +50,13 @@ def targets_from_labels(
     *,
     ignore_id: int = 255,
 ) -> Targets:
-    """Targets of one label map: one per training class present.
+    """Targets of one label map: one per training class in it.
 
     Args:
         labels: (H, W) integer class ids.
         class_index: train index of every class id; `EXCLUDED` (-1) for ids that must reach no loss (unseen
             classes), `NEGATIVE` (-2) for ids that are certainly no class. Ids of equal index share a target.
-        ignore_id: label of void and padding pixels; excluded whatever `class_index` says.
+        ignore_id: label of ignored and padding pixels; excluded even if `class_index` has it.
 
     Raises:
         ValueError: a label is neither in `class_index` nor `ignore_id`.
