@@ -76,7 +76,7 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
 def _refuse_repeated(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> None:
     """No image occurs twice in a run."""
     sql = "select image_id, run from ids group by all having count(*) > 1 order by run, image_id limit 1"
-    for row in ids.ask(sql):
+    for row in ids.query(sql):
         raise ValueError(
             f"the table scores of {runs[row['run']].source} holds image {row['image_id']!r} twice; evaluate again"
         )
@@ -88,7 +88,7 @@ def _shared(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
     Raises:
         ValueError: none is in both.
     """
-    (count,) = ids.ask(
+    (count,) = ids.query(
         f"""select count(*) filter (runs = 2) as images, count(*) filter (runs = 1 and run = 0) as first,
             count(*) filter (runs = 1 and run = 1) as second from ({_RUNS_OF_IMAGE})"""
     )
@@ -109,7 +109,7 @@ def _shared(ids: SpillFile, runs: Sequence[EvaluatedRun]) -> tuple[int, str]:
 def _in_order(rows: SpillFile, other: SpillFile, ordered: SortedSpill, number: int) -> SortedSpill:
     """The rows of a run whose images are in the other one too, by id."""
     sql = f"select * from scores{number} semi join (select image_id from scores{1 - number}) using (image_id)"
-    for table in rows.stream(sql, rows_at_once=BLOCK, beside=[other]):
+    for table in rows.stream(sql, rows_at_once=BLOCK, joined_with=[other]):
         ordered.write(table)
     return ordered
 

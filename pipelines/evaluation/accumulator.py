@@ -78,7 +78,7 @@ class EvaluationAccumulator:
 
     def errors(self, most: int) -> tuple[int, list[str]]:
         """How many images cannot be scored, and the first reasons."""
-        repeated = self._images.ask(
+        repeated = self._images.query(
             "select image_id, count(*) over () as images from images where status = 'scored' "
             "group by image_id having count(*) > 1 order by image_id limit ?",
             most,
@@ -88,21 +88,21 @@ class EvaluationAccumulator:
             for row in repeated
         ]
         failing = "select message from images where status = 'error' order by message limit ?"
-        messages += [row["message"] for row in self._images.ask(failing, most)]
+        messages += [row["message"] for row in self._images.query(failing, most)]
         count = self.count["error"] + (repeated[0]["images"] if repeated else 0)
         return count, sorted(messages)[:most]
 
     def first(self, status: str, most: int) -> list[dict[str, str]]:
         """Id and message of the first images of a status."""
         sql = "select distinct image_id, message from images where status = ? order by image_id limit ?"
-        return self._images.ask(sql, status, most)
+        return self._images.query(sql, status, most)
 
     def failures(self, ids: Iterable[str]) -> dict[str, str]:
         """Image id -> why it could not be labelled, of a few images."""
         sql = (
             "select image_id, message from images where status = 'failed' and image_id in (select unnest(?))"
         )
-        return {row["image_id"]: row["message"] for row in self._images.ask(sql, list(ids))}
+        return {row["image_id"]: row["message"] for row in self._images.query(sql, list(ids))}
 
     def ids(self, status: str) -> Iterator[pa.Table]:
         """The ids of all images of a status, some at a time."""
@@ -113,7 +113,7 @@ class EvaluationAccumulator:
         """Image id -> mean IoU of the images from which `zs3.evaluation.matching.chosen` chooses `count`: a third of
         `count` with the worst mean IoU, as many with the best, and a random sample of the others."""
         third = max(0, count) // 3
-        rows = self._images.ask(
+        rows = self._images.query(
             """with ranked as (
                 select image_id, miou, row_number() over (order by miou, image_id) as place,
                     count(*) over () as images
@@ -133,7 +133,7 @@ class EvaluationAccumulator:
     def files(self, ids: Iterable[str]) -> dict[str, str]:
         """Image id -> the file that holds its labels, of a few images."""
         sql = "select image_id, file from images where image_id in (select unnest(?))"
-        return {row["image_id"]: row["file"] for row in self._images.ask(sql, list(ids))}
+        return {row["image_id"]: row["file"] for row in self._images.query(sql, list(ids))}
 
     def truth_digests(self) -> Iterator[tuple[str, str]]:
         """(image id, digest of its truth) of all scored images, in order of ids."""

@@ -51,14 +51,9 @@ class SpillFile:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
-    def remove(self) -> None:
-        """Delete the file."""
-        self.finish()
-        self._path.unlink()
-
-    def column(self, question: str, *values: Any) -> Iterator[str]:
+    def column(self, sql: str, *values: Any) -> Iterator[str]:
         """The values of a query with one column."""
-        for table in self.stream(question, *values, rows_at_once=IDS_AT_ONCE):
+        for table in self.stream(sql, *values, rows_at_once=IDS_AT_ONCE):
             yield from table.column(0).to_pylist()
 
     def finish(self) -> None:
@@ -77,19 +72,19 @@ class SpillFile:
 
     def stream(
         self,
-        question: str,
+        sql: str,
         *values: Any,
         rows_at_once: int = 512,
-        beside: Sequence[SpillFile] = (),
+        joined_with: Sequence[SpillFile] = (),
         **named: Any,
     ) -> Iterator[pa.Table]:
         """The result of a query, in tables of limited size.
 
         Args:
-            question: SQL of DuckDB; it may use the name of the rows once. `?` stands for the values in turn, or
+            sql: a query of DuckDB; it may use the name of the rows once. `?` stands for the values in turn, or
                 `$name` for named values.
             rows_at_once: in each table except the last.
-            beside: further rows that the query uses.
+            joined_with: further rows that the query uses.
         """
         settings: dict[str, Any] = {
             "memory_limit": MEMORY,
@@ -98,20 +93,20 @@ class SpillFile:
         }
         with ExitStack() as stack:
             connection = stack.enter_context(duckdb.connect(config=settings))
-            for rows in (self, *beside):
+            for rows in (self, *joined_with):
                 connection.register(rows._name, stack.enter_context(rows.reader()))
-            answer: Any = connection.sql(question, params=named or list(values)).to_arrow_reader(rows_at_once)
+            answer: Any = connection.sql(sql, params=named or list(values)).to_arrow_reader(rows_at_once)
             for batch in answer:
                 yield pa.Table.from_batches([batch])
 
-    def ask(self, question: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, *values: Any, **named: Any) -> list[dict[str, Any]]:
         """The result of a query with few rows."""
-        return [row for table in self.stream(question, *values, **named) for row in table.to_pylist()]
+        return [row for table in self.stream(sql, *values, **named) for row in table.to_pylist()]
 
     def repeated(self, column: str, limit: int) -> list[str]:
         """The first values, sorted, that a column contains more than once; empty values do not count."""
-        question = (
+        sql = (
             f"select {column} as value from {self._name} where {column} <> '' "
             f"group by all having count(*) > 1 order by all limit {limit}"
         )
-        return [row["value"] for row in self.ask(question)]
+        return [row["value"] for row in self.query(sql)]

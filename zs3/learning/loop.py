@@ -32,8 +32,6 @@ class StepReport:
     """Weighted sum of all terms of all layers."""
     terms: dict[str, float]
     """Unweighted terms of the last layer; the pixel-level baseline has only the cross-entropy."""
-    gradient_norm: float
-    """Before clipping."""
     images: int
     """Crops of this worker in the step."""
 
@@ -124,13 +122,9 @@ def train_steps(
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = clip_gradients(network.parameters(), training.optimizer.clip_norm)
+        clip_gradients(network.parameters(), training.optimizer.clip_norm)
         optimizer.step()
         step += 1
         last = {name: float(terms[name].detach()) for name in LAST_LAYER if name in terms}
-        on_step(
-            StepReport(
-                step=step, loss=float(loss.detach()), terms=last, gradient_norm=norm, images=len(crops)
-            )
-        )
+        on_step(StepReport(step=step, loss=float(loss.detach()), terms=last, images=len(crops)))
     return step

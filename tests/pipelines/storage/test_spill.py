@@ -32,8 +32,8 @@ def test_rows_come_back_as_they_were_and_in_any_order_that_is_asked_for(tmp_path
     tables = list(held.stream("select * from rows order by image_id", rows_at_once=64))
     assert max(table.num_rows for table in tables) <= 64
     assert [one for table in tables for one in table["image_id"].to_pylist()] == sorted(ids)
-    assert held.ask("select number from rows where image_id = ?", "i300") == [{"number": 0}]
-    assert held.ask("select count(*) as n from rows where number < $most", most=5) == [{"n": 5}]
+    assert held.query("select number from rows where image_id = ?", "i300") == [{"number": 0}]
+    assert held.query("select count(*) as n from rows where number < $most", most=5) == [{"n": 5}]
 
 
 def test_values_that_are_repeated_are_found_and_empty_ones_are_not_values(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_values_that_are_repeated_are_found_and_empty_ones_are_not_values(tmp_pa
 def test_a_question_may_name_the_rows_of_two_files(tmp_path: Path) -> None:
     first, second = spool(tmp_path, ["a", "b", "c"], "first"), spool(tmp_path, ["c", "b", "d"], "second")
     question = "select image_id from first semi join second using (image_id) order by 1"
-    (table,) = first.stream(question, beside=[second])
+    (table,) = first.stream(question, joined_with=[second])
     assert table["image_id"].to_pylist() == ["b", "c"]
 
 

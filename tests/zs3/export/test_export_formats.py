@@ -75,7 +75,7 @@ def test_folders_of_an_id_become_subfolders() -> None:
 
 def test_a_class_without_a_category_is_named() -> None:
     rows = label_rows("a", "u", np.array([[3]]), {3: "owl"}, {}, {3: 1.0}, "run")
-    with pytest.raises(ValueError, match="class 'owl' of image 'a' is none of the 0 categories"):
+    with pytest.raises(ValueError, match="class 'owl' of image 'a' is not among the 0 categories"):
         regions(rows, {})
 
 
