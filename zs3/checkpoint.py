@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from zs3.config import Recipe, digest_of, recipe_from_json
-from zs3.nets.networks import Network, build_network
-from zs3.tensor_files import parse_tensors
+from zs3.nets.networks import Network, build_network, tensor_shapes
+from zs3.tensor_files import parse_tensors, refuse_not_finite
 from zs3.vocabulary import concept
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -48,16 +48,34 @@ class Checkpoint:
         Raises:
             ValueError: the weights do not fit the recipe's network.
         """
-        network = build_network(self.recipe.model)
-        try:
-            network.load_state_dict(self.state, strict=True)
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        misfit = self._first_misfit()
+        if misfit:
             raise ValueError(
-                f"checkpoint {self.origin}: the weights do not fit the recipe {self.recipe.name!r}: {first} "
+                f"checkpoint {self.origin}: the weights do not fit the recipe {self.recipe.name!r}: {misfit}. "
                 "Are recipe.json and model.safetensors of the same run?"
-            ) from error
+            )
+        network = build_network(self.recipe.model)
+        network.load_state_dict(self.state, strict=True)
         return network.eval()
+
+    def _first_misfit(self) -> str:
+        """What the weights and the recipe disagree on first; empty if they fit. No memory is taken for weights."""
+        model = self.recipe.model
+        if model.architecture == "zegformer" and model.num_layers > len(self.state):
+            return f"num_layers is {model.num_layers}, and there are {len(self.state)} tensors"
+        expected = tensor_shapes(model)
+        names = [*expected, *(name for name in self.state if name not in expected)]
+        for name in names:
+            shapes = [
+                "missing" if shape is None else f"of shape {list(shape)}"
+                for shape in (
+                    expected.get(name),
+                    self.state[name].shape if name in self.state else None,
+                )
+            ]
+            if shapes[0] != shapes[1]:
+                return f"tensor {name!r} is {shapes[1]} in the weights and {shapes[0]} in the network"
+        return ""
 
 
 def load_checkpoint(source: str) -> Checkpoint:
@@ -80,6 +98,7 @@ def load_checkpoint(source: str) -> Checkpoint:
             ) from error
     try:
         state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)
+        refuse_not_finite(state, WEIGHTS)
         recipe, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
     except ValueError as error:
         raise ValueError(
@@ -101,11 +120,15 @@ def save_checkpoint(
 
     Args:
         half: store floating-point weights as float16, for shipping; they are read as float32.
+
+    Raises:
+        ValueError: a weight is not finite, or too large for float16.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     if half:
         state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
+    refuse_not_finite(state, f"checkpoint {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         part = Path(temporary) / "checkpoint"
         part.mkdir()

@@ -138,6 +138,24 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[
         raise ValueError(f"{origin}: of {len(expected)} tensors {'; '.join(parts)}; is it of another model?")
 
 
+def refuse_not_finite(state: Mapping[str, Tensor], origin: str) -> None:
+    """Raise unless every number of every tensor is finite: one NaN in the weights gives every pixel the same class.
+
+    Raises:
+        ValueError: one is NaN or infinite; the message has the first such tensor, their number and the first place.
+    """
+    for name, value in state.items():
+        if not (value.is_floating_point() or value.is_complex()):
+            continue
+        wrong = ~torch.isfinite(value)
+        if bool(wrong.any()):
+            place = [int(index) for index in wrong.nonzero()[0]]
+            raise ValueError(
+                f"{origin}: {int(wrong.sum())} of {value.numel()} numbers of tensor {name!r} are not finite, the first "
+                f"at {place}; copy the file again, or take weights saved before training diverged"
+            )
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads pickles of plain values and numpy arrays, as in detectron2's model zoo, and refuses all others."""
 

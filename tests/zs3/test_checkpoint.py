@@ -1,6 +1,7 @@
 """A checkpoint comes back as it was saved, or says in one line why it cannot."""
 
 import json
+import resource
 
 import pytest
 import safetensors.torch
@@ -63,6 +64,48 @@ def test_weights_of_another_model_are_refused_with_the_first_difference(saved):
     safetensors.torch.save_file(state, folder / WEIGHTS)
     with pytest.raises(ValueError, match=r"do not fit the recipe .*projection\.bias"):
         load_checkpoint(str(folder)).network()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_at_load_and_at_save(saved, tmp_path, value):
+    folder, recipe, network = saved
+    state = network.state_dict()
+    state["projection.bias"][3] = value
+    safetensors.torch.save_file(state, folder / WEIGHTS)
+    message = r"1 of \d+ numbers of tensor 'projection\.bias' are not finite, the first at \[3\]"
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(str(folder))
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(tmp_path / "other", recipe, network, ["dog"])
+    state["projection.bias"][3] = 1e6
+    save_checkpoint(tmp_path / "other", recipe, network, ["dog"])
+    with pytest.raises(ValueError, match=message):  # beyond float16
+        save_checkpoint(tmp_path / "half", recipe, network, ["dog"], half=True)
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "num_queries",
+            200_000_000,
+            r"'decoder\.query_embed\.weight' is of shape .* and of shape \[200000000, ",
+        ),
+        ("feedforward_dim", 200_000_000, r"of shape .* in the weights and of shape .*200000000"),
+        ("num_layers", 10_000_000, "num_layers is 10000000"),
+    ],
+)
+def test_sizes_that_a_recipe_claims_are_compared_before_memory_is_taken(saved, field, value, message):
+    folder, _, _ = saved
+    recipe = json.loads((folder / RECIPE).read_text())
+    recipe["model"][field] = value
+    (folder / RECIPE).write_text(json.dumps(recipe))
+    checkpoint = load_checkpoint(str(folder))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=f"do not fit the recipe .*{message}"):
+        checkpoint.network()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
 
 
 def test_a_truncated_file_is_named(saved):

@@ -108,7 +108,18 @@ class SegmentClassifier:
 def mean_score_map(
     index_HW: torch.Tensor, best_HW: torch.Tensor, ids_C: np.ndarray
 ) -> tuple[np.ndarray, dict[int, float]]:
-    """(H, W) int32 class ids and the mean pixel score of each class that appears."""
+    """(H, W) int32 class ids and the mean pixel score of each class that appears.
+
+    Raises:
+        ValueError: scores of pixels are not finite.
+    """
+    wrong_HW = ~torch.isfinite(best_HW)
+    if bool(wrong_HW.any()):
+        row, column = (int(index) for index in wrong_HW.nonzero()[0])
+        raise ValueError(
+            f"the scores of {int(wrong_HW.sum())} of {wrong_HW.numel()} pixels are not finite, the first at row {row}, "
+            f"column {column}; are the checkpoint's weights sound?"
+        )
     flat = index_HW.flatten().numpy()
     areas = np.bincount(flat, minlength=len(ids_C))
     sums = np.bincount(flat, weights=best_HW.flatten().numpy(), minlength=len(ids_C))

@@ -30,17 +30,20 @@ def class_scores(
     Args:
         query_bank_CD: (C, D) unit rows. image_bank_CE: (C, E) unit rows, unused without an image branch.
         seen_C: (C,) bool. query_logit_scale, image_logit_scale: 1 / temperature of each branch.
+
+    Raises:
+        ValueError: scores are not finite.
     """
     by_query = query_probabilities(segments, query_bank_CD, settings, query_logit_scale=query_logit_scale)
     if settings.branches == "query" or segments.image_embeddings_KE.shape[1] == 0:
-        return by_query
+        return _finite(by_query)
     no_object_K1 = segments.no_object_logits_K[:, None]
     by_image = image_logit_scale * _cosines(segments.image_embeddings_KE, image_bank_CE)
     if settings.void_in_image_softmax:
         by_image = torch.cat((by_image, no_object_K1), dim=1).softmax(dim=1)[:, :-1]
     else:
         by_image = by_image.softmax(dim=1)
-    return with_image(by_query, by_image, seen_C, settings)
+    return _finite(with_image(by_query, by_image, seen_C, settings))
 
 
 def query_probabilities(
@@ -57,3 +60,15 @@ def _cosines(rows_KD: Tensor, bank_CD: Tensor) -> Tensor:
     if not len(rows_KD):  # a table row without segments has embeddings of length 0
         return rows_KD.new_zeros(0, len(bank_CD))
     return (rows_KD.double() @ bank_CD.double().T).float()
+
+
+def _finite(scores_KC: Tensor) -> Tensor:
+    """The scores, unless some are not finite: a NaN would win every pixel of the first class."""
+    wrong_KC = ~torch.isfinite(scores_KC)
+    if bool(wrong_KC.any()):
+        segment, class_index = (int(index) for index in wrong_KC.nonzero()[0])
+        raise ValueError(
+            f"{int(wrong_KC.sum())} of {wrong_KC.numel()} class scores are not finite, the first of segment {segment} "
+            f"and class number {class_index}; are the checkpoint's weights sound?"
+        )
+    return scores_KC

@@ -10,7 +10,7 @@ from torch import Tensor
 from zs3.convert.zegformer_names import our_name
 from zs3.nets.backbone import build_backbone
 from zs3.nets.zegformer import ModelConfig
-from zs3.tensor_files import read_tensors, refuse_misfits
+from zs3.tensor_files import read_tensors, refuse_misfits, refuse_not_finite
 
 PACKAGED_BACKBONE = "efficientnet_lite0"
 """The value of `training.backbone_weights` for the ImageNet weights of an installed package."""
@@ -40,6 +40,7 @@ def read_backbone(config: ModelConfig, uri: str) -> dict[str, Tensor]:
         name: value.shape for name, value in backbone.state_dict().items() if not _NO_BACKBONE.match(name)
     }
     refuse_misfits(state, expected, f"backbone weights {uri}")
+    refuse_not_finite(state, f"backbone weights {uri}")
     return state
 
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from zs3.checkpoint import save_checkpoint
 from zs3.config import Recipe, recipe_from_json
 from zs3.convert.zegformer_names import NOT_OURS, PREDICTOR, from_released, released_name
-from zs3.nets.networks import build_network
-from zs3.nets.zegformer import ZegFormer
+from zs3.nets.networks import build_network, tensor_shapes
 from zs3.recipes import RECIPES, recipe
-from zs3.tensor_files import read_tensors, refuse_misfits
+from zs3.tensor_files import read_tensors, refuse_misfits, refuse_not_finite
 from zs3.vocabulary import SHIPPED, load_vocabulary
 
 CRITERION = "criterion.empty_weight"
@@ -73,8 +72,8 @@ def convert(source: str, folder: Path, recipe_name: str | None = None) -> Conver
     used = load_recipe(recipe_name)
     seen = seen_classes(used)
     refuse_other_classes(state, used, len(seen), source)
+    weights = network_state(state, used, source)
     network = build_network(used.model)
-    weights = network_state(state, network, used, source)
     network.load_state_dict(weights, strict=True)
     save_checkpoint(folder, used, network, seen)
     return Conversion(
@@ -154,19 +153,23 @@ def refuse_other_classes(state: Mapping[str, Tensor], used: Recipe, seen: int, s
         )
 
 
-def network_state(
-    state: Mapping[str, Tensor], network: object, used: Recipe, source: str
-) -> dict[str, Tensor]:
+def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dict[str, Tensor]:
     """The network's state dict, float32, from the released one.
 
     Raises:
-        ValueError: tensors are missing, not expected or of another shape, or the temperature is not the recipe's.
+        ValueError: tensors are missing, not expected, of another shape or not finite, or the temperature is not the
+            recipe's.
     """
-    if not isinstance(network, ZegFormer):
+    if used.model.architecture != "zegformer":
         raise ValueError(
             f"recipe {used.name!r} is no ZegFormer but {used.model.architecture}; choose another --recipe"
         )
-    expected = {released_name(name): tuple(value.shape) for name, value in network.state_dict().items()}
+    if used.model.num_layers > len(state):
+        raise ValueError(
+            f"recipe {used.name!r} has model.num_layers {used.model.num_layers}, but {source} has {len(state)} tensors "
+            "in all; choose another --recipe"
+        )
+    expected = {released_name(name): shape for name, shape in tensor_shapes(used.model).items()}
     expected[PREDICTOR + "bg_feature"] = (1, used.model.text_dim)
     expected[LOGIT_SCALE] = (1,)
     network_part = {n: value for n, value in state.items() if n == LOGIT_SCALE or not NOT_OURS.match(n)}
@@ -177,4 +180,5 @@ def network_state(
             f"{source} has logit_scale {scale:.4f}, but recipe {used.name!r} has model.temperature {temperature:g}, "
             f"whose scale is {-math.log(temperature):.4f}; they must agree"
         )
+    refuse_not_finite(network_part, source)
     return {name: value.float() for name, value in from_released(network_part).items()}

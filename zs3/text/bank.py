@@ -29,7 +29,7 @@ class TextBank:
     """Class names with their embeddings.
 
     Raises:
-        ValueError: the parts do not fit each other, a row is no unit vector, or two names are equal.
+        ValueError: the parts do not fit each other, a row is not finite or no unit vector, or two names are equal.
     """
 
     names: tuple[str, ...]
@@ -55,6 +55,13 @@ class TextBank:
         if self.seen.shape != (count,) or self.seen.dtype != np.bool_:
             raise ValueError(
                 f"seen must be a bool array of shape ({count},), got {self.seen.dtype} {self.seen.shape}"
+            )
+        finite = np.isfinite(self.embeddings)
+        if not finite.all():
+            row, column = (int(index) for index in np.argwhere(~finite)[0])
+            raise ValueError(
+                f"{int((~finite).sum())} numbers of a text bank are not finite, the first at [{row}, {column}], in the "
+                f"row of {self.names[row]!r}; are the text encoder's weights sound?"
             )
         lengths = np.linalg.norm(self.embeddings, axis=1)
         wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.parity import Recording
 from tests.support.pixel_scores import pixel_scores
+from zs3.classification.classifier import mean_score_map
 from zs3.classification.fusion import fuse
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import candidate_classes, probabilities, semantic_map
@@ -312,3 +314,20 @@ def test_a_class_without_any_share_changes_no_label(seed, place, marked_seen, ca
     grown, _ = semantic_map(more, after, also, settings)
     assert torch.equal(grown[sure], others[labels][sure])
     assert sure.float().mean() > 0.99
+
+
+def test_scores_that_are_not_finite_are_refused_once_for_a_picture():
+    segments, seen = random_segments(0), torch.ones(7, dtype=torch.bool)
+    broken = segments.query_embeddings_KD.clone()
+    broken[2, 1] = float("nan")
+    with pytest.raises(
+        ValueError, match="7 of 35 class scores are not finite, the first of segment 2 and class number 0"
+    ):
+        scores_of(replace(segments, query_embeddings_KD=broken), NamingSettings(branches="query"), seen)
+    masks = segments.mask_logits_Khw.clone()
+    masks[:] = float("nan")
+    index, best = semantic_map(
+        replace(segments, mask_logits_Khw=masks), torch.ones(5, 7), seen, NamingSettings(branches="query")
+    )
+    with pytest.raises(ValueError, match="1961 of 1961 pixels are not finite, the first at row 0, column 0"):
+        mean_score_map(index, best, np.arange(7, dtype=np.int32))

@@ -103,6 +103,18 @@ def test_another_temperature_is_refused_naming_both(given):
         run({**state, LOGIT_SCALE: torch.tensor([math.nan])})
 
 
+def test_weights_that_are_not_finite_are_refused_with_tensor_count_and_first_place(given, tmp_path):
+    run, state = given
+    name = PREDICTOR + "projection_layer.bias"
+    state[name] = state[name].clone()
+    state[name][[5, 7]] = torch.tensor([math.nan, math.inf])
+    with pytest.raises(
+        ValueError, match=rf"2 of 384 numbers of tensor '{name}' are not finite, the first at \[5\]"
+    ):
+        run(state)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_of_another_data_set_is_refused(given):
     run, state = given
     with pytest.raises(ValueError, match=r"trained on 156 classes .* 15 seen classes and 20 in all"):
@@ -264,7 +276,7 @@ def test_the_published_listing_in_full_size_is_what_a_recipe_wants(name, classes
     assert found == name
     with torch.device("meta"):
         network = build_network(recipe(name).model)
-    given = network_state(state, network, recipe(name), "x.pth")
+    given = network_state(state, recipe(name), "x.pth")
     assert {key: value.shape for key, value in given.items()} == {
         key: value.shape for key, value in network.state_dict().items()
     }

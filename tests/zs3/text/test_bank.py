@@ -120,6 +120,9 @@ def test_a_stored_matrix_with_another_number_of_rows_is_refused(tmp_path: Path) 
 BROKEN: dict[str, Callable[[], TextBank]] = {
     "come more than once": lambda: bank_of(names=("a", "a")),
     "at least one class": lambda: bank_of(names=(), rows=np.zeros((0, 2))),
+    r"1 numbers of a text bank are not finite, the first at \[1, 0\], in the row of 'b'": lambda: bank_of(
+        rows=np.array([[1.0, 0], [np.nan, 1]])
+    ),
     "unit vector, but that of 'b' has length 2": lambda: bank_of(rows=np.array([[1.0, 0], [0, 2]])),
     r"\(2, D\) matrix": lambda: bank_of(rows=np.eye(3)),
     "seen must be": lambda: bank_of(seen=np.array([True])),
