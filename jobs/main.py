@@ -10,6 +10,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jobs.cli.exit_codes import guarded
+
 COMMANDS = (
     "demo",
     "label",
@@ -95,6 +97,8 @@ EXIT CODES
     2    wrong usage
     3    done, but some images failed; they are in the table `failures`, for `zs3 retry`
     4    compare: the difference is lower than --fail-below
+    130, 143    interrupted, or ended by SIGTERM; the same command continues
+    141  the reader of the output closed it, as `head` does
 
 ENVIRONMENT
     RAY_ADDRESS         the Ray cluster to join; without it each command starts Ray on this machine
@@ -108,6 +112,10 @@ MORE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help", "help"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.execution import RESERVED_CPUS, Execution, cores
 from pipelines.storage.objects import environment_for_cluster
+from pipelines.termination import sigterm_raises_afterwards
 
 MALLOC_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -32,6 +33,7 @@ def start_ray(execution: Execution) -> bool:
     """Join the Ray cluster of the settings, or start a Ray on this machine; False where the process is in one already.
 
     A new Ray listens on this machine only, has no dashboard, and has `RESERVED_CPUS` more logical CPUs than cores.
+    SIGTERM raises `termination.Terminated` afterwards: Ray's own handler would abort the process.
     """
     _mute_ray()
     import ray
@@ -41,7 +43,7 @@ def start_ray(execution: Execution) -> bool:
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
         environment = {"env_vars": {**MALLOC_ENVIRONMENT, **environment_for_cluster()}}
-        with _no_standard_error():
+        with _no_standard_error(), sigterm_raises_afterwards():
             ray.init(
                 address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
             )
@@ -50,7 +52,7 @@ def start_ray(execution: Execution) -> bool:
     for name, value in MALLOC_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
-    with _no_standard_error():
+    with _no_standard_error(), sigterm_raises_afterwards():
         ray.init(
             address="local",
             num_cpus=int(max(cores(), actors_cpus) + RESERVED_CPUS),

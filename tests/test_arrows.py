@@ -47,9 +47,10 @@ ZS3 = {
 PIPELINES = {
     "storage": "",
     "execution": "",
-    "ray_session": "execution storage",
+    "termination": "",
+    "ray_session": "execution storage termination",
     "tables": "storage",
-    "runs": "tables storage execution ray_session",
+    "runs": "tables storage execution ray_session termination",
     "labelling": "runs tables storage execution ray_session",
     "evaluation": "labelling runs tables storage execution ray_session",
     "comparison": "evaluation tables storage execution ray_session",

@@ -80,7 +80,7 @@ def estimate_run(
         ValueError, FileNotFoundError: the request cannot be carried out, or the sample is too small.
         ray.exceptions.RayError: the measuring worker failed.
     """
-    started, execution = time.time(), execution or Execution()
+    started, execution = time.monotonic(), execution or Execution()
     prepared = prepare()
     work, pending = prepared.work, prepared.work.pending
     estimate = RunEstimate(images=len(pending), listed=work.listed, skipped=work.skipped)
@@ -92,7 +92,7 @@ def estimate_run(
     nodes = cluster_nodes()
     actors = actor_plan(execution, nodes)
     images = run.with_masks(drawn.images)
-    ready_s = time.time() - started
+    ready_s = time.monotonic() - started
     measured = measuring(functools.partial(run.actor, **run.arguments(actors)), run.read, images, actors)
     seconds = run_seconds(drawn, measured, actors, sum(node.get("CPU", 0.0) for node in nodes))
     actor_hours = seconds.times(actors.num_actors / SECONDS_PER_HOUR)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
+import re
 import tempfile
-import time
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,16 @@ import duckdb
 import pyarrow as pa
 
 from pipelines.runs.listing import LISTED, listed_images
+from pipelines.storage.temporary_folders import lock_folder, remove_old_folders
 
 SHARD = 1024
 """Images in a shard, on average."""
 
 PREFIX = "zs3-catalogue-"
-MAX_AGE_S = 7 * 24 * 3600
-"""Age in seconds after which the catalogue of a killed run is removed."""
+"""Of the temporary folder of a catalogue."""
+
+_NAMES = re.compile(r"catalogue\.duckdb(\.wal)?|duckdb_temp_.*")
+"""Of the files in it."""
 
 MEMORY = "256MB"
 """Memory that DuckDB may take for a catalogue; beyond that it writes to its file."""
@@ -78,9 +80,11 @@ class Catalogue:
     def __init__(self, batches: Iterable[pa.RecordBatch], root: str = "", limit: int | None = None) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1, or leave it out to take every image")
-        _remove_old_catalogues()
+        remove_old_folders(PREFIX, _NAMES)
         # An attribute, so that the folder is removed together with the catalogue.
         self._folder = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+        lock = lock_folder(Path(self._folder.name))
+        weakref.finalize(self, os.close, lock)
         self.connection = duckdb.connect(str(Path(self._folder.name) / "catalogue.duckdb"))
         for setting in (f"memory_limit = '{MEMORY}'", "threads = 2", "enable_progress_bar = false"):
             self.connection.execute(f"SET {setting}")
@@ -179,11 +183,3 @@ def read(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.Recor
     """The rows of a query in batches; the connection stays usable meanwhile."""
     with connection.cursor() as cursor:
         yield from cursor.sql(query).to_arrow_reader(ROWS_PER_BATCH)
-
-
-def _remove_old_catalogues() -> None:
-    """Remove catalogues of runs that were killed before they could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > MAX_AGE_S:
-                shutil.rmtree(folder, ignore_errors=True)

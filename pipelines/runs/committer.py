@@ -54,12 +54,18 @@ class Committer:
         """Images with results, in this run."""
         self.failed = 0
         """Images that failed, in this run."""
+        self._began, self._began_utc = time.monotonic(), time.time()
         self._first = float("inf")
 
     @property
     def done(self) -> int:
         """Images processed in this run, including failures."""
         return self.images + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Since the first image reached a model; 0 before that is known."""
+        return max(0.0, time.monotonic() - self._first)
 
     def begin(self) -> None:
         """Repair what an earlier run left between two transactions, and record that a run begins."""
@@ -83,7 +89,9 @@ class Committer:
         """Add one row of `rows.WRITTEN`."""
         self.images += written["images"]
         self.failed += written["failed"]
-        self._first = min(self._first, written["started"])
+        # Other machines can only say what their clocks show, and a clock may be set while the run is on.
+        first = self._began + written["started"] - self._began_utc
+        self._first = min(self._first, max(self._began, first), time.monotonic())
         self._replaced_ids.update(written["replaced"])
         for file in written["files"]:
             values = {field.name: file[field.name] for field in fields(DataFile)}
@@ -118,7 +126,7 @@ class Committer:
 
     def _progress(self) -> dict[str, Any]:
         """Metadata of a commit, for `zs3 status`; seconds are since the first image reached a model."""
-        work, now = self._work, time.time()
+        work = self._work
         return {
             "progress": {
                 "listing": work.listing_digest,
@@ -127,7 +135,7 @@ class Committer:
                 "failed": work.failed_before + self.failed,
                 "this_run": self.done,
                 "of": len(work.pending),
-                "seconds": round(max(0.0, now - min(self._first, now)), 3),
+                "seconds": round(self.seconds, 3),
             }
         }
 

@@ -7,6 +7,8 @@ one chunk at a time.
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from pipelines.runs.committer import Committer
 from pipelines.runs.crash_journal import remove_journals
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.stall_timeout import graph_state, iterate_with_timeout, stop_graphs
+from pipelines.termination import uninterrupted
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -117,9 +120,10 @@ def run_table(
     Raises:
         ValueError, FileNotFoundError: the request cannot be carried out, or the tables cannot be written to.
         RuntimeError: too many images failed, or none was finished for too long.
-        ray.exceptions.RayError: the run was stopped; what was finished is committed, and the same call continues.
+        ray.exceptions.RayError, Terminated, KeyboardInterrupt: the run was stopped; what was finished is committed, and
+            the same call continues.
     """
-    called = time.time()
+    called = time.monotonic()
     execution = execution or Execution()
     too_many = failure_limit(execution.max_failures)
     prepared = prepare()
@@ -127,10 +131,9 @@ def run_table(
     graph = prepared.graph(execution) if total else None
     committer = Committer(work)
     committer.begin()
-    first = time.time()
     if graph:
         start_ray(execution)
-        first, committed = float("inf"), time.time()
+        committed = time.monotonic()
         journal_id = uuid.uuid4().hex
         try:
             for images in work.pending.chunks(execution.images_per_wave):
@@ -139,14 +142,15 @@ def run_table(
                     _written(dataset), execution.stall_timeout_s, graph_state
                 ):
                     committer.add(written)
-                    if time.time() - committed >= execution.commit_interval_s:
-                        committer.commit()
-                        committed = time.time()
-                    first = min(first, written["started"])
+                    if time.monotonic() - committed >= execution.commit_interval_s:
+                        with uninterrupted():
+                            committer.commit()
+                        committed = time.monotonic()
                     done, failed = committer.done, committer.failed
                     if on_progress:
-                        seconds = max(0.0, time.time() - first)
-                        on_progress(Progress(done=done, failed=failed, total=total, seconds=seconds))
+                        on_progress(
+                            Progress(done=done, failed=failed, total=total, seconds=committer.seconds)
+                        )
                     if too_many(done, failed):
                         raise RuntimeError(
                             f"{failed} of the first {done} images failed, more than --max-failures "
@@ -154,23 +158,23 @@ def run_table(
                             "finished is kept, and the same command continues it"
                         )
         except BaseException:
-            with suppress(ValueError):  # the first error is the one to report
+            with suppress(ValueError), uninterrupted():  # the first error is the one to report
                 committer.commit()
             stop_graphs()  # before their journals are removed
             raise
         finally:
             remove_journals(journal_id)
-    committer.commit()
-    ended = time.time()
-    first = min(max(first, called), ended)  # the clocks of actors may differ from this one
+    with uninterrupted():
+        committer.commit()
+    seconds = committer.seconds
     return RunResult(
         images=committer.images,
         failed=committer.failed,
         skipped=work.skipped,
-        seconds=ended - first,
-        images_per_second=committer.images / (ended - first) if committer.images else 0.0,
+        seconds=seconds,
+        images_per_second=committer.images / seconds if seconds else 0.0,
         out=work.target.out,
-        startup_seconds=first - called,
+        startup_seconds=time.monotonic() - called - seconds,
         failed_before=work.failed_before,
     )
 
@@ -179,20 +183,23 @@ def failure_limit(max_failures: str | None) -> Callable[[int, int], bool]:
     """A function of (images done, images failed): whether more failed than `max_failures` allows.
 
     Args:
-        max_failures: a number, or a share such as `5%`; None allows all.
+        max_failures: a number, or a share such as `5%`; None allows all. A share is judged after
+            `MIN_IMAGES_FOR_SHARE` images, except 0%, which the first failure exceeds.
+
+    Raises:
+        ValueError: it is neither.
     """
     if max_failures is None:
         return lambda done, failed: False
     is_share = max_failures.endswith("%")
-    try:
-        limit = float(max_failures.removesuffix("%"))
-    except ValueError:
-        limit = -1.0
-    if not (0 <= limit <= (100 if is_share else float("inf"))):
+    digits = max_failures.removesuffix("%")
+    limit = float(digits) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits) else -1.0
+    if not (0 <= limit <= (100 if is_share else sys.float_info.max)):
         raise ValueError(
-            f"max_failures is {max_failures!r}; expected a number such as 100, or a share such as 5%"
+            f"max_failures is {max_failures!r}; expected a number such as 100, or a share such as 5%; "
+            "leave it out to allow all"
         )
-    if not is_share:
+    if not is_share or not limit:
         return lambda done, failed: failed > limit
     return lambda done, failed: done >= MIN_IMAGES_FOR_SHARE and 100 * failed > limit * done
 

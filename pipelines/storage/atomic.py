@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ def whole_file(target: str, partial: str | None = None) -> Iterator[IO[bytes]]:
             return
         place = Path(target)
         place.parent.mkdir(parents=True, exist_ok=True)
-        hidden = place.with_name(f".{place.name}.{os.getpid()}")
+        hidden = place.with_name(f".{uuid.uuid4().hex}")
         if partial is not None:
             hidden = Path(partial, uuid.uuid4().hex)
             hidden.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +53,14 @@ def whole_file(target: str, partial: str | None = None) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def renamed_when_whole(hidden: Path, path: Path) -> Iterator[IO[bytes]]:
-    """A local file to write to, called `hidden` until the block ends; after an error it is removed."""
+    """A local file to write to, called `hidden` until the block ends; after an error it is removed.
+
+    Raises:
+        FileExistsError: there is something called `hidden`, if only a link.
+    """
+    file = hidden.open("xb")
     try:
-        with hidden.open("wb") as file:
+        with file:
             yield file
         hidden.replace(path)
     except BaseException:

@@ -81,11 +81,11 @@ def tune(
     Raises:
         ValueError, FileNotFoundError: the request cannot be carried out as it is; nothing was written.
     """
-    called = time.time()
+    called = time.monotonic()
     execution = execution or Execution()
     prepared = prepare_tuning(request)
     start_ray(execution)
-    began = time.time()
+    began = time.monotonic()
     sums: dict[Key, Confusion] = {}
     digests: dict[str, str] = {}
     errors: list[str] = []
@@ -111,7 +111,7 @@ def tune(
                     done=len(digests),
                     failed=len(errors),
                     total=len(prepared.image_ids),
-                    seconds=time.time() - began,
+                    seconds=time.monotonic() - began,
                 )
             )
     if errors:
@@ -123,7 +123,7 @@ def tune(
         for naming in range(len(prepared.namings))
     ]
     tuned = _tune_json(prepared, curves, digests, now)
-    tuned["seconds"], tuned["startup_seconds"] = time.time() - began, began - called
+    tuned["seconds"], tuned["startup_seconds"] = time.monotonic() - began, began - called
     contents = {
         "tune.png": picture(tuned),
         "tune.md": markdown(tuned, name_command(request)).encode(),

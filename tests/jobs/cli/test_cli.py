@@ -1,6 +1,9 @@
 """What commands share: the order of options in --help, requests made of options, progress."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -56,3 +59,24 @@ def test_progress_without_total_or_time_counts_images_and_takes_the_time_itself(
 
 def test_a_clock_shows_hours_where_there_are_any():
     assert [clock(seconds) for seconds in (0.4, 61, 3601)] == ["0:00", "1:01", "1:00:01"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["label", "--help"], ["--version"], ["compare", "--help"]], ids=" ".join
+)
+def test_a_closed_pipe_ends_a_command_without_a_word(repo, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jobs.main", *arguments]
+    ended = subprocess.run(command, cwd=repo, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_pipe_that_closes_after_the_last_line_changes_no_exit_code(repo):
+    program = "import sys; from jobs.cli.exit_codes import guarded\nsys.exit(guarded(lambda: 3))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=repo, stdout=writer, check=False)
+    os.close(writer)
+    assert ended.returncode == 3

@@ -92,3 +92,46 @@ def test_a_run_whose_raylet_is_killed_is_continued_to_the_same_tables(ray_sessio
     assert run(repo, photos, "raylet", tmp_path / "killed", "") != 0
     label(request_for(photos), SMALL, model=colours())
     assert_complete(photos)
+
+
+TERMINATED_DRIVER = """
+import os, signal, sys
+import pipelines.runs.committer
+from jobs import label
+from tests.support.colour_labeller import colours
+from tests.support.killed_driver import around
+
+def once():
+    if not once.sent:
+        once.sent = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+once.sent = False
+around(pipelines.runs.committer.Committer, "commit", before=once)
+sys.exit(label.main(sys.argv[1:], model=colours()))
+"""
+
+
+def test_a_driver_that_gets_sigterm_during_a_commit_finishes_it_and_ends_with_one_line(
+    repo, photos, tmp_path
+):
+    request = request_for(photos)
+    command = [
+        sys.executable,
+        "-c",
+        TERMINATED_DRIVER,
+        "--images",
+        request.images,
+        "--classes",
+        request.classes,
+    ]
+    command += ["--checkpoint", request.checkpoint, "--out", request.out]
+    command += ["--commit-interval-s", "0", "--images-per-file", "4", "--batch-size", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(repo)}
+    environment.pop("RAY_ADDRESS", None)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 143, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last == "zs3: ended by SIGTERM; what was finished is kept, and the same command continues it"
+    assert "Traceback" not in ended.stderr and "SIGTERM received" not in ended.stderr
+    assert 0 < len(table(request)) < len(expected(photos))
