@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +20,21 @@ import pyarrow as pa
 from pipelines.labelling.image_stage import PARALLEL_READS, PIXELS, read_and_decode
 from pipelines.runs.rows import failure_of
 from pipelines.storage.objects import filesystem_of, read_bytes, uri_of
+from zs3.images.codec import ImageError, decode_label_png
 from zs3.masks.binary import pack_masks
-from zs3.masks.external import ExternalMaskError, masks_of_coco, masks_of_label_png, masks_of_pngs
-from zs3.masks.external_index import coco_segmentations, ids_by_name, no_image_error
+from zs3.masks.external import (
+    ExternalMaskError,
+    mask_values,
+    masks_of_coco,
+    masks_of_label_png,
+    masks_of_pngs,
+)
+from zs3.masks.external_index import ImagesByName, ReadAnnotations, coco_segmentations, no_image_error
+
+logger = logging.getLogger(__name__)
+
+MAX_LOOKED_AT = 1000
+"""PNGs that are read for one with a mask, before a run begins."""
 
 CHECKSUMS = ("ETag", "md5Hash")
 """Keys of a listing in which object stores (S3, Google Cloud Storage) give a checksum; such files need no reading."""
@@ -43,11 +56,13 @@ class ExternalMasks:
 
 
 def list_masks(source: str, ids: Collection[str]) -> ExternalMasks:
-    """The masks at `source` for images of these ids; `zs3.masks.external_index` says which file is for which image.
+    """The masks at `source` for images of these ids; warns of what is used in part or not at all.
+
+    `zs3.masks.external_index` says which file is for which image.
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: it has none of the three forms, or holds masks for none of these images.
+        ValueError: it has none of the three forms, or holds no mask for any of these images.
     """
     filesystem, path = filesystem_of(source)
     if filesystem.isdir(path):
@@ -56,13 +71,16 @@ def list_masks(source: str, ids: Collection[str]) -> ExternalMasks:
         raise FileNotFoundError(
             f"no masks at {source!r}; expected COCO's JSON, a folder of label PNGs, or one with a folder for each image"
         )
-    data = filesystem.cat_file(path)
+    data, read = filesystem.cat_file(path), ReadAnnotations()
+    segmentations_of = coco_segmentations(source, data, ids, read)
+    for line in read.lines():
+        logger.warning("zs3: warning: %s: %s", source, line)
     return ExternalMasks(
         kind="COCO's JSON",
         digest=hashlib.sha256(data).hexdigest(),
         of_image={
             image_id: json.dumps({"source": source, "segmentations": segmentations, "size": size})
-            for image_id, (segmentations, size) in coco_segmentations(source, data, ids).items()
+            for image_id, (segmentations, size) in segmentations_of.items()
         },
     )
 
@@ -138,12 +156,14 @@ def _masks_in_folder(
         for name, info in sorted(files.items())
         if name.lower().endswith(".png") and not any(part.startswith(".") for part in name.split("/"))
     }
-    id_of_name = ids_by_name(ids)
+    id_of_name = ImagesByName(ids)
     labels: dict[str, str] = {}
     masks: dict[str, list[str]] = {}
     for name, (uri, _) in pngs.items():
-        if (image_id := id_of_name.get(name[: -len(".png")])) is not None:
-            labels[image_id] = uri
+        stem = name[: -len(".png")]
+        if (image_id := id_of_name.get(stem)) is not None:
+            if image_id not in labels or id_of_name.exact(stem):
+                labels[image_id] = uri
         elif (image_id := id_of_name.get(name.rpartition("/")[0])) is not None:
             masks.setdefault(image_id, []).append(uri)
     if not pngs:
@@ -157,6 +177,9 @@ def _masks_in_folder(
         )
     if not labels and not masks:
         raise no_image_error(source, [name[: -len(".png")] for name in pngs], ids)
+    _refuse_empty(
+        source, list(labels.values()) or [uri for uris in masks.values() for uri in uris], bool(labels)
+    )
     digests = list(zip(pngs, _file_digests(list(pngs.values()))))
     return ExternalMasks(
         kind="label PNGs" if labels else "a PNG for each mask",
@@ -164,6 +187,24 @@ def _masks_in_folder(
         of_image={image_id: json.dumps({"label": uri}) for image_id, uri in labels.items()}
         | {image_id: json.dumps({"masks": uris}) for image_id, uris in masks.items()},
     )
+
+
+def _refuse_empty(source: str, uris: Sequence[str], are_labels: bool) -> None:
+    """Raise if none of the PNGs has a mask; only the first `MAX_LOOKED_AT` are read."""
+    for uri in uris[:MAX_LOOKED_AT]:
+        try:
+            data = read_bytes(uri)
+            labels_HW = decode_label_png(data)
+        except (ImageError, OSError):  # becomes a failure of its image
+            return
+        if mask_values(labels_HW, data) if are_labels else labels_HW.any():
+            return
+    if len(uris) <= MAX_LOOKED_AT:
+        expected = "a value above 0 that is not the ignore value" if are_labels else "a pixel above 0"
+        raise ValueError(
+            f"the {len(uris)} PNGs below {source!r} give no segment for any image: none has {expected}; are these the "
+            "masks?"
+        )
 
 
 def _file_digests(files: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

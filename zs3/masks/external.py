@@ -17,6 +17,9 @@ from pycocotools import mask as coco_mask
 from zs3.images.codec import ImageError, decode_label_png
 from zs3.masks.binary import MAX_CELLS, mask_of_runs, run_lengths
 
+MAX_OUTLINE = 1_000_000
+"""Upper bound on the pixels of a mask's outline as polygons; that of a picture of 4000 x 3000 has 14,000."""
+
 Kind = Literal["missing", "wrong_size", "damaged", "too_many"]
 Size = tuple[int, int]
 
@@ -34,7 +37,8 @@ def masks_of_label_png(
 ) -> Iterator[NDArray[np.bool_]]:
     """The (H, W) mask of each value of a label PNG, ascending; 0 and the ignore value are no mask.
 
-    The ignore value is 255 in a PNG of up to 8 bits and 65535 in one of 16.
+    The ignore value is 255 in a PNG of up to 8 bits and 65535 in one of 16. A grey PNG of 0 and this value alone is a
+    binary mask, whose pixels that are not 0 are inside.
 
     Raises:
         ImageError: it is no label PNG, or has more than `max_pixels` pixels.
@@ -42,11 +46,19 @@ def masks_of_label_png(
     """
     labels_HW = _values(data, name, max_pixels)
     _check_size(labels_HW.shape, picture_hw, name)
-    ignore = 65535 if data[24] == 16 else 255  # byte 24 of a PNG is its bit depth
-    present = np.flatnonzero(np.bincount(labels_HW.ravel()))
-    values = [int(value) for value in present if value not in (0, ignore)]
+    values = mask_values(labels_HW, data)
     _check_number(len(values), picture_hw, name)
     return (labels_HW == value for value in values)
+
+
+def mask_values(labels_HW: NDArray[np.int32], data: bytes) -> list[int]:
+    """The values of a label PNG that are masks, ascending; `data` is the file."""
+    bits, colour_type = data[24], data[25]  # where a PNG has them
+    ignore = 65535 if bits == 16 else 255
+    present = np.flatnonzero(np.bincount(labels_HW.ravel())).tolist()
+    if colour_type == 0 and present == [0, ignore]:
+        return [ignore]
+    return [value for value in present if value not in (0, ignore)]
 
 
 def masks_of_pngs(
@@ -110,6 +122,9 @@ def _polygons(polygons: Any, picture_hw: Size) -> NDArray[np.bool_]:
             raise ValueError(f"a polygon has {flat.size} numbers; expected x and y of at least three corners")
         if not (np.isfinite(flat).all() and np.abs(flat).max() <= 2 * max(height, width)):
             raise ValueError(f"a polygon leads far out of the picture of {height} x {width}")
+    outline = sum(float(np.abs(np.diff(flat.reshape(-1, 2), axis=0)).max(axis=1).sum()) for flat in corners)
+    if outline > MAX_OUTLINE:  # pycocotools takes some hundred bytes for each pixel of an outline
+        raise ValueError(f"its outline of {outline:.0f} pixels is longer than {MAX_OUTLINE}")
     if not corners:
         return np.zeros(picture_hw, np.bool_)
     drawn = coco_mask.merge(coco_mask.frPyObjects([flat.tolist() for flat in corners], height, width))

@@ -154,6 +154,48 @@ def test_what_is_no_masks_for_these_images_is_named_before_anything_runs(photos,
         prepare_segment(to_segment(photos, source), grouping())
 
 
+def test_masks_that_give_no_segment_are_refused_and_binary_ones_are_read(photos):
+    labels = photos.parent / "labels"
+    for image_id in IDS:
+        (labels / f"{image_id}.png").write_bytes(encode_label_png(np.zeros((8, 12), np.int32)))
+    with pytest.raises(
+        ValueError, match=r"3 PNGs below '.*labels' give no segment for any image: none has a value"
+    ):
+        list_masks(str(labels), IDS)
+    (labels / "a.png").unlink()
+    Image.fromarray(np.where(truth("a") == 1, 255, 0).astype(np.uint8)).save(labels / "A.PNG", "PNG")
+    row = read(photos, "labels")[0]
+    assert np.array_equal(unpack_masks(row["masks"], 8, 12) > 0, [truth("a") == 1])
+    for mask in (photos.parent / "masks").rglob("*.png"):
+        Image.fromarray(np.zeros((8, 12), np.uint8)).save(mask)
+    with pytest.raises(ValueError, match=r"6 PNGs .* none has a pixel above 0"):
+        list_masks(str(photos.parent / "masks"), IDS)
+
+
+def test_coco_as_people_write_it_gives_masks_and_a_warning_with_the_annotation(photos, caplog):
+    square = [0, 0, 4, 0, 4, 4, 0, 4]
+    document = {
+        "images": [{"id": 1, "file_name": "A.PNG", "height": 0, "width": None}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "bbox": [0, 0, 4, 4]},
+            {"id": 2, "image_id": 1, "segmentation": [square, [5, 5]]},
+            {"id": 3, "image_id": 1, "segmentation": square},
+            {"id": 4, "image_id": 1, "segmentation": [[5, 5]]},
+        ],
+    }
+    (photos.parent / "coco.json").write_text(json.dumps(document))
+    row = read(photos, "coco.json")[0]
+    inside = np.zeros((8, 12), bool)
+    inside[:4, :4] = True
+    assert row["failures"] == []
+    assert np.array_equal(unpack_masks(row["masks"], 8, 12) > 0, [inside] * 3)
+    assert [message.partition("1 annotations ")[2] for message in caplog.messages] == [
+        "have no mask, and their box is used: 1",
+        "are used without parts that are no polygon: 2",
+        "cannot be used and are left out: 4",
+    ]
+
+
 def test_masks_lie_at_uris_too(photos):
     store = fsspec.filesystem("memory")
     store.pipe(

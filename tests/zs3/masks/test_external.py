@@ -1,6 +1,7 @@
 """Masks out of what others wrote: label PNGs, a PNG for each mask, COCO's JSON; and what is refused."""
 
 import io
+import resource
 
 import numpy as np
 import pytest
@@ -34,6 +35,28 @@ def test_every_value_of_a_label_png_but_0_and_void_is_a_mask(values, void):
     assert len(masks) == 3
     for mask, value in zip(masks, values):
         assert np.array_equal(mask, labels == value)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.where(BLOCK, 255, 0).astype(np.uint8), np.where(BLOCK, 65535, 0).astype(np.uint16),
+               np.where(BLOCK, 255, 0).astype(np.uint16), BLOCK],
+)  # fmt: skip
+def test_a_binary_mask_is_one_mask(pixels):
+    (mask,) = masks_of_label_png(grey_png(pixels), SIZE, "a.png", max_pixels=100)
+    assert np.array_equal(mask, BLOCK)
+
+
+def test_labels_with_a_palette_of_0_and_void_alone_are_no_mask():
+    labels = encode_label_png(np.where(BLOCK, 255, 0))
+    assert list(masks_of_label_png(labels, SIZE, "a.png", max_pixels=100)) == []
+
+
+def test_an_outline_that_would_take_gigabytes_is_refused_before_it_is_drawn():
+    outline = [number % 2 * 3000 if axis else number * 0.1 for number in range(20_000) for axis in (0, 1)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ExternalMaskError, match="its outline of 59997000 pixels is longer than"):
+        list(masks_of_coco([[outline]], (3000, 3000), "x"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
 
 
 def test_what_is_not_0_is_inside_and_an_empty_mask_is_left_out():
