@@ -12,6 +12,7 @@ from hypothesis import settings
 from tests.servers.object_store import LIMITED_BUCKET, ObjectStore
 
 if TYPE_CHECKING:
+    from tests.support.parity import Recordings
     from zs3.config import Recipe
     from zs3.encoders import Encoder
 
@@ -53,6 +54,22 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, and {folder} is absent; set ZS3_SHARED to where it lies")
     return folder
+
+
+@pytest.fixture(scope="session")
+def full_recordings_folder(shared: Path) -> Path:
+    """The full recordings of the released code, of which tests/data/parity is cut."""
+    return shared / "reference" / "fixtures"
+
+
+@pytest.fixture(params=["small", "full"])
+def recordings(request: pytest.FixtureRequest) -> "Recordings":
+    """What the released code computed: the small set of this repository, then every value where the data folder is."""
+    from tests.support.parity import SMALL, full_recordings
+
+    if request.param == "small":
+        return SMALL
+    return full_recordings(request.getfixturevalue("full_recordings_folder"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""The recordings of the released code in tests/data/parity, and the recorded networks drawn again."""
+"""The recordings of the released code, small and full, and the recorded networks drawn again."""
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,53 @@ def padded_labels(labels: np.ndarray, side: int = 160) -> np.ndarray:
     return padded
 
 
-class Recording(Mapping[str, np.ndarray]):
-    """One .npz of recordings: `[key]` is an array that was kept whole, or the values kept of a larger one."""
+FULL_FILES = {
+    "network": {"text/": "tiny/text_features"}
+    | {f"{name}/": f"tiny/{name}" for name in ("img0", "img2", "img3")}
+    | {
+        f"mode_{name}_img0/": f"tiny/mode_{name}_img0"
+        for name in ("seg_only", "img_only", "ens_all", "style_crop", "resize_first", "prompts_select")
+    },
+    "handmade": {"": "postproc/postproc"},
+    "training": {"": "tiny_train/train"},
+    "evaluator": {"": "eval/eval"},
+    "text": {
+        "tokens/": "text/tokens",
+        "synonyms/": "text/text_features_synonyms",
+        "single/": "tiny/text_features",
+        "imagenet_select/": "tiny/text_features_prompts_select",
+        "imagenet/": "tiny/text_features_prompts_80",
+    },
+}
+"""Which files of the full recordings hold the arrays of each small file, by the prefix of their keys."""
 
-    def __init__(self, name: str) -> None:
-        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
-            self._arrays = {key.partition("@")[0]: stored[key] for key in stored.files}
-            self._shapes = dict(key.split("@") for key in stored.files if "@" in key)
+FULL_WEIGHTS = {
+    "zegformer": "tiny/model_no_clip.pth",
+    "zegformer_train": "tiny_train/model_train.pth",
+    "clip": "tiny/clip_openai_names.pth",
+}
+"""The files of recorded weights among the full recordings."""
+
+
+class Recording(Mapping[str, np.ndarray]):
+    """One .npz of recordings: `[key]` is an array that was kept whole, or the values kept of a larger one.
+
+    Given the folder of the full recordings, every array is whole and nothing is read from tests/data/parity.
+    """
+
+    def __init__(self, name: str, full: Path | None = None) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+        self._shapes: dict[str, str] = {}
+        files = {"": FOLDER / f"{name}.npz"}
+        if full is not None:
+            files = {prefix: full / f"{file}.npz" for prefix, file in FULL_FILES[name].items()}
+        for prefix, file in files.items():
+            with np.load(file, allow_pickle=False) as stored:
+                for key in stored.files:
+                    path, _, shape = f"{prefix}{key}".partition("@")
+                    self._arrays[path] = stored[key]
+                    if shape:
+                        self._shapes[path] = shape
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self._arrays[key]
@@ -69,8 +109,24 @@ class Recording(Mapping[str, np.ndarray]):
         return result
 
     def equals(self, key: str, ours: np.ndarray) -> bool:
-        """Whether an array has the recorded shape and CRC-32."""
-        return "x".join(map(str, ours.shape)) == self._shapes[key] and np.array_equal(crc(ours), self[key])
+        """Whether a picture has the recorded shape, and the recorded values or CRC-32."""
+        if key not in self._shapes:
+            return np.array_equal(ours, self[key])
+        pixels = ours.astype(np.uint8)
+        same_shape = "x".join(map(str, ours.shape)) == self._shapes[key]
+        return same_shape and np.array_equal(pixels, ours) and np.array_equal(crc(pixels), self[key])
+
+
+Recordings = Callable[[str], Recording]
+"""Returns the recording of a name: a small one of tests/data/parity, or the full one."""
+
+SMALL: Recordings = cache(Recording)
+
+
+@cache
+def full_recordings(folder: Path) -> Recordings:
+    """The recordings in the folder of full ones, each read once."""
+    return cache(lambda name: Recording(name, folder))
 
 
 def facts(name: str) -> Any:

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.parity import Recording
 from tests.support.pixel_scores import pixel_scores
 from zs3.classification.classifier import mean_score_map
 from zs3.classification.fusion import fuse
@@ -26,10 +25,12 @@ MODES = {
     "mode_style_crop_img0": NamingSettings(calibration=0.1),
     "mode_resize_first_img0": NamingSettings(calibration=0.1, resize_first=True),
     "mode_prompts_select_img0": NamingSettings(calibration=0.1),
+    "img2": NamingSettings(calibration=0.1),
     "img3": NamingSettings(calibration=0.1),
 }
+RECORDED_MODES = [("small", mode) for mode in MODES if mode != "img2"] + [("full", mode) for mode in MODES]
+"""The small set has no masks of img2."""
 SEEN = torch.arange(20) < 15
-NETWORK, HANDMADE = Recording("network"), Recording("handmade")
 
 
 def random_segments(seed, *, segments=5, classes=7, size=(37, 53)):
@@ -61,16 +62,16 @@ def clear(segments, scores, seen, settings, lead=1e-5):
     return first - second > lead * first.abs()
 
 
-def recorded(record):
+def recorded(recording, record):
     """Segments that carry the recorded logits of both branches; what a mode does not record is that of img0."""
 
     def values(key):
-        name = f"{record}/{key}" if f"{record}/{key}" in NETWORK else f"img0/{key}"
-        return torch.from_numpy(NETWORK[name])
+        name = f"{record}/{key}" if f"{record}/{key}" in recording else f"img0/{key}"
+        return torch.from_numpy(recording[name])
 
     picture = "img0" if record.startswith("mode") else record
-    short_side_px = {"img0": 128, "img3": 64}[picture]
-    height, width = NETWORK[f"{picture}/image"].shape[:2]
+    short_side_px = 64 if picture == "img3" else 128
+    height, width = recording[f"{picture}/image"].shape[:2]
     logits = values("pred_logits").float()
     return Segments(
         mask_logits_Khw=values("pred_masks").float(),
@@ -84,52 +85,59 @@ def recorded(record):
     )
 
 
-@pytest.mark.parametrize("record", MODES)
-def test_every_fusion_mode_gives_the_recorded_scores_and_label_map(record):
-    settings, segments = MODES[record], recorded(record)
+@pytest.mark.parametrize(("recordings", "record"), RECORDED_MODES, indirect=["recordings"])
+def test_every_fusion_mode_gives_the_recorded_scores_and_label_map(recordings, record):
+    recording, settings = recordings("network"), MODES[record]
+    segments = recorded(recording, record)
     scores = scores_of(segments, settings, SEEN)
-    fused = torch.from_numpy(NETWORK[f"{record}/mask_cls"])
+    fused = torch.from_numpy(recording[f"{record}/mask_cls"])
     if fused.shape[1] == 21:  # a branch alone was recorded as logits, `no object` last
         fused = fused.softmax(dim=1)[:, :-1]
     # 6e-8 measured: one rounding of float32. Leaving out the mean over seen classes moves 1e-2.
     assert float((scores - fused).abs().max()) < 2e-6
     # 4e-6 measured; a half-pixel shift of the masks moves 1e-1, leaving out γ moves 0.1.
-    assert NETWORK.worst(f"{record}/sem_seg", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
+    assert recording.worst(f"{record}/sem_seg", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
     labels, _ = semantic_map(segments, scores, SEEN, settings, strip_rows=17)
     # Where two classes tie to rounding either may win: at most 2 pixels between independent implementations.
-    assert int((labels != torch.from_numpy(NETWORK[f"{record}/argmax"]).long()).sum()) <= 2
+    assert int((labels != torch.from_numpy(recording[f"{record}/argmax"]).long()).sum()) <= 2
 
 
-def test_scores_on_the_padded_grid_are_those_recorded():
-    segments = recorded("img0")
+@pytest.mark.parametrize(
+    ("recordings", "record"),
+    [("small", "img0"), ("full", "img0"), ("full", "img2")],
+    indirect=["recordings"],
+)
+def test_scores_on_the_padded_grid_are_those_recorded(recordings, record):
+    segments = recorded(recordings("network"), record)
     height, width = segments.padded_hw
     padded = replace(segments, resized_hw=segments.padded_hw, height=height, width=width)
     scores = scores_of(padded, NamingSettings(), SEEN)
     volume = pixel_scores(padded, scores, SEEN, NamingSettings())
     # As above; this one would show a mask that is resized to the picture instead of to the padded input.
-    assert NETWORK.worst("img0/semseg_padded", volume) < 2e-5
+    assert recordings("network").worst(f"{record}/semseg_padded", volume) < 2e-5
 
 
 @pytest.mark.parametrize("style", ["cropmask", "crop", "mask"])
 @pytest.mark.parametrize("index", [0, 1])
-def test_handmade_masks_of_every_crop_style_give_the_recorded_scores(index, style):
-    logits = torch.from_numpy(HANDMADE["pred_logits"][index]).float()
-    height, width = HANDMADE[f"image{index}"].shape[:2]
+def test_handmade_masks_of_every_crop_style_give_the_recorded_scores(recordings, index, style):
+    handmade = recordings("handmade")
+    logits = torch.from_numpy(handmade["pred_logits"][index]).float()
+    height, width = handmade[f"image{index}"].shape[:2]
     segments = Segments(
-        mask_logits_Khw=torch.from_numpy(HANDMADE["pred_masks"][index]).float(),
+        mask_logits_Khw=torch.from_numpy(handmade["pred_masks"][index]).float(),
         query_embeddings_KD=logits[:, :-1],
-        image_embeddings_KE=torch.from_numpy(HANDMADE[f"{style}/clip_logits{index}"]).float(),
+        image_embeddings_KE=torch.from_numpy(handmade[f"{style}/clip_logits{index}"]).float(),
         no_object_logits_K=logits[:, -1],
-        padded_hw=tuple(HANDMADE["padded_hw"].tolist()),
+        padded_hw=tuple(handmade["padded_hw"].tolist()),
         resized_hw=resized_size(height, width, 128, 512),
         height=height,
         width=width,
     )
     settings = NamingSettings(calibration=0.1)
     scores = scores_of(segments, settings, SEEN)
-    assert HANDMADE.worst(f"{style}/mask_cls{index}", scores) < 2e-6
+    assert handmade.worst(f"{style}/mask_cls{index}", scores) < 2e-6
     # Both pictures share one padded size here, that of the larger: padding taken for picture moves 1e-2.
-    assert HANDMADE.worst(f"{style}/sem_seg{index}", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
+    assert handmade.worst(f"{style}/sem_seg{index}", pixel_scores(segments, scores, SEEN, settings)) < 2e-5
 
 
 @pytest.mark.parametrize("resize_first", [False, True])

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from tests.support.parity import TINY, Recording, facts, released_state
+from tests.support.parity import FULL_WEIGHTS, SMALL, TINY, facts, released_state
 from tests.zs3.test_tensor_files import Touch
 from zs3.checkpoint import load_checkpoint
 from zs3.config import NamingSettings, SegmentSettings, TextConfig
@@ -211,7 +211,7 @@ def test_names_go_to_the_published_ones_and_back(name):
 
 
 def published_listing(blocks):
-    """Names and shapes of the published state dict without CLIP: specification, section 2."""
+    """Names and shapes of the released state dict without CLIP, in full size."""
     shapes = {"backbone.stem.conv1.weight": (64, 3, 7, 7)}
     norms = {"backbone.stem.conv1": 64}
     for level, count in enumerate(blocks, start=2):
@@ -282,8 +282,21 @@ def test_the_published_listing_in_full_size_is_what_a_recipe_wants(name, classes
     }
 
 
-def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(recorded_clip, tmp_path):
-    clip = EncoderConfig(kind="open_clip", weights=str(recorded_clip))
+@pytest.fixture
+def recorded_files(recordings, recorded_clip, tmp_path, request):
+    """(checkpoint, CLIP): the recorded weights drawn again, or the recorded files themselves."""
+    if recordings is SMALL:
+        torch.save({"model": released_state("zegformer")}, tmp_path / "released.pth")
+        return tmp_path / "released.pth", recorded_clip
+    folder = request.getfixturevalue("full_recordings_folder")
+    return folder / FULL_WEIGHTS["zegformer"], folder / FULL_WEIGHTS["clip"]
+
+
+def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(
+    recordings, recorded_files, tmp_path
+):
+    checkpoint, clip_file = recorded_files
+    clip = EncoderConfig(kind="open_clip", weights=str(clip_file))
     tiny = replace(
         recipe("voc_r50"),
         name="tiny",
@@ -294,9 +307,8 @@ def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(reco
         naming=NamingSettings(calibration=0.1),
     )
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(tiny)))
-    torch.save({"model": released_state("zegformer")}, tmp_path / "released.pth")
-    convert(str(tmp_path / "released.pth"), tmp_path / "model", str(tmp_path / "recipe.json"))
-    recording = Recording("network")
+    convert(str(checkpoint), tmp_path / "model", str(tmp_path / "recipe.json"))
+    recording = recordings("network")
     network, picture = load_checkpoint(str(tmp_path / "model")).network(), recording["img3/image"]
     image = normalise_and_pad(resize(picture, tiny.segmenting), TINY.image_mean, TINY.image_std, 32)
     with torch.no_grad():

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, pad
 
-from tests.support.parity import Recording
 from zs3.config import SegmentSettings
 from zs3.encoders.masked_crops import Style, boxes_from_masks, masked_crops, segment_embeddings
 from zs3.segmentation.segmenter import normalise_and_pad, resize
@@ -19,8 +18,14 @@ CROP_TOLERANCE = 1e-4
 LOGIT_TOLERANCE = 1e-3
 STYLES = {"crop_and_mask": ("cropmask", 4), "crop": ("crop", 4), "mask": ("mask", 8)}
 
-
-NETWORK, HANDMADE = Recording("network"), Recording("handmade")
+STAGES = [
+    ("small", "img0/", 128),
+    ("small", "img3/", 64),
+    ("full", "img0/", 128),
+    ("full", "img2/", 128),
+    ("full", "img3/", 64),
+]
+"""Recordings, picture and its short side; the small set has no masks of img2."""
 
 
 def prepared(recording, record, number, short_side_px, logits_Khw, padded_hw, encoder) -> tuple:
@@ -39,50 +44,52 @@ def prepared(recording, record, number, short_side_px, logits_Khw, padded_hw, en
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("index", [0, 1])
 def test_boxes_crops_and_logits_of_handmade_masks_equal_the_recorded_ones(
-    index: int, style: str, recorded_encoder
+    index: int, style: str, recordings, recorded_encoder
 ) -> None:
+    handmade = recordings("handmade")
     image, logits = prepared(
-        HANDMADE, "", index, 128, HANDMADE["pred_masks"][index], HANDMADE["padded_hw"], recorded_encoder
+        handmade, "", index, 128, handmade["pred_masks"][index], handmade["padded_hw"], recorded_encoder
     )
     inside = logits > 0
-    assert np.array_equal(inside.sum((1, 2)).numpy(), HANDMADE["mask_area_px"][index])
+    assert np.array_equal(inside.sum((1, 2)).numpy(), handmade["mask_area_px"][index])
     boxes = boxes_from_masks(inside)
-    assert np.array_equal(boxes.numpy(), HANDMADE["boxes"][index])
+    assert np.array_equal(boxes.numpy(), handmade["boxes"][index])
     crops = masked_crops(image, logits if style == "mask" else inside, boxes, 224, style)
     key, step = STYLES[style]
-    assert HANDMADE.worst(f"{key}/crops{index}_s{step}", crops[:, :, ::step, ::step]) < CROP_TOLERANCE
-    assert HANDMADE.worst(f"{key}/crops_mean{index}", crops.mean((2, 3))) < CROP_TOLERANCE
-    assert HANDMADE.worst(f"{key}/crops_std{index}", crops.std((2, 3))) < CROP_TOLERANCE
-    text = torch.from_numpy(NETWORK["text/test_clip"])
+    assert handmade.worst(f"{key}/crops{index}_s{step}", crops[:, :, ::step, ::step]) < CROP_TOLERANCE
+    assert handmade.worst(f"{key}/crops_mean{index}", crops.mean((2, 3))) < CROP_TOLERANCE
+    assert handmade.worst(f"{key}/crops_std{index}", crops.std((2, 3))) < CROP_TOLERANCE
+    text = torch.from_numpy(recordings("network")["text/test_clip"])
     scaled = recorded_encoder.logit_scale * recorded_encoder.encode_images(crops) @ text.T
-    assert HANDMADE.worst(f"{key}/clip_logits{index}", scaled) < LOGIT_TOLERANCE
+    assert handmade.worst(f"{key}/clip_logits{index}", scaled) < LOGIT_TOLERANCE
 
 
-@pytest.mark.parametrize(("record", "short_side_px"), [("img0/", 128), ("img3/", 64)])
+@pytest.mark.parametrize(("recordings", "record", "short_side_px"), STAGES, indirect=["recordings"])
 def test_boxes_and_clip_features_of_predicted_masks_equal_the_recorded_ones(
-    record: str, short_side_px: int, recorded_encoder
+    record: str, short_side_px: int, recordings, recorded_encoder
 ) -> None:
-    masks, size = NETWORK[f"{record}pred_masks"], NETWORK[f"{record}padded_hw"]
-    image, logits = prepared(NETWORK, record, "", short_side_px, masks, size, recorded_encoder)
+    network = recordings("network")
+    masks, size = network[f"{record}pred_masks"], network[f"{record}padded_hw"]
+    image, logits = prepared(network, record, "", short_side_px, masks, size, recorded_encoder)
     inside = logits > 0
     # Where a logit of the recording lies within rounding of zero, a pixel may fall on either side.
-    same = inside.sum((1, 2)).numpy() == NETWORK[f"{record}mask_area_px"]
+    same = inside.sum((1, 2)).numpy() == network[f"{record}mask_area_px"]
     assert same.mean() > 0.8
 
     def worst(key: str, ours: torch.Tensor) -> float:
         """Over the segments with the recorded masks."""
-        return NETWORK.worst_by_row(f"{record}{key}", ours)[same[: len(ours)]].max()
+        return network.worst_by_row(f"{record}{key}", ours)[same[: len(ours)]].max()
 
     boxes = boxes_from_masks(inside)
     assert worst("boxes", boxes) == 0
     crops = masked_crops(image, inside, boxes, 224, "crop_and_mask")
-    if f"{record}crops_mean" in NETWORK:
+    if f"{record}crops_mean" in network:
         assert worst("crops_first4", crops[:4]) < CROP_TOLERANCE
         assert worst("crops_mean", crops.mean((2, 3))) < CROP_TOLERANCE
         assert worst("crops_std", crops.std((2, 3))) < CROP_TOLERANCE
     features = recorded_encoder.encode_images(crops)
     assert worst("clip_image_feat", features) < 1e-4
-    text = torch.from_numpy(NETWORK["text/test_clip"])
+    text = torch.from_numpy(network["text/test_clip"])
     assert worst("clip_logits", recorded_encoder.logit_scale * features @ text.T) < LOGIT_TOLERANCE
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.parity import Recording, facts, padded_labels
+from tests.support.parity import facts, padded_labels
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
 from zs3.learning.matching import assign, match_costs
 from zs3.learning.targets import Targets, count_masks, resize_targets, targets_from_labels
@@ -222,19 +222,24 @@ def test_targets_of_another_batch_are_refused() -> None:
         )
 
 
-def test_recorded_losses_are_reproduced_layer_by_layer() -> None:
-    recording, expected = Recording("training"), facts("training")
+@pytest.mark.parametrize(
+    ("recordings", "case"),
+    [("small", "two"), ("full", "two"), ("full", "three_with_empty")],
+    indirect=["recordings"],
+)
+def test_recorded_losses_are_reproduced_layer_by_layer(recordings, case: str) -> None:
+    recording, expected = recordings("training"), facts("training")
     targets = [
         targets_from_labels(padded_labels(recording[f"label{image}"]), range(15))
-        for image in expected["cases"]["two"]
+        for image in expected["cases"][case]
     ]
     classes, masks = (
-        [torch.from_numpy(recording[f"two/{layer}/pred_{kind}"]) for layer in ("aux0", "aux1", "last")]
+        [torch.from_numpy(recording[f"{case}/{layer}/pred_{kind}"]) for layer in ("aux0", "aux1", "last")]
         for kind in ("logits", "masks")
     )
     settings = LossSettings(void_is_negative=True)
     losses = segmentation_losses(classes, masks, targets, settings, num_masks=count_masks(targets))
     # Two independent implementations agreed to 2e-6; measured here 3e-7.
-    recorded = expected["losses_unweighted"]["two"]
+    recorded = expected["losses_unweighted"][case]
     assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(recorded, rel=2e-6)
-    assert float(total_loss(losses, settings)) == pytest.approx(expected["losses"]["two"]["total"], rel=2e-6)
+    assert float(total_loss(losses, settings)) == pytest.approx(expected["losses"][case]["total"], rel=2e-6)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.parity import TINY, Recording, facts, padded_labels, released_state
+from tests.support.parity import SMALL, TINY, Recording, facts, padded_labels, released_state
 from zs3.convert.zegformer import LOGIT_SCALE
 from zs3.convert.zegformer_names import from_released, our_name
 from zs3.learning.losses import LossSettings, segmentation_losses, total_loss
@@ -25,8 +25,8 @@ from zs3.learning.schedule import ScheduleSettings, learning_rate_factor
 from zs3.learning.targets import Targets, count_masks, resize_targets, targets_from_labels
 from zs3.nets.zegformer import ZegFormer, class_logits
 
-RECORDING, FACTS = Recording("training"), facts("training")
-BANK = torch.from_numpy(Recording("network")["text/test"][:15])  # the seen classes come first
+FACTS = facts("training")
+BANK = torch.from_numpy(SMALL("network")["text/test"][:15])  # the seen classes come first
 UNDROPPED = replace(TINY, dropout=0.0)
 PUBLISHED = LossSettings(void_is_negative=True)
 
@@ -124,15 +124,15 @@ def network() -> ZegFormer:
     return network.train()
 
 
-def batch_of(numbers: Sequence[int]) -> tuple[torch.Tensor, list[Targets]]:
+def batch_of(recording: Recording, numbers: Sequence[int]) -> tuple[torch.Tensor, list[Targets]]:
     """Recorded pictures, normalised and padded to 160 x 160, and their targets."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (TINY.image_mean, TINY.image_std))
     images = torch.zeros(len(numbers), 3, 160, 160)
     for place, number in enumerate(numbers):
-        pixels = (torch.from_numpy(RECORDING[f"image{number}"]).permute(2, 0, 1).float() - mean) / std
+        pixels = (torch.from_numpy(recording[f"image{number}"]).permute(2, 0, 1).float() - mean) / std
         images[place, :, : pixels.shape[1], : pixels.shape[2]] = pixels
     return images, [
-        targets_from_labels(padded_labels(RECORDING[f"label{number}"]), range(15)) for number in numbers
+        targets_from_labels(padded_labels(recording[f"label{number}"]), range(15)) for number in numbers
     ]
 
 
@@ -170,20 +170,21 @@ def test_groups_of_the_network_equal_the_recorded_ones(network: ZegFormer) -> No
 
 @pytest.mark.parametrize("case", ["two", "three_with_empty"])
 def test_assignments_losses_and_gradients_of_the_network_equal_the_recorded_ones(
-    network: ZegFormer, case: str
+    network: ZegFormer, recordings, case: str
 ) -> None:
-    images, targets = batch_of(FACTS["cases"][case])
+    recording = recordings("training")
+    images, targets = batch_of(recording, FACTS["cases"][case])
     for layer, output in zip(("aux0", "aux1", "last"), network(images, all_layers=True)):
         logits = class_logits(output, BANK, TINY.temperature).detach()
         masks = output.mask_logits_BQhw.detach()
         # Logits of up to 100, masks of up to 40: measured 1.3e-4 and 7e-4 between independent implementations.
-        assert RECORDING.worst(f"{case}/{layer}/pred_logits", logits) < 1e-3
-        assert RECORDING.worst(f"{case}/{layer}/pred_masks", masks) < 2e-3
+        assert recording.worst(f"{case}/{layer}/pred_logits", logits) < 1e-3
+        assert recording.worst(f"{case}/{layer}/pred_masks", masks) < 2e-3
         for image, target in enumerate(targets):
             small = resize_targets(target, 40, 40)
             costs = match_costs(logits[image], masks[image], small, void_is_negative=True).total()
             matched = np.stack(assign(costs.numpy()))
-            assert np.array_equal(matched, RECORDING[f"{case}/{layer}/match{image}"])
+            assert np.array_equal(matched, recording[f"{case}/{layer}/match{image}"])
     losses = losses_of(network, images, targets)
     # Of the network's own predictions; test_losses compares those of the recorded ones to 2e-6.
     recorded = FACTS["losses_unweighted"][case]
@@ -201,16 +202,17 @@ def test_assignments_losses_and_gradients_of_the_network_equal_the_recorded_ones
         # Measured 1e-5 relative. One of them is 0 but for rounding (2e-4): the first layer attends to targets of zeros.
         # A loss term of one layer left out moves most of them by 1e-2 and more.
         assert float(gradients[path].norm()) == pytest.approx(norm, rel=1e-4, abs=1e-3), path
-    for name in RECORDING:
+    for name in recording:
         if name.startswith(f"{case}/grad/"):
             path = str(our_name(name.removeprefix(f"{case}/grad/")))
             # Measured 7e-6 of the largest entry.
             largest = float(gradients[path].abs().max())
-            assert RECORDING.worst(name, as_recorded(name, gradients[path])) < 1e-4 * largest, path
+            assert recording.worst(name, as_recorded(name, gradients[path])) < 1e-4 * largest, path
 
 
-def test_five_training_steps_equal_the_recorded_ones(network: ZegFormer) -> None:
-    images, targets = batch_of([0, 1])
+def test_five_training_steps_equal_the_recorded_ones(network: ZegFormer, recordings) -> None:
+    recording = recordings("training")
+    images, targets = batch_of(recording, [0, 1])
     settings = OptimizerSettings()
     optimizer = adamw(network, settings)
     for step, expected in enumerate(FACTS["steps"]):
@@ -231,10 +233,10 @@ def test_five_training_steps_equal_the_recorded_ones(network: ZegFormer) -> None
         optimizer.step()
     parameters = dict(network.named_parameters())
     norms = {str(our_name(name)): norm for name, norm in FACTS["after5_param_norm"].items()}
-    recorded = {str(our_name(name[7:])): name for name in RECORDING if name.startswith("after5/")}
+    recorded = {str(our_name(name[7:])): name for name in recording if name.startswith("after5/")}
     for path, parameter in parameters.items():
         assert float(parameter.detach().norm()) == pytest.approx(norms[path], rel=1e-5, abs=1e-6), path
     for path in recorded.keys() & parameters.keys():
         # Measured 2.4e-7 absolute; the steps move a weight by up to 4e-4.
         name = recorded[path]
-        assert RECORDING.worst(name, as_recorded(name, parameters[path].detach())) < 5e-6, path
+        assert recording.worst(name, as_recorded(name, parameters[path].detach())) < 5e-6, path

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
-from tests.support.parity import TINY, Recording, facts, released_state
+from tests.support.parity import TINY, facts, released_state
 from zs3.config import SegmentSettings
 from zs3.convert.zegformer_names import from_released, our_name
 from zs3.nets.zegformer import ModelConfig, ZegFormer, class_logits
 from zs3.segmentation.segmenter import normalise_and_pad, resize
-
-RECORDING = Recording("network")
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +18,21 @@ def network():
 
 
 @pytest.mark.parametrize(("image", "short_side_px"), [("img0", 128), ("img2", 128), ("img3", 64)])
-def test_every_stage_of_the_network_equals_the_recorded_stage(network, image, short_side_px):
-    bank = torch.from_numpy(RECORDING["text/test"])
+def test_every_stage_of_the_network_equals_the_recorded_stage(network, recordings, image, short_side_px):
+    recording = recordings("network")
+    bank = torch.from_numpy(recording["text/test"])
     settings = SegmentSettings(short_side_px=short_side_px, max_side_px=512)
 
     def worst(key, ours):
-        return RECORDING.worst(f"{image}/{key}", ours[0])
+        return recording.worst(f"{image}/{key}", ours[0])
 
     def recorded(key):
-        return f"{image}/{key}" in RECORDING
+        return f"{image}/{key}" in recording
 
     with torch.no_grad():
-        resized = resize(RECORDING[f"{image}/image"], settings)
+        resized = resize(recording[f"{image}/image"], settings)
         x = normalise_and_pad(resized, TINY.image_mean, TINY.image_std, TINY.size_divisibility)[None]
-        assert x.shape[-2:] == tuple(RECORDING[f"{image}/padded_hw"])
+        assert x.shape[-2:] == tuple(recording[f"{image}/padded_hw"])
         maps = network.backbone(x)
         # Frozen batch norm folds its factors in another order: 1e-5 on values up to 10. A wrong stride moves units.
         for level, features in enumerate(maps if recorded("feat_res2") else (), start=2):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.parity import TINY, Recording, released_state
+from tests.support.parity import SMALL, TINY, released_state
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import semantic_map
 from zs3.config import NamingSettings, SegmentSettings
@@ -18,8 +18,8 @@ from zs3.segmentation.segmenter import Segmenter, max_shares, normalise_and_pad,
 CPU = torch.device("cpu")
 
 
-RECORDING = Recording("network")
-BANK = torch.from_numpy(RECORDING["text/test"])
+PICTURE = SMALL("network")["img3/image"]
+BANK = torch.from_numpy(SMALL("network")["text/test"])
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +33,28 @@ def settings(short_side_px):
     return SegmentSettings(short_side_px=short_side_px, max_side_px=512)
 
 
-def test_a_picture_ends_in_the_recorded_label_map(published):
-    network, encoder = published
-    segments = Segmenter(network, encoder, settings(64), device=CPU).segment([RECORDING["img3/image"]])[0]
-    assert segments.padded_hw == tuple(RECORDING["img3/padded_hw"])
+def test_a_picture_ends_in_the_recorded_label_map(published, recordings):
+    (network, encoder), recording = published, recordings("network")
+    segments = Segmenter(network, encoder, settings(64), device=CPU).segment([recording["img3/image"]])[0]
+    assert segments.padded_hw == tuple(recording["img3/padded_hw"])
     # Noise of the published code itself on this picture is 2.5e-4 on logits of ±40; no mask flips below 2e-3.
-    assert RECORDING.worst("img3/pred_masks", segments.mask_logits_Khw) < 1e-3
+    assert recording.worst("img3/pred_masks", segments.mask_logits_Khw) < 1e-3
     # Unit vectors of 512 numbers: measured 2e-7; another crop moves 1e-3.
-    assert RECORDING.worst("img3/clip_image_feat", segments.image_embeddings_KE) < 1e-5
+    assert recording.worst("img3/clip_image_feat", segments.image_embeddings_KE) < 1e-5
     seen = torch.arange(20) < 15
     naming = NamingSettings(calibration=0.1)
     scores = class_scores(
         segments,
-        BANK,
-        torch.from_numpy(RECORDING["text/test_clip"]),
+        torch.from_numpy(recording["text/test"]),
+        torch.from_numpy(recording["text/test_clip"]),
         seen,
         naming,
         query_logit_scale=1 / TINY.temperature,
         image_logit_scale=encoder.logit_scale,
     )
-    assert RECORDING.worst("img3/mask_cls", scores) < 1e-5
+    assert recording.worst("img3/mask_cls", scores) < 1e-5
     labels, _ = semantic_map(segments, scores, seen, naming)
-    assert int((labels.numpy() != RECORDING["img3/argmax"]).sum()) <= 2
+    assert int((labels.numpy() != recording["img3/argmax"]).sum()) <= 2
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_a_picture_ends_in_the_recorded_label_map(published):
     [("network", "img0/", "", 128), ("network", "img2/", "", 128), ("network", "img3/", "", 64),
      ("handmade", "", "0", 128), ("handmade", "", "1", 128)],
 )  # fmt: skip
-def test_resizing_and_padding_are_bit_exact(name, record, number, short_side_px):
-    recording = Recording(name)
+def test_resizing_and_padding_are_bit_exact(recordings, name, record, number, short_side_px):
+    recording = recordings(name)
     resized = resize(recording[f"{record}image{number}"], settings(short_side_px))
-    assert recording.equals(f"{record}image_resized{number}", resized.numpy().astype(np.uint8))
+    assert recording.equals(f"{record}image_resized{number}", resized.numpy())
     if not number:  # the two handmade ones are padded to the larger one
         padded = normalise_and_pad(resized, TINY.image_mean, TINY.image_std, TINY.size_divisibility)
         assert padded.shape[1:] == tuple(recording[f"{record}padded_hw"])
@@ -112,11 +112,10 @@ def test_an_image_branch_without_an_encoder_is_refused(published):
 
 def test_the_whole_picture_has_its_share_in_the_embedding_of_every_segment(published):
     network, encoder = published
-    picture = RECORDING["img3/image"]
-    alone = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
+    alone = Segmenter(network, encoder, settings(64), device=CPU).segment([PICTURE])[0]
     surrounded = replace(settings(64), picture_share=0.25)
-    with_picture = Segmenter(network, encoder, surrounded, device=CPU).segment([picture])[0]
-    resized = resize(picture, surrounded)
+    with_picture = Segmenter(network, encoder, surrounded, device=CPU).segment([PICTURE])[0]
+    resized = resize(PICTURE, surrounded)
     image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, 1)
     whole = encoder.encode_images(picture_crop(image, encoder.image_size_px)[None])
     expected = torch.nn.functional.normalize(0.75 * alone.image_embeddings_KE + 0.25 * whole, dim=1)
@@ -134,10 +133,9 @@ def test_a_segment_counts_by_its_largest_share_of_any_pixel():
 
 def test_dropping_segments_keeps_the_others_as_they_were(published):
     network, encoder = published
-    picture = RECORDING["img3/image"]
-    every = Segmenter(network, encoder, settings(64), device=CPU).segment([picture])[0]
+    every = Segmenter(network, encoder, settings(64), device=CPU).segment([PICTURE])[0]
     some = replace(settings(64), min_share=0.2)
-    kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=BANK[:15]).segment([picture])[0]
+    kept = Segmenter(network, encoder, some, device=CPU, seen_bank_CD=BANK[:15]).segment([PICTURE])[0]
     assert 0 < len(kept.no_object_logits_K) < len(every.no_object_logits_K)
     places = [int((every.no_object_logits_K == void).nonzero()[0]) for void in kept.no_object_logits_K]
     assert torch.equal(every.mask_logits_Khw[places], kept.mask_logits_Khw)

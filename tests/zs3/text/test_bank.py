@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.parity import Recording, facts
+from tests.support.parity import facts
 from zs3.text.bank import TextBank, phrases_of, prompt_templates, prompts, template_sets, text_bank
 from zs3.text.stored_banks import stored_bank
 from zs3.vocabulary import ClassEntry
 
 # Measured worst case 3e-7 against the recorded features of the published code, float32 on both sides.
 FEATURE_TOLERANCE = 2e-6
-RECORDING, FACTS = Recording("text"), facts("text")
+FACTS = facts("text")
 
 
 class LetterEncoder:
@@ -47,28 +47,30 @@ def test_an_unknown_template_set_is_refused_and_the_known_ones_named() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["voc", "coco", "ade847"])
-def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, recorded_encoder) -> None:
+def test_prompts_and_tokens_equal_the_recorded_ones(dataset: str, recordings, recorded_encoder) -> None:
     names = FACTS["class_names"][dataset]
     three = [prompt_templates(name)[0] for name in ("single", "imagenet_select", "imagenet_select_clip")]
     made = [p for entry in entries(*names) for p in prompts(phrases_of(entry, synonyms=True), three)]
     assert hashlib.sha256("\n".join(made).encode()).hexdigest() == FACTS["prompts"][dataset]
     tokens = recorded_encoder.tokenizer(made).numpy()
-    assert np.array_equal(tokens[:, :40], RECORDING[f"tokens/{dataset}/tokens"])
+    assert np.array_equal(tokens[:, :40], recordings("text")[f"tokens/{dataset}/tokens"])
     assert not tokens[:, 40:].any()
 
 
 @pytest.mark.parametrize("kind", ["single", "imagenet_select", "imagenet", "imagenet_select_clip"])
-def test_text_features_with_synonyms_equal_the_recorded_ones(kind: str, recorded_encoder) -> None:
-    names = [str(name) for name in RECORDING["synonyms/names"]]
+def test_text_features_with_synonyms_equal_the_recorded_ones(kind: str, recordings, recorded_encoder) -> None:
+    names = [str(name) for name in recordings("text")["synonyms/names"]]
     bank = text_bank(
         entries(*names), recorded_encoder, templates=kind, seen=[True] * len(names), synonyms=True
     )
     key = "clip_image_branch" if kind == "imagenet_select_clip" else kind
-    assert RECORDING.worst(f"synonyms/{key}", bank.embeddings) < FEATURE_TOLERANCE
+    assert recordings("text").worst(f"synonyms/{key}", bank.embeddings) < FEATURE_TOLERANCE
 
 
 @pytest.mark.parametrize("kind", ["single", "imagenet_select", "imagenet"])
-def test_text_features_of_the_voc_classes_equal_the_recorded_ones(kind: str, recorded_encoder) -> None:
+def test_text_features_of_the_voc_classes_equal_the_recorded_ones(
+    kind: str, recordings, recorded_encoder
+) -> None:
     for key, names in (("train", FACTS["train_class_names"]), ("test", FACTS["test_class_names"])):
         for suffix, templates_of_branch in (("", kind), ("_clip", "imagenet_select_clip")):
             bank = text_bank(
@@ -78,7 +80,7 @@ def test_text_features_of_the_voc_classes_equal_the_recorded_ones(kind: str, rec
                 seen=[True] * len(names),
                 synonyms=True,
             )
-            assert RECORDING.worst(f"{kind}/{key}{suffix}", bank.embeddings) < FEATURE_TOLERANCE
+            assert recordings("text").worst(f"{kind}/{key}{suffix}", bank.embeddings) < FEATURE_TOLERANCE
 
 
 def test_synonyms_take_part_only_when_asked() -> None:
