@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 import re
 import struct
@@ -14,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -28,11 +29,16 @@ from torch import Tensor
 WRAPPERS = ("model", "state_dict")
 """Keys under which checkpoints keep their state dict (detectron2; open_clip and timm)."""
 
+MAX_EXPANSION = 50
+"""Upper bound on how much an .npz grows beyond 16 MiB when it is unpacked; weights shrink by a tenth."""
+
 # What the unpickler of torch raises on damaged bytes, and the zip reader on half a file.
 _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError,
     AssertionError, OverflowError, struct.error, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
+
+_BYTEARRAY8 = pickle.BYTEARRAY8[0]
 
 # What an array needs to be unpickled, under the names of numpy 1 and 2.
 _ARRAY_CLASSES = {
@@ -96,7 +102,8 @@ def read_matrix(path: Path) -> NDArray[np.floating]:
         ValueError: the file is damaged, or holds anything but a matrix of floats.
     """
     try:
-        matrix = np.load(path, allow_pickle=False)
+        # Mapped first, which compares the claimed size with that of the file before memory is taken.
+        matrix = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise ValueError(
             f"{path} does not load as a .npy matrix: {error}; save it with numpy.save"
@@ -156,15 +163,38 @@ def refuse_not_finite(state: Mapping[str, Tensor], origin: str) -> None:
             )
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and numpy arrays, as in detectron2's model zoo, and refuses all others."""
+class _ArrayUnpickler(pickle._Unpickler):  # the one in C takes memory for the numbers of its memo
+    """Reads pickles of plain values and numpy arrays, as in detectron2's model zoo, and refuses all others.
+
+    No opcode and no call takes more memory than the file has bytes.
+    """
+
+    dispatch: ClassVar = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if code != _BYTEARRAY8
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):  # how Python 2's protocol keeps bytes
             return _latin1
         if (module, name) not in _ARRAY_CLASSES:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return super().find_class(module, name)
+        if name == "ndarray":
+            return None  # only named as the kind of array, and never called
+        return super().find_class(module, name) if name == "dtype" else globals()[name]
+
+
+def _reconstruct(_: None, shape: tuple[int, ...], code: bytes) -> NDArray[Any]:
+    """An empty array whose content follows in the pickle."""
+    if tuple(shape) != (0,):
+        raise pickle.UnpicklingError(f"an array of shape {shape} without content")
+    return np.ndarray((0,), np.int8)
+
+
+def scalar(kind: np.dtype[Any], content: bytes) -> Any:
+    """A number as numpy pickles it."""
+    if kind.hasobject or len(content) != kind.itemsize:
+        raise pickle.UnpicklingError("a number of another length")
+    return np.frombuffer(content, kind)[0]
 
 
 def _latin1(text: str, encoding: str) -> bytes:
@@ -192,10 +222,32 @@ def _content(file: str | bytes, suffix: str) -> Any:
         warnings.simplefilter("ignore")  # about the kind of file, which the error reports
         if suffix == ".npz":
             with np.load(stream, allow_pickle=False) as arrays:
+                _refuse_claims(arrays.zip)
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         if suffix == ".pkl":
-            return _ArrayUnpickler(stream, encoding="latin1").load()
+            return _ArrayUnpickler(io.BytesIO(stream.read()), encoding="latin1").load()
         return torch.load(stream, map_location="cpu", weights_only=True)
+
+
+def _refuse_claims(archive: zipfile.ZipFile) -> None:
+    """Raise if the arrays of an .npz claim other sizes than they have, or far more than its bytes can be worth."""
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, kind = header(file)
+            if not kind.hasobject and file.tell() + math.prod(shape) * kind.itemsize != entry.file_size:
+                raise ValueError(
+                    f"{entry.filename} claims the shape {shape}, and has {entry.file_size} bytes"
+                )
+    size = sum(entry.file_size for entry in archive.infolist())
+    packed = sum(entry.compress_size for entry in archive.infolist())
+    if size > MAX_EXPANSION * packed + (16 << 20):
+        raise ValueError(f"its {packed} bytes become {size}, more than {MAX_EXPANSION} times as many")
 
 
 def _tensor(value: Any) -> Any:

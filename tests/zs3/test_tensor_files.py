@@ -1,6 +1,9 @@
 """Files of tensors that others wrote are read without running anything, or refused in one line."""
 
+import io
 import pickle
+import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from zs3.tensor_files import read_tensors, refuse_misfits
+from zs3.tensor_files import read_matrix, read_tensors, refuse_misfits
 
 
 class Touch:
@@ -166,3 +169,51 @@ def test_every_kind_of_misfit_is_counted_and_named():
         "(a is 2 instead of 3); is it of another model?"
     )
     refuse_misfits({"a": torch.ones(2)}, {"a": (2,)}, "some.pth")
+
+
+def most_memory_of(action) -> int:
+    """Kilobytes by which the process's peak grows."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    action()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"cnumpy\nndarray\n((I500000000\nttR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I2000000000\ntS'b'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'V2000000000'\ntRS''\ntR.",
+        b"\x80\x05}r\xff\xff\xff\x0f.",
+        b"\x80\x05\x96\x00\x94\x35\x77\x00\x00\x00\x00.",
+        b"\x80\x05\x8e\x00\x94\x35\x77\x00\x00\x00\x00.",
+    ],
+)
+def test_a_pickle_takes_no_memory_for_what_it_claims(tmp_path, content):
+    (tmp_path / "some.pkl").write_bytes(content)
+
+    def read() -> None:
+        with pytest.raises(ValueError, match=r"some\.pkl"):
+            read_tensors(str(tmp_path / "some.pkl"))
+
+    assert most_memory_of(read) < 100_000
+
+
+def test_an_npz_takes_no_memory_for_what_it_claims(tmp_path):
+    file = tmp_path / "some.npz"
+    np.savez_compressed(file, a=np.zeros(30_000_000, np.uint8))
+    with pytest.raises(ValueError, match=r"some\.npz .* more than 50 times as many"):
+        read_tensors(str(file))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9,)})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", header.getvalue() + b"0000")
+
+    def read() -> None:
+        with pytest.raises(ValueError, match=r"claims the shape \(1000000000,\)"):
+            read_tensors(str(file))
+
+    assert most_memory_of(read) < 100_000
+    (tmp_path / "some.npy").write_bytes(header.getvalue() + b"0000")
+    with pytest.raises(ValueError, match=r"some\.npy does not load"):
+        read_matrix(tmp_path / "some.npy")

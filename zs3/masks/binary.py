@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +46,15 @@ def unpack_masks(data: bytes, height: int, width: int) -> Masks:
     start = 4 * (1 + count)
     if start + sum(lengths) != len(data):
         raise ValueError(f"expected {start + sum(lengths)} bytes, found {len(data)}")
+    if count * height * width > MAX_CELLS:
+        raise ValueError(f"{count} masks of {height} x {width} are more than {MAX_CELLS} pixels")
+    ends = start + np.cumsum(lengths, dtype=np.int64)
+    runs = [run_lengths(data[end - length : end]) for end, length in zip(ends.tolist(), lengths)]
+    for numbers in runs:  # before memory is taken for what the bytes claim
+        _refuse_other_size(numbers, height, width)
     masks_KHW = np.empty((count, height, width), np.int8)
-    for mask_HW, length in zip(masks_KHW, lengths, strict=True):
-        inside_HW = mask_of_runs(run_lengths(data[start : start + length]), height, width)
-        np.copyto(mask_HW, np.where(inside_HW, INSIDE, -INSIDE))
-        start += length
+    for mask_HW, numbers in zip(masks_KHW, runs, strict=True):
+        np.copyto(mask_HW, np.where(mask_of_runs(numbers, height, width), INSIDE, -INSIDE))
     return masks_KHW
 
 
@@ -99,6 +104,12 @@ def mask_of_runs(lengths: Sequence[int] | NDArray[np.int64], height: int, width:
         ValueError: they are not whole numbers that add up to the pixels of the picture.
     """
     runs = np.asarray(lengths)
+    _refuse_other_size(runs, height, width)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(width, height).T
+
+
+def _refuse_other_size(runs: NDArray[Any], height: int, width: int) -> None:
     if runs.ndim != 1 or (runs.size and (runs.dtype.kind not in "iu" or runs.min() < 0)):
         raise ValueError("run lengths have to be whole numbers that are not negative")
     pixels = height * width
@@ -106,5 +117,3 @@ def mask_of_runs(lengths: Sequence[int] | NDArray[np.int64], height: int, width:
         raise ValueError(
             f"run lengths do not add up to the {pixels} pixels of a picture of {height} x {width}"
         )
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return inside.reshape(width, height).T

@@ -68,13 +68,17 @@ def decode_low_rank(data: bytes, shape_Khw: tuple[int, int, int]) -> NDArray[np.
     count, height, width = shape_Khw
     number, step = _HEAD.unpack_from(data)
     start = _HEAD.size + 4 * count * number
+    if number > count or start + number * _COMPONENT.size > len(data):
+        raise ValueError(f"{number} components of {count} masks do not fit into {len(data)} bytes")
+    if not number:
+        return np.zeros(shape_Khw, np.float32)
     mixing_KR = np.frombuffer(data, "<f4", count * number, _HEAD.size).reshape(count, number)
-    components_Rhw = np.empty((number, height, width), np.float32)
-    for component in components_Rhw:
+    components = []  # memory follows the pictures that are there
+    for _ in range(number):
         low, length = _COMPONENT.unpack_from(data, start)
         start += _COMPONENT.size + length
-        # copyto refuses a component of another size.
-        np.copyto(component, (_picture(data[start - length : start]) + low) * np.float32(step))
+        components.append((_picture(data[start - length : start], (width, height)) + low) * np.float32(step))
+    components_Rhw = np.stack(components)
     if start != len(data):
         raise ValueError(f"expected {start} bytes, found {len(data)}")
     return (mixing_KR @ components_Rhw.reshape(number, height * width)).reshape(shape_Khw)
@@ -89,7 +93,9 @@ def _webp(component_hw: NDArray[np.uint16]) -> bytes:
     return file.getvalue()
 
 
-def _picture(data: bytes) -> NDArray[np.int32]:
+def _picture(data: bytes, size_wh: tuple[int, int]) -> NDArray[np.int32]:
     with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+        if image.size != size_wh:
+            raise ValueError(f"a component has {image.size} cells (width, height), expected {size_wh}")
         pixels = np.asarray(image.convert("RGB")).astype(np.int32)
     return pixels[..., 1] | pixels[..., 2] << 8

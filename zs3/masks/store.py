@@ -10,6 +10,7 @@ stay readable.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from zs3.masks.binary import decode_binary, encode_binary
+from zs3.masks.binary import MAX_CELLS, decode_binary, encode_binary
 from zs3.masks.compact import decode_low_rank, encode_low_rank
 
 LOSSLESS, COMPACT, BINARY = "lossless", "compact", "hard"
@@ -73,6 +74,12 @@ def decode_masks(
         ValueError: there is no such store, or the bytes are not masks of this shape.
     """
     count, height, width = shape_Khw
+    max_cells = MAX_CELLS if store == BINARY else MAX_CELLS // 4  # a gigabyte of int8 or of float32
+    if count * height * width > max_cells:
+        raise ValueError(
+            f"masks of {len(data)} bytes claim {count} x {height} x {width} cells, more than {max_cells}; is the "
+            "segments table damaged?"
+        )
     rows, columns = _picture_cells((height, width), padded_hw, resized_hw)
     decode = _any_store(store).decode
     try:
@@ -117,9 +124,22 @@ def unpack(data: bytes, shape: tuple[int, ...], kind: type[np.generic]) -> NDArr
         OSError, ValueError: the bytes are not such numbers.
     """
     size = np.dtype(kind).itemsize
-    length = int(np.prod(shape)) * size
+    length = math.prod(shape) * size
+    if (stored := _zstd_length(data)) != length:
+        raise ValueError(f"they hold {stored} bytes, expected {length}")
     shuffled = np.frombuffer(pa.Codec("zstd").decompress(data, length, asbytes=True), dtype=np.uint8)
     return np.ascontiguousarray(shuffled.reshape(size, -1).T).view(kind).reshape(shape)
+
+
+def _zstd_length(data: bytes) -> int:
+    """The length that the header of a zstd frame gives for its content (RFC 8878, section 3.1.1.1)."""
+    if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
+        raise ValueError("they are no zstd frame")
+    flags = data[4]
+    single = flags >> 5 & 1
+    width = (single, 2, 4, 8)[flags >> 6]
+    start = 6 - single + (0, 1, 2, 4)[flags & 3]
+    return int.from_bytes(data[start : start + width], "little") + (256 if width == 2 else 0)
 
 
 def _picture_cells(

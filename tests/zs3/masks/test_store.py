@@ -1,5 +1,7 @@
 """Masks come back from disk: bit for bit, or close enough; and what is damaged is refused."""
 
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -76,3 +78,21 @@ def test_what_is_no_mask_or_store_is_named():
         mask_store("best")
     with pytest.raises(ValueError, match="not finite; is the checkpoint sound"):
         encode_masks(np.full((1, 16, 24), np.nan, np.float32), PADDED, RESIZED, "compact")
+
+
+@pytest.mark.parametrize("store", ["compact", "lossless", "hard"])
+@pytest.mark.parametrize(
+    "data", [b"\0" * 6, b"\xff\xff\0\0\x80\x3f", b"\x01\0\0\0\x01\0\0\x0000", b"\x28\xb5\x2f\xfd\x20\x08\0"]
+)
+@pytest.mark.parametrize("shape", [(100, 4096, 4096), (15, 4096, 4096)])
+def test_a_few_bytes_take_no_memory_for_the_masks_that_they_claim(store, data, shape):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        masks = decode_masks(data, shape, (16384, 16384), (16384, 16384), store)
+    except ValueError as error:
+        assert "is the segments table damaged?" in str(error)
+    else:
+        assert data == b"\0" * 6 and store == "compact" and masks.shape == shape, (
+            "no component: all logits are 0"
+        )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
