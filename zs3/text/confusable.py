@@ -11,9 +11,8 @@ logit scale times (1 - cosine), so the same cosine separates two names in CLIP (
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +36,10 @@ MIN_COSINE = 0.8
 MAX_WARNINGS = 5
 """Pairs that get a line of their own."""
 
-_ROWS_AT_ONCE = 512
+MAX_PAIRS = 1000
+"""The nearest pairs that are kept; a list of 20,000 names that are all alike has 200 million."""
+
+_ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class ClosePair:
 
 
 def close_pairs(entries: Sequence[ClassEntry], banks: Sequence[BranchBank]) -> list[ClosePair]:
-    """The pairs of classes that share a name, or are close in a branch; highest cosine first.
+    """The pairs of classes that share a name, or are close in a branch; highest cosine first, at most `MAX_PAIRS`.
 
     Args:
         entries: the classes, in the order of the banks' rows.
@@ -86,47 +88,62 @@ def close_pairs(entries: Sequence[ClassEntry], banks: Sequence[BranchBank]) -> l
     Raises:
         ValueError: two classes have the same embedding in every branch.
     """
-    shared = _shared_names(entries)
+    names = [_names(entry) for entry in entries]
+    owners: dict[str, list[int]] = defaultdict(list)
+    for index, own in enumerate(names):
+        for name in own:
+            owners[name].append(index)
     units = {bank.branch: _unit_rows(bank.bank) for bank in banks}
-    indexes = set(shared)
-    for bank in banks:
-        indexes.update(_pairs_from(bank.close_cosine, units[bank.branch]))
-    pairs = [
+    nearest = np.zeros((0, 3))  # cosine, first and second index of the nearest pairs so far
+    identical, example = 0, (0, 0)
+    for start in range(0, len(entries), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(entries))
+        cosines = [units[bank.branch][start:stop] @ units[bank.branch].T for bank in banks]
+        later = np.arange(len(entries)) > np.arange(start, stop)[:, None]
+        close = np.zeros(later.shape, bool)
+        for bank, values in zip(banks, cosines):
+            close |= values >= bank.close_cosine
+        for row, own in enumerate(names[start:stop]):
+            for name in own:
+                close[row, owners[name]] = True
+        close &= later
+        same = close & (np.minimum.reduce(cosines) >= IDENTICAL)
+        if not identical and same.any():
+            row, column = np.argwhere(same)[0].tolist()
+            example = (start + row, column)
+        identical += int(same.sum())
+        rows, columns = np.nonzero(close)
+        keys = np.maximum.reduce(cosines)[rows, columns]
+        nearest = np.concatenate((nearest, np.stack((keys, rows + start, columns), axis=1)))
+        nearest = nearest[np.lexsort((nearest[:, 2], nearest[:, 1], -nearest[:, 0]))][:MAX_PAIRS]
+    if identical:
+        _refuse_identical(entries[example[0]].name, entries[example[1]].name, identical, list(units))
+    return [
         ClosePair(
             first=entries[i].name,
             second=entries[j].name,
             cosines={branch: float(rows[i] @ rows[j]) for branch, rows in units.items()},
-            shared=shared.get((i, j), ()),
+            shared=tuple(name for name in names[i] if name in names[j]),
         )
-        for i, j in sorted(indexes)
+        for i, j in nearest[:, 1:].astype(int).tolist()
     ]
-    _refuse_identical([pair for pair in pairs if min(pair.cosines.values()) >= IDENTICAL])
-    return sorted(pairs, key=lambda pair: -max(pair.cosines.values()))
 
 
 def confusable_warnings(pairs: Sequence[ClosePair]) -> list[str]:
     """One line for each of the closest pairs, and one that counts the others."""
     lines = [str(pair) for pair in pairs[:MAX_WARNINGS]]
     if len(pairs) > MAX_WARNINGS:
-        count = len(pairs) - MAX_WARNINGS
+        count = f"{'at least ' if len(pairs) == MAX_PAIRS else ''}{len(pairs) - MAX_WARNINGS}"
         lines.append(
             f"{count} more pairs of classes are hard to tell apart; label or name with --dry-run --json lists them"
         )
     return lines
 
 
-def _shared_names(entries: Sequence[ClassEntry]) -> dict[tuple[int, int], tuple[str, ...]]:
-    """(index, index) → the names that both classes have."""
-    owners: dict[str, list[int]] = defaultdict(list)
-    for index, entry in enumerate(entries):
-        own = [normalised(phrase) for phrase in phrases_of(entry, synonyms=True)]
-        for name in dict.fromkeys([*own, concept(entry.name)]):
-            owners[name].append(index)
-    shared: dict[tuple[int, int], tuple[str, ...]] = defaultdict(tuple)
-    for name, indexes in owners.items():
-        for pair in combinations(indexes, 2):
-            shared[pair] += (name,)
-    return dict(shared)
+def _names(entry: ClassEntry) -> tuple[str, ...]:
+    """The names of a class: its own, its synonyms, and their common concept among the shipped groups."""
+    own = [normalised(phrase) for phrase in phrases_of(entry, synonyms=True)]
+    return tuple(dict.fromkeys([*own, concept(entry.name)]))
 
 
 def _unit_rows(bank: TextBank) -> NDArray[np.float64]:
@@ -135,22 +152,10 @@ def _unit_rows(bank: TextBank) -> NDArray[np.float64]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _pairs_from(min_cosine: float, rows_CD: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """(index, index) of the rows with at least this cosine, computed in blocks of rows."""
-    for start in range(0, len(rows_CD), _ROWS_AT_ONCE):
-        cosines = rows_CD[start : start + _ROWS_AT_ONCE] @ rows_CD.T
-        for i, j in zip(*np.nonzero(cosines >= min_cosine)):
-            if start + i < j:
-                yield int(start + i), int(j)
-
-
-def _refuse_identical(pairs: Sequence[ClosePair]) -> None:
-    if not pairs:
-        return
-    first, second = pairs[0].first, pairs[0].second
-    more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
-    branches = " and ".join(f"{branch} bank" for branch in pairs[0].cosines)
+def _refuse_identical(first: str, second: str, count: int, branches: Sequence[str]) -> None:
+    more = f" (and {count - 1} more pairs)" if count > 1 else ""
+    banks = " and ".join(f"{branch} bank" for branch in branches)
     raise ValueError(
-        f"classes {first!r} and {second!r}{more} have the same embedding in the {branches}, so no segment could be "
+        f"classes {first!r} and {second!r}{more} have the same embedding in the {banks}, so no segment could be "
         f"told to be one and not the other; make them one class ({first}: {second}), or rename or remove one"
     )

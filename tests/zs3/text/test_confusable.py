@@ -1,5 +1,6 @@
 """Class lists whose names a model can hardly tell apart: what is warned of, what is refused, and what is neither."""
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,14 @@ from zs3.classification.classifier import SegmentClassifier, branches
 from zs3.config import NamingSettings, TextConfig
 from zs3.encoders import EncoderConfig
 from zs3.text.bank import TextBank
-from zs3.text.confusable import IDENTICAL, MAX_WARNINGS, BranchBank, close_pairs, confusable_warnings
+from zs3.text.confusable import (
+    IDENTICAL,
+    MAX_PAIRS,
+    MAX_WARNINGS,
+    BranchBank,
+    close_pairs,
+    confusable_warnings,
+)
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry, load_vocabulary, parse_class_list
 
@@ -82,6 +90,22 @@ def test_only_the_nearest_few_get_a_line_and_the_rest_are_counted():
     assert len(pairs) == 6 and len(lines) == MAX_WARNINGS + 1
     assert lines[-1].startswith("1 more pairs of classes")
     assert confusable_warnings(pairs[:MAX_WARNINGS]) == lines[:MAX_WARNINGS] and confusable_warnings([]) == []
+
+
+def test_of_many_alike_classes_the_nearest_thousand_are_kept_in_little_memory():
+    angles = np.linspace(0, 0.3, 2000)
+    bank = view(np.stack((np.cos(angles), np.sin(angles)), axis=1), logit_scale=1.0)
+    entries = [ClassEntry(id=number, name=f"name {number}") for number in range(2000)]
+    entries[7], entries[1900] = replace(entries[7], synonyms=("x",)), replace(entries[1900], synonyms=("x",))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"'name 0' and 'name 1' \(and \d+ more pairs\) have the same"):
+        close_pairs(entries, [bank])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000, "kilobytes"
+    spread = view(np.stack((np.cos(angles * 20), np.sin(angles * 20)), axis=1), logit_scale=1.0)
+    pairs = close_pairs(entries, [spread])
+    assert len(pairs) == MAX_PAIRS
+    assert all(int(pair.second[5:]) - int(pair.first[5:]) == 1 for pair in pairs), "neighbours are nearest"
+    assert confusable_warnings(pairs)[-1].startswith("at least 995 more pairs of classes")
 
 
 def test_classes_that_no_branch_can_tell_apart_are_refused_with_the_repair():
