@@ -28,7 +28,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipelines.storage.objects import read_bytes
-from pipelines.tables.delta_reader import provenance_of, table_uri
+from pipelines.tables.delta_reader import delta_uri, provenance_of, table_uri
 from zs3.checkpoint import load_checkpoint
 from zs3.classification.classifier import SegmentClassifier
 from zs3.datasets import open_dataset, read_truth
@@ -62,7 +62,7 @@ def main() -> int:
     """Measure and print one line of JSON per candidate."""
     options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
-    table = DeltaTable(table_uri(options.segments, "segments"))
+    table = DeltaTable(delta_uri(table_uri(options.segments, "segments")))
     rows = table.to_pyarrow_table().slice(0, options.limit)
     dataset = open_dataset(options.dataset, options.root, options.split)
     truths = {ref.id: ref.truth_uri for ref in dataset.refs}

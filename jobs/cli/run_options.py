@@ -24,6 +24,7 @@ class TableOptions:
     """Folder or uri of the tables: the --out of the run."""
     storage_options: tuple[str, ...] = ()
     """Credentials and endpoints of object stores, as name=value: endpoint, region, profile, key, secret or token.
+    http=public reads images from web pages too, and http=any also those in private networks.
     Variables that begin with AWS_, GOOGLE_ or AZURE_ are allowed too. Values are never printed or stored.
     By default they come from the environment, a profile or the machine's role."""
     json: bool = False

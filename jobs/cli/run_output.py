@@ -15,7 +15,7 @@ from jobs.cli.options import print_json
 from jobs.cli.run_options import TableOptions
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.run import RunResult
-from pipelines.tables.delta_reader import table_uri
+from pipelines.tables.delta_reader import delta_uri, table_uri
 from zs3.text.confusable import ClosePair
 from zs3.vocabulary import Vocabulary
 
@@ -57,6 +57,7 @@ def query(out: str, table: str, statement: str) -> str:
     It reads the table through its log, so files without a commit do not count, and needs no DuckDB extension.
     """
     uri, literal = table_uri(out, table), partial(json.dumps, ensure_ascii=False)  # the shell quotes with '
+    uri = delta_uri(uri) if "://" in uri else uri
     program = (
         f"import duckdb, deltalake; t = deltalake.DeltaTable({literal(uri)}).to_pyarrow_dataset(); "
         f"print(duckdb.sql({literal(statement)}))"

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +17,8 @@ from deltalake import DeltaTable
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.storage.lookup_table import row_of
+from pipelines.storage.objects import open_file
+from pipelines.tables.delta_reader import file_uris
 from pipelines.tables.label_table import image_graph, rows_of_images
 from zs3.evaluation.matching import predicted_ids
 from zs3.metrics.confusions import UNLABELLED, Confusion, confusion, total, where
@@ -45,8 +46,8 @@ def label_changes(first: DeltaTable, second: DeltaTable, execution: Execution) -
     start_ray(execution)
     names = sorted(_class_names(first) | _class_names(second))
     numbers = {name: number for number, name in enumerate(names)}
-    files = ray.remote(_files_of_images).remote(sorted(second.file_uris()))
-    graph = image_graph(sorted(first.file_uris())).map_batches(
+    files = ray.remote(_files_of_images).remote(file_uris(second))
+    graph = image_graph(file_uris(first)).map_batches(
         functools.partial(pair_labels, files=files, numbers=numbers),
         batch_size=None,
         batch_format="pyarrow",
@@ -116,7 +117,7 @@ def _files_of_images(files: Sequence[str]) -> pa.Table:
     """Columns `image_id`, in order, and `file`: which file holds the rows of each image."""
     file_of: dict[str, str] = {}
     for file in files:
-        with fsspec.open(file, "rb") as opened:
+        with open_file(file) as opened:
             for batch in pq.ParquetFile(opened).iter_batches(columns=["image_id"]):
                 file_of.update(dict.fromkeys(batch["image_id"].to_pylist(), file))
     ids = sorted(file_of)

@@ -30,7 +30,7 @@ from pipelines.labelling.name import (
 from pipelines.labelling.segments_table import segments_graph, stored_segments
 from pipelines.labelling.tuned_settings import refuse_other_weights, tuned_settings
 from pipelines.runs.rows import BatchRunner
-from pipelines.tables.delta_reader import provenance_of
+from pipelines.tables.delta_reader import file_uris, provenance_of
 from pipelines.tables.label_table import failed_images
 from zs3.evaluation.oracles import candidates_of, error_split
 from zs3.metrics import Confusion, Protocol
@@ -88,7 +88,7 @@ class SegmentsSource(Source):
                 **({"tuning": dict(tuned.tuned_on)} if tuned else {}),
             },
         )
-        self._segments, self._files = request.segments, tuple(sorted(table.file_uris()))
+        self._segments, self._files = request.segments, tuple(file_uris(table))
         self._protocol, self._execution = protocol, execution
         self.classifier: Callable[[], SegmentClassifier] = functools.cache(
             functools.partial(model.load, checkpoint, vocabulary, naming)

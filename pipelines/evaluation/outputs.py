@@ -18,7 +18,7 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.storage.atomic import write_whole
-from pipelines.tables.delta_reader import table_uri
+from pipelines.tables.delta_reader import delta_uri, table_uri
 from pipelines.tables.delta_writer import storage_options
 from pipelines.tables.label_table import Labels
 from zs3.datasets import Dataset
@@ -149,7 +149,7 @@ def commit_scores(out: str, rows: Iterable[pa.Table], origin: Mapping[str, Any])
     batches = (batch for table in rows for batch in table.to_batches())
     try:
         write_deltalake(
-            uri,
+            delta_uri(uri),
             pa.RecordBatchReader.from_batches(SCORES, batches),
             mode="overwrite",
             schema_mode="overwrite",

@@ -28,6 +28,7 @@ from pipelines.export.dataset_files import LISTS
 from pipelines.export.image_files import FilePlan, copied, exported
 from pipelines.ray_session import start_ray
 from pipelines.storage.atomic import write_whole
+from pipelines.storage.objects import filesystem_of
 from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import table_uri
 from pipelines.tables.label_table import EXPORTED_REGION, Labels, image_graph, open_labels
@@ -253,11 +254,10 @@ def _plain_parquet(
 
 def _refuse_other_files(out: str, names: Sequence[str]) -> None:
     """Raise ValueError if the folder contains Parquet files that would be read together with the exported ones."""
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(out)
-    existing = filesystem.glob(f"{path}/*.parquet") if filesystem.exists(path) else []
-    others = sorted({str(file).rsplit("/", 1)[-1] for file in existing} - set(names))
+    filesystem, path = filesystem_of(out)
+    existing = filesystem.ls(path, detail=False) if filesystem.isdir(path) else []
+    files = {str(file).rpartition("/")[2] for file in existing}
+    others = sorted({file for file in files if file.endswith(".parquet")} - set(names))
     if others:
         raise ValueError(
             f"{out} contains other Parquet files ({first_names(others, MAX_NAMES)}), which readers would take for "

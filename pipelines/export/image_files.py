@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.storage.atomic import whole_file, write_whole
+from pipelines.storage.objects import open_file
 from pipelines.tables.label_table import ROWS_AT_ONCE
 from zs3.evaluation.matching import predicted_ids
 from zs3.export import coco, cvat, panoptic
@@ -139,7 +139,7 @@ def copied(batch: pa.Table, *, plan: FilePlan) -> pa.Table:
 def _copy(source: str, target: Any) -> int:
     """Copy a Parquet file in batches; returns its number of images, whose rows are next to each other."""
     images, last = 0, None
-    with fsspec.open(source, "rb") as opened:
+    with open_file(source) as opened:
         parquet = pq.ParquetFile(opened)
         with pq.ParquetWriter(target, parquet.schema_arrow, compression="zstd") as writer:
             for batch in parquet.iter_batches(ROWS_AT_ONCE):

@@ -37,7 +37,7 @@ from pipelines.runs.resume import (
 )
 from pipelines.runs.rows import BOOKKEEPING, BatchRunner, Image, Rows, write_tables
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
-from pipelines.tables.delta_reader import provenance_of
+from pipelines.tables.delta_reader import file_uris, provenance_of
 from zs3.segmentation.table import segments_at
 from zs3.tables import LABELS
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -173,7 +173,7 @@ def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = 
         checkpoint=checkpoint,
         naming=naming,
         info=info,
-        files=tuple(sorted(segments.file_uris())),
+        files=tuple(file_uris(segments)),
         model=model,
         work=remaining_work(images, target, retry_failures=request.retry_failures),
     )

@@ -6,6 +6,7 @@ Images come as a stream, page by page, so a bucket of any size fits. The stream 
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -20,7 +21,8 @@ import pyarrow as pa
 import pyarrow.dataset
 from fsspec.utils import glob_translate
 
-from pipelines.storage.objects import filesystem_of, uri_of, with_retries
+from pipelines.storage.addresses import local_path
+from pipelines.storage.objects import filesystem_of, open_file, uri_of, with_retries
 from zs3.images.codec import IMAGE_SUFFIXES
 
 LISTED = pa.schema({"uri": pa.string(), "etag": pa.string()})
@@ -45,11 +47,15 @@ def listed_images(source: str) -> tuple[str, Iterator[pa.RecordBatch]]:
     """
     filesystem, path = filesystem_of(source)
     empty_list = f"{source!r} lists no image; expected one uri a line, or a column 'uri' that is not empty"
-    if source.endswith(".parquet") and filesystem.exists(path):
+    if source.endswith(".parquet") and (filesystem.isfile(path) or filesystem.isdir(path)):
         return "", _batches(_images_in_parquet(source, filesystem, path), empty_list)
     if filesystem.isdir(path):
         return uri_of(filesystem, path), _batches(_images_in_folder(source, filesystem, path))
     if filesystem.exists(path):
+        if local_path(source) is not None and not filesystem.isfile(path):
+            raise ValueError(
+                f"{source!r} is a pipe or a device; expected a folder, a glob, or a regular file"
+            )
         suffix = PurePosixPath(path).suffix.lower()
         if suffix == ".txt":
             return "", _batches(_images_in_text(filesystem, path), empty_list)
@@ -125,7 +131,7 @@ def _images_of_glob(filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
 def _images_in_text(filesystem: fsspec.AbstractFileSystem, path: str) -> Images:
     """The uris in a text file, one per line; blank lines are skipped, relative paths start at the file's folder."""
     folder = uri_of(filesystem, path).rpartition("/")[0]
-    with filesystem.open(path, "r", encoding="utf-8-sig", newline="\n") as lines:
+    with io.TextIOWrapper(open_file(uri_of(filesystem, path)), encoding="utf-8-sig", newline="\n") as lines:
         for line in lines:
             if name := line.strip():
                 yield _absolute_uri(name, folder), ""
@@ -147,8 +153,8 @@ def _images_in_parquet(source: str, filesystem: fsspec.AbstractFileSystem, path:
 def _absolute_uri(name: str, folder: str) -> str:
     """A name with a scheme or a leading slash as it is; another one below the folder of its listing."""
     uri = name if "://" in name or name.startswith("/") else f"{folder}/{name}"
-    uri = uri.removeprefix("file://")
-    return uri if "://" in uri else os.path.normpath(uri)
+    path = local_path(uri)
+    return uri if path is None else os.path.normpath(path)
 
 
 def _visible_files(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,6 +24,7 @@ from pipelines.tables.delta_reader import (
     KEYS,
     difference,
     existing_table,
+    file_uri,
     files_of,
     read_data_file,
     table_folder,
@@ -297,7 +298,7 @@ def rows_of_images(
     has_attempts = "attempts" in {field.name for field in table.schema().fields}
     columns = [*KEYS, "etag", *(["attempts"] if has_attempts else [])]
     for path in paths:
-        rows = read_data_file(f"{folder}/{path}", columns)
+        rows = read_data_file(file_uri(folder, path), columns)
         unique = rows.group_by(columns).aggregate([])
         if not has_attempts:
             unique = unique.append_column("attempts", pa.array([0] * len(unique), pa.int32()))

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from pipelines.runs.resume import rows_of_images
 from pipelines.storage.objects import read_bytes
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_folder, table_uri
+from pipelines.tables.delta_reader import existing_table, log_entries, provenance_of, table_folder, table_uri
 from zs3.tables import FAILURES, LABELS, SEGMENTS
 
 RESULTS = {"labels": LABELS, "segments": SEGMENTS}
@@ -184,7 +184,7 @@ def _entries(tables: Sequence[DeltaTable], digest: str) -> tuple[list[dict[str, 
     changed_by = ""
     for table in tables:
         is_newest = True
-        for entry in table.history(MAX_ENTRIES):
+        for entry in log_entries(table, MAX_ENTRIES):
             operation = str(entry.get("operation", ""))
             if "CREATE" in operation:
                 break

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import fsspec
+from pipelines.storage.objects import filesystem_of
 
 
 def write_whole(target: str, content: bytes, partial: str | None = None) -> None:
@@ -36,7 +36,7 @@ def whole_file(target: str, partial: str | None = None) -> Iterator[IO[bytes]]:
             with tempfile.NamedTemporaryFile() as local:
                 yield local
                 local.flush()
-                filesystem, path = fsspec.url_to_fs(target)
+                filesystem, path = filesystem_of(target)
                 filesystem.put_file(local.name, path)
             return
         place = Path(target)

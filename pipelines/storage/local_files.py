@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import IO, Any
 
 
 class FileTooLargeError(ValueError):
@@ -30,18 +31,39 @@ def refuse_large(uri: str, size: int | None, max_bytes: int | None) -> None:
         )
 
 
-def read_local(path: str, max_bytes: int | None = None) -> bytes:
-    """The whole content of a regular file; symbolic links are followed.
+def open_local(path: str) -> IO[bytes]:
+    """A regular file, to be read; symbolic links are followed.
 
     Pipes, for which a reader would wait, and devices such as /dev/zero, which never end, are refused.
 
     Raises:
         OSError: it does not exist, is not a regular file, or cannot be read.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", path)
+    return file
+
+
+def read_local(path: str, max_bytes: int | None = None) -> bytes:
+    """The whole content of a regular file.
+
+    Raises:
+        OSError: as of `open_local`.
         FileTooLargeError: it is larger than `max_bytes`.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is not a regular file", path)
-        refuse_large(path, status.st_size, max_bytes)
-        return file.read()
+    with open_local(path) as file:
+        refuse_large(path, os.fstat(file.fileno()).st_size, max_bytes)
+        return read_bounded(file, path, max_bytes)
+
+
+def read_bounded(file: Any, uri: str, max_bytes: int | None) -> bytes:
+    """All bytes of an open file, of which not more than `max_bytes` and one are read: sizes may be wrong or change.
+
+    Raises:
+        FileTooLargeError: there are more than `max_bytes`.
+    """
+    content = bytes(file.read() if max_bytes is None else file.read(max_bytes + 1))
+    refuse_large(uri, len(content), max_bytes)
+    return content

@@ -14,12 +14,13 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import IO, Literal, TypeVar
 
 import fsspec
 import pyarrow.fs
 
-from pipelines.storage.local_files import read_local, refuse_large
+from pipelines.storage.addresses import WEB, WEB_VARIABLE, checked_scheme, local_path, read_web
+from pipelines.storage.local_files import open_local, read_bounded, read_local, refuse_large
 
 ARROW_SCHEMES = frozenset({"s3", "gs"})
 """Object stores that Arrow reads several times faster than fsspec (440 against 160 objects a second)."""
@@ -37,6 +38,7 @@ OPTIONS = {
     "key": ("AWS_ACCESS_KEY_ID",),
     "secret": ("AWS_SECRET_ACCESS_KEY",),
     "token": ("AWS_SESSION_TOKEN",),
+    "http": (WEB_VARIABLE,),
 }
 """Name in --storage-options → the variables that all storage libraries read."""
 
@@ -109,17 +111,35 @@ def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a uri and the path in it.
 
     Raises:
-        ValueError: the scheme is not known, or its driver is missing; the message names it.
+        ValueError: the scheme is not read (`addresses`), or its driver is missing; the message names it.
     """
-    if "://" not in source:
-        source = str(Path(source).expanduser().absolute())
+    path = local_path(source)
+    if path is not None:
+        return fsspec.filesystem("file"), os.path.normpath(Path(path).expanduser().absolute())
+    scheme = checked_scheme(source)
     try:
-        filesystem, path = fsspec.core.url_to_fs(os.path.normpath(source) if "://" not in source else source)
+        # Not `url_to_fs`, which splits keys at `::`.
+        kind = fsspec.get_filesystem_class(scheme)
+        return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(source)), kind._strip_protocol(source)
     except (ValueError, ImportError) as error:
         raise ValueError(
             f"cannot open {source!r}: {error}; expected a local path or a uri such as s3://bucket/folder"
         ) from error
-    return filesystem, path
+
+
+def open_file(uri: str) -> IO[bytes]:
+    """A file to be read, in any order.
+
+    Raises:
+        ValueError: as of `filesystem_of`.
+        OSError: it does not exist, is on this machine and not a regular file, or cannot be read.
+    """
+    path = local_path(uri)
+    if path is not None:
+        return open_local(path)
+    filesystem, path = filesystem_of(uri)
+    file: IO[bytes] = filesystem.open(path, "rb")
+    return file
 
 
 def uri_of(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
@@ -136,8 +156,9 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         max_bytes: None reads files of any size.
 
     Raises:
-        OSError: it does not exist or cannot be read.
-        FileTooLargeError: it is larger than `max_bytes`.
+        OSError: it does not exist, is on this machine and not a regular file, or cannot be read.
+        FileTooLargeError: it is larger than `max_bytes`; not more than one further byte is read.
+        ValueError: its scheme is not read (`addresses`).
         CredentialsError: the store rejects the credentials.
     """
     return with_retries(lambda: _read(uri, max_bytes), uri)
@@ -183,7 +204,7 @@ def classify_error(error: BaseException, uri: str) -> ErrorKind:
         return "forbidden"
     if type(error).__name__ == "CommitFailedError":
         return "other"
-    if "://" not in uri:
+    if local_path(uri) is not None:
         return "transient" if isinstance(error, OSError) and error.errno in _TRANSIENT_LOCAL else "other"
     if isinstance(error, (ValueError, IsADirectoryError, NotADirectoryError)) and not isinstance(
         error, OSError
@@ -209,16 +230,21 @@ def storage_options(uri: str) -> dict[str, str]:
 
 
 def _read(uri: str, max_bytes: int | None) -> bytes:
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return read_local(uri, max_bytes)
+    path = local_path(uri)
+    if path is not None:
+        return read_local(path, max_bytes)
+    scheme, _, rest = uri.partition("://")
     if scheme in ARROW_SCHEMES:
         with _arrow_filesystem(scheme, rest.partition("/")[0]).open_input_file(rest) as stream:
             refuse_large(uri, stream.size(), max_bytes)
-            return bytes(stream.read())
-    with fsspec.open(uri, "rb") as file:
+            return read_bounded(stream, uri, max_bytes)
+    if scheme in WEB:
+        content = read_web(uri, max_bytes)
+        refuse_large(uri, len(content), max_bytes)
+        return content
+    with open_file(uri) as file:
         refuse_large(uri, getattr(file, "size", None), max_bytes)
-        return bytes(file.read())
+        return read_bounded(file, uri, max_bytes)
 
 
 def _credentials_rejected(uri: str) -> bool:

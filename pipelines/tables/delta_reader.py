@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from pipelines.storage.objects import describe_error, storage_options, with_retries
+from pipelines.storage.addresses import local_path
+from pipelines.storage.objects import describe_error, open_file, read_bytes, storage_options, with_retries
 
 KEYS = ("image_id", "uri")
 """Columns whose minimum and maximum in a file show whether it can contain an image."""
+
+_UNREADABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\\\x00-\x1f\x7f\ud800-\udfff]")
+_UNREADABLE_LOCALLY = re.compile(_UNREADABLE.pattern + r"|[\[\]^|]")
+"""What a path must not contain. The Delta library (deltalake 1.6) writes tables there that it cannot read again:
+it decodes `%20` once more than it encodes it, and takes a backslash for a slash."""
 
 
 def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, Any]) -> str:
@@ -71,7 +77,7 @@ def existing_table(uri: str) -> DeltaTable | None:
 
     def opened() -> DeltaTable | None:
         try:
-            return DeltaTable(uri, storage_options=storage_options(uri))
+            return DeltaTable(delta_uri(uri), storage_options=storage_options(uri))
         except TableNotFoundError:
             return None
 
@@ -92,6 +98,21 @@ def provenance_of(table: DeltaTable) -> dict[str, Any]:
     return provenance if isinstance(provenance, dict) else {}
 
 
+def log_entries(table: DeltaTable, max_entries: int) -> Iterator[dict[str, Any]]:
+    """What the newest entries of a table's log say of their commits, newest first, with the key `version`.
+
+    The log files are read directly: the Delta library's `history` is empty in a folder with `#` or `?` in its name.
+    """
+    newest = table.version()
+    for version in range(newest, max(-1, newest - max_entries), -1):
+        try:
+            lines = read_bytes(f"{table_folder(table)}/_delta_log/{version:020}.json").splitlines()
+        except OSError:  # a checkpoint has replaced it and the files before it
+            return
+        infos = [action["commitInfo"] for action in map(json.loads, lines) if "commitInfo" in action]
+        yield {"version": version, **(infos[0] if infos else {})}
+
+
 def image_uris(table: DeltaTable) -> dict[str, str]:
     """Image id → uri of every image that has a row."""
     rows = table.to_pyarrow_dataset().to_table(columns=["image_id", "uri"])
@@ -101,7 +122,7 @@ def image_uris(table: DeltaTable) -> dict[str, str]:
 
 def read_data_file(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of one file of a table."""
-    with fsspec.open(uri, "rb") as file:
+    with open_file(uri) as file:
         return pq.read_table(file, columns=list(columns) if columns else None, partitioning=None)
 
 
@@ -153,15 +174,50 @@ def _file_entries(table: DeltaTable) -> list[dict[str, Any]]:
 
 def table_uri(out: str, name: str) -> str:
     """The uri of one table of a run: a subfolder of its --out, absolute if it is local."""
-    if out.startswith("file://"):
-        out = out.removeprefix("file://")
-    root = out.rstrip("/") if "://" in out else str(Path(out).expanduser().absolute())
+    path = local_path(out)
+    root = out.rstrip("/") if path is None else str(Path(path).expanduser().absolute())
     return f"{root}/{name}"
 
 
+def delta_uri(uri: str) -> str:
+    """The uri by which the Delta library opens a table: with percent signs, as it reads and gives uris.
+
+    Args:
+        uri: local path, or uri with the key as it is in the store; everywhere else zs3 uses these.
+
+    Raises:
+        ValueError: the Delta library could not read a table there.
+    """
+    local = "://" not in uri
+    match = (_UNREADABLE_LOCALLY if local else _UNREADABLE).search(uri)
+    if match:
+        raise ValueError(
+            f"cannot use {uri!r} for a table: the Delta library cannot read tables below a folder with {match[0]!r} in "
+            "its name; rename the folder, or choose another"
+        )
+    if local:
+        return Path(uri).absolute().as_uri()
+    scheme, _, rest = uri.partition("://")
+    bucket, slash, key = rest.partition("/")
+    return f"{scheme}://{bucket}{slash}{quote(key)}"
+
+
 def table_folder(table: DeltaTable) -> str:
-    """The path or uri of a table, without a slash at its end."""
-    return table.table_uri.removeprefix("file://").rstrip("/")
+    """The path of a table, or its uri with the key as it is in the store, without a slash at its end."""
+    return unquote(table.table_uri.removeprefix("file://")).rstrip("/")
+
+
+def file_uris(table: DeltaTable) -> list[str]:
+    """The paths or uris of a table's files, sorted; uris have keys as they are in the store."""
+    folder = table_folder(table)
+    return sorted(file_uri(folder, path) for path, _ in data_files(table))
+
+
+def file_uri(folder: str, path: str) -> str:
+    """The path or uri of a file that the log of the table in `folder` names; that of a copied table lies elsewhere."""
+    if path.startswith("file://"):
+        return path.removeprefix("file://")
+    return path if "://" in path else f"{folder}/{path}"
 
 
 def schema_name(schema: pa.Schema) -> str:

@@ -1,9 +1,9 @@
 """Writing Delta Lake tables: tasks write Parquet files, and only the driver commits them to the log.
 
 A file counts only when the log lists it. So readers always see whole commits, a killed task or driver leaves only
-invisible files (`vacuum` removes them), and a task that runs twice adds its rows once: the driver commits only what it
-received. Each commit has the next number of its run; if two drivers write the same run at the same time, the second
-commit is refused. Rows that are replaced are removed in the transaction that adds the new ones.
+files without a commit (a full vacuum removes them), and a task that runs twice adds its rows once: the driver commits
+only what it received. Each commit has the next number of its run; if two drivers write the same run at the same time,
+the second commit is refused. Rows that are replaced are removed in the transaction that adds the new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,12 +23,14 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.storage.atomic import renamed_when_whole
-from pipelines.storage.objects import describe_error, read_bytes, storage_options, with_retries
+from pipelines.storage.objects import describe_error, filesystem_of, read_bytes, storage_options, with_retries
 from pipelines.tables.delta_reader import (
     KEYS,
     data_files,
+    delta_uri,
     difference,
     existing_table,
+    file_uri,
     files_of,
     read_data_file,
     schema_name,
@@ -64,14 +65,16 @@ def write_data_file(folder: str, rows: pa.Table) -> DataFile:
     if "://" in folder:
         with_retries(lambda: _put(f"{folder}/{name}", content), folder)
     else:
-        with renamed_when_whole(Path(folder, f".{name}"), Path(folder, name)) as file:
+        # Not a hidden name: Delta's vacuum leaves hidden files alone.
+        with renamed_when_whole(Path(folder, f"{name}.tmp"), Path(folder, name)) as file:
             file.write(memoryview(content))
     return DataFile(path=name, size=content.size, rows=rows.num_rows, stats=_stats(rows))
 
 
 def _put(uri: str, content: pa.Buffer) -> None:
     """Write an object, which appears whole or not at all."""
-    with fsspec.open(uri, "wb") as file:
+    filesystem, path = filesystem_of(uri)
+    with filesystem.open(path, "wb") as file:
         file.write(memoryview(content))
 
 
@@ -103,7 +106,7 @@ def open_table(
     def created() -> DeltaTable:
         try:
             return DeltaTable.create(
-                uri,
+                delta_uri(uri),
                 _delta_schema(schema),
                 name=schema_name(schema),
                 description=json.dumps(provenance, ensure_ascii=False, sort_keys=True),
@@ -221,12 +224,12 @@ def _commit(
         with_retries(committed, table_folder(table))
     except CommitFailedError as error:
         raise ValueError(
-            f"another process is writing the same run to {table.table_uri} ({describe_error(error)}); "
+            f"another process is writing the same run to {table_folder(table)} ({describe_error(error)}); "
             f"let one of them finish, then run this again: it continues where they stopped"
         ) from error
     except (DeltaError, OSError) as error:
         raise ValueError(
-            f"cannot write to {table.table_uri}: {describe_error(error)}; run again once it is writable"
+            f"cannot write to {table_folder(table)}: {describe_error(error)}; run again once it is writable"
         ) from error
 
 
@@ -255,7 +258,7 @@ def _without(
     folder = table_folder(table)
     sizes = dict(data_files(table))
     for path in files_of(table, [(image_id, image_id) for image_id in sorted(ids)]):
-        rows = read_data_file(f"{folder}/{path}")
+        rows = read_data_file(file_uri(folder, path))
         # As a list: Arrow cannot filter the string views of files that a Delta delete has rewritten.
         keep = [image_id not in ids for image_id in rows["image_id"].to_pylist()]
         if all(keep):

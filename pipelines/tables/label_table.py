@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from pipelines.storage.objects import filesystem_of, open_file
+from pipelines.tables.delta_reader import existing_table, file_uris, provenance_of, table_uri
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def open_labels(source: str) -> Labels:
     return Labels(
         uri=uri,
         version=table.version(),
-        files=tuple(sorted(table.file_uris())),
+        files=tuple(file_uris(table)),
         rows=rows,
         runs=tuple(sorted(runs)),
         seen={name: seen for (_, name), seen in sorted(classes.items())},
@@ -112,10 +112,10 @@ def open_labels_at(uri: str, version: int) -> DeltaTable | None:
         if table is None:
             return None
         table.load_as_version(version)
-        files = table.file_uris()
+        files = file_uris(table)
     except (ValueError, DeltaError, OSError):
         return None
-    filesystem = fsspec.url_to_fs(files[0])[0] if files else None
+    filesystem = filesystem_of(files[0])[0] if files else None
     return table if filesystem is None or all(filesystem.exists(file) for file in files) else None
 
 
@@ -172,7 +172,7 @@ def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[st
 def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
     """The label rows of a file in order, or those of one image."""
     columns = [field.name for field in region]
-    with fsspec.open(file, "rb") as opened:
+    with open_file(file) as opened:
         for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=columns):
             if image_id is not None:
                 # Arrow cannot filter the string views of files that a Delta delete has rewritten.

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import fsspec
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -22,6 +21,7 @@ from ray.util.queue import Empty, Queue
 
 from pipelines.ray_session import MALLOC_ENVIRONMENT
 from pipelines.storage.atomic import whole_file
+from pipelines.storage.objects import filesystem_of
 from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, digest_of
@@ -131,7 +131,7 @@ def train(
     name = run_name(request, plan)
     out = request.out if "://" in request.out else str(Path(request.out).resolve())
     final = f"{out}/{name}/checkpoint"
-    filesystem, root = fsspec.core.url_to_fs(final)
+    filesystem, root = filesystem_of(final)
     if filesystem.exists(f"{root}/{WEIGHTS}"):
         return _result(final, name, recipe.training.steps, time.monotonic() - started)
 

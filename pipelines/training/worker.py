@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import ray
 import ray.data
@@ -20,6 +19,7 @@ import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
+from pipelines.storage.objects import read_bytes
 from zs3.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from zs3.config import Recipe, recipe_from_json
 from zs3.convert.backbone import PACKAGED_BACKBONE
@@ -120,7 +120,7 @@ def _batches(
         plan = ray.get(plan_ref)
         crops = [
             training_crop(
-                plan, first_sample + int(i) * world + rank, training.augmentation, training.seed, _read
+                plan, first_sample + int(i) * world + rank, training.augmentation, training.seed, read_bytes
             )
             for i in batch["id"]
         ]
@@ -136,11 +136,6 @@ def _batches(
     )
     for batch in crops:
         yield batch["crop"], batch["labels"]
-
-
-def _read(uri: str) -> bytes:
-    filesystem, path = fsspec.core.url_to_fs(uri)
-    return filesystem.cat_file(path)
 
 
 def train_worker(config: dict[str, Any]) -> None:

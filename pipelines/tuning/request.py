@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pipelines.labelling.label import warn_about_confusable
 from pipelines.labelling.name import describe_classifier
 from pipelines.labelling.segments_table import stored_segments
-from pipelines.tables.delta_reader import image_uris, provenance_of
+from pipelines.tables.delta_reader import file_uris, image_uris, provenance_of
 from pipelines.tables.label_table import failed_images
 from zs3.config import NamingSettings
 from zs3.datasets import Dataset, open_dataset
@@ -125,7 +125,7 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
         seen={entry.name: info.seen[entry.id] for entry in vocabulary.candidates},
         matches=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),
         segments={"uri": uri, "version": table.version()},
-        files=tuple(sorted(table.file_uris())),
+        files=tuple(file_uris(table)),
         image_ids=image_ids,
     )
 

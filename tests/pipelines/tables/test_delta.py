@@ -1,6 +1,7 @@
 """Files count once they are committed, and only then; a table belongs to one run."""
 
 import json
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -55,6 +56,25 @@ def test_duckdb_reads_the_table_past_orphans_and_half_written_files(uri, tmp_pat
     t = DeltaTable(uri).to_pyarrow_dataset()
     assert duckdb.sql("SELECT image_id FROM t").fetchall() == [("a",)]
     assert t.schema.field("image_id").nullable is False
+
+
+def test_a_full_vacuum_removes_what_killed_tasks_leave_and_nothing_else(uri, tmp_path, monkeypatch):
+    table = open_table(uri, FAILURES, PROVENANCE)
+    add(table, uri, "a")
+    folder = tmp_path / "out" / "failures"
+    write_data_file(uri, failures("not committed"))
+    before = set(folder.iterdir())
+    with monkeypatch.context() as patch:  # as if killed: the file is neither renamed nor removed
+        patch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_data_file(uri, failures("killed"))
+    (unfinished,) = set(folder.iterdir()) - before
+    assert not unfinished.match("*.parquet"), "readers of Parquet files do not take it for one"
+    table = DeltaTable(uri)
+    table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+    assert {str(path) for path in folder.iterdir() if path.is_file()} == set(table.file_uris())
+    assert image_uris(DeltaTable(uri)) == {"a": "xa"}
 
 
 def test_the_second_of_two_writers_of_one_run_is_refused(uri):
