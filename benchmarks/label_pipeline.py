@@ -39,7 +39,7 @@ from pipelines.labelling.label import (
     label,
     prepare_label,
 )
-from pipelines.ray_session import MALLOC_ENVIRONMENT
+from pipelines.ray_session import WORKER_ENVIRONMENT
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.committer import Committer
 from zs3.checkpoint import load_checkpoint, save_checkpoint
@@ -245,7 +245,7 @@ def _run_part(part: str, options: Options) -> dict[str, Any]:
     }
     command = [sys.executable, __file__, part, *(str(word) for pair in flags.items() for word in pair)]
     done = subprocess.run(
-        command, env={**os.environ, **MALLOC_ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
+        command, env={**os.environ, **WORKER_ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
     )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

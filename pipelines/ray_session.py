@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
+import queue
+import shutil
+import socket
 import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipelines.execution import RESERVED_CPUS, Execution, cores
 from pipelines.storage.objects import environment_for_cluster
 from pipelines.termination import sigterm_raises_afterwards
 
-MALLOC_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
     "MALLOC_ARENA_MAX": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "KMP_BLOCKTIME": "0",
 }
 """Environment of workers that compute on a CPU: glibc keeps large buffers instead of returning them to the system after
 every layer, which doubled the speed of a convolutional network. One arena, because Ray calls an actor from a thread of
-its own, whose arena would not keep them: 1.19 images/s became 1.41."""
+its own, whose arena would not keep them: 1.19 images/s became 1.41.
+
+OpenMP threads that wait for each other sleep instead of spinning: where other processes take their cores, spinning
+costs several times the CPU of the work itself. libgomp reads the second variable, Intel's and LLVM's libraries the
+third, and all of them when torch is imported."""
+
+CONNECT_TIMEOUT_S = 10.0
+"""Time for a cluster's address to accept a connection. Ray itself tries for a quarter of an hour, silently."""
+
+MAX_TEMP_BYTES = 107 - len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_12345")
+"""Length of the folder below which Ray opens its sockets, whose paths end at 107 bytes."""
 
 _joined: list[bool] = []
 """Not empty while this process is in a Ray that `start_ray` started or joined."""
@@ -42,14 +62,15 @@ def start_ray(execution: Execution) -> bool:
         return False
     address = execution.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
-        environment = {"env_vars": {**MALLOC_ENVIRONMENT, **environment_for_cluster()}}
+        _require_answer(address)
+        environment = {"env_vars": {**WORKER_ENVIRONMENT, **environment_for_cluster()}}
         with _no_standard_error(), sigterm_raises_afterwards():
             ray.init(
                 address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
             )
         _joined.append(True)
         return True
-    for name, value in MALLOC_ENVIRONMENT.items():
+    for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
     with _no_standard_error(), sigterm_raises_afterwards():
@@ -61,9 +82,77 @@ def start_ray(execution: Execution) -> bool:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
+            _temp_dir=_short_folder(),
         )
     _joined.append(True)
     return True
+
+
+def _require_answer(address: str) -> None:
+    """Connect to the machine and port of a cluster's address, and leave again.
+
+    Raises:
+        ConnectionError: nothing accepts a connection within `CONNECT_TIMEOUT_S`; the message has what was tried.
+        ValueError: the port is no number.
+    """
+    if address == "auto":  # an address in a file or of a process, which may have ended
+        address = (
+            importlib.import_module("ray._private.services").canonicalize_bootstrap_address(address) or ""
+        )
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"the Ray address is {address!r}: {error}; expected host:port or auto") from error
+    if not host or not port:
+        return  # not a cluster's address; Ray names what is wrong
+    outcome: queue.Queue[OSError | None] = queue.Queue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+            outcome.put(None)
+        except OSError as error:
+            outcome.put(error)
+
+    # In a thread, because looking up a name and several addresses of one may take longer.
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        failure = outcome.get(timeout=CONNECT_TIMEOUT_S)
+    except queue.Empty:
+        failure = TimeoutError(f"no answer within {CONNECT_TIMEOUT_S:g} s")
+    if failure is not None:
+        raise ConnectionError(
+            f"no Ray cluster at {address}: connecting to {host} port {port} failed ({failure.strerror or failure}); is "
+            "the cluster running? Its address comes from --ray-address or RAY_ADDRESS; without either, zs3 starts "
+            "Ray on this machine"
+        ) from failure
+
+
+def _short_folder() -> str | None:
+    """A folder for Ray's files where its own choice cannot hold sockets; None where it can.
+
+    Raises:
+        ValueError: there is no other one.
+    """
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    folder = os.environ[name] if name else "/tmp"
+    if folder.isascii() and len(folder) <= MAX_TEMP_BYTES:
+        return None
+    try:
+        short = tempfile.mkdtemp(prefix="zs3-ray-", dir="/tmp")
+    except OSError as error:
+        raise ValueError(
+            f"{name} is {folder!r}, and Ray needs a folder of ASCII characters, at most {MAX_TEMP_BYTES} of them; /tmp "
+            f"cannot be used instead ({error.strerror}). Set RAY_TMPDIR to a short path"
+        ) from error
+    atexit.register(_remove_folder, short)
+    return short
+
+
+def _remove_folder(folder: str) -> None:
+    leave_ray()  # it still writes there
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def leave_ray() -> None:

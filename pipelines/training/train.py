@@ -19,7 +19,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Empty, Queue
 
-from pipelines.ray_session import MALLOC_ENVIRONMENT
+from pipelines.ray_session import WORKER_ENVIRONMENT
 from pipelines.storage.atomic import whole_file
 from pipelines.storage.objects import filesystem_of
 from pipelines.training.worker import TrainingProgress, train_worker
@@ -162,7 +162,7 @@ def train(
             storage_path=out,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={} if use_gpu else {"env_vars": MALLOC_ENVIRONMENT},  # type: ignore[call-arg]
+            worker_runtime_env={} if use_gpu else {"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]
         ),
     )
     first: list[int] = []
