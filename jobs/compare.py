@@ -22,8 +22,10 @@ from rich.text import Text
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.terminal import clean, write_messages
 from pipelines.comparison.compare import CompareRequest, compare
 from pipelines.execution import Execution
+from zs3.wording import map_texts
 
 WORSE = 4
 """Exit code when the difference is below --fail-below."""
@@ -75,9 +77,9 @@ def _run(options: CompareOptions) -> int:
         gate = {"fail_below": options.fail_below, "score": options.score, "failed": code == WORSE}
         print_json(comparison | gate)
     else:
-        _show(comparison, options.top)
+        _show(map_texts(comparison, clean), options.top)
     if verdict:
-        sys.stderr.write(verdict + "\n")
+        write_messages([verdict])
     return code
 
 

@@ -16,6 +16,7 @@ import tyro
 
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json
+from jobs.cli.terminal import write_messages
 from zs3.convert.zegformer import Conversion, convert
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     options = parse_command_line(ConvertOptions, "zs3 convert", argv)
     result = convert(options.source, options.out, options.recipe)
-    sys.stderr.write(_summary(result))
+    write_messages(_summary(result).splitlines())
     if options.json:
         print_json(asdict(result))
     return DONE

@@ -27,6 +27,7 @@ from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
 from jobs.cli.options import parse_command_line, print_json
 from jobs.cli.progress import progress_bar
 from jobs.cli.run_output import query
+from jobs.cli.terminal import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.labelling.label import LabellerFactory, LabelRequest, label
@@ -34,6 +35,7 @@ from pipelines.runs.run import RunResult
 from zs3.images.codec import encode_label_png
 from zs3.metrics import GROUPS
 from zs3.report.terminal import summary
+from zs3.wording import map_texts
 
 # H W pixels
 
@@ -69,7 +71,7 @@ def _run(argv: list[str], model: LabellerFactory | None) -> int:
     options = parse_command_line(DemoOptions, "zs3 demo", argv)
     started = time.monotonic()
     labelled, report = label_and_evaluate(options, model)
-    Console().print(summary(report))
+    Console().print(summary(map_texts(report, clean)))
     sys.stdout.write(next_steps(options.out, labelled, time.monotonic() - started))
     if options.json:
         print_json(asdict(labelled) | {key: report[key] for key in GROUPS})

@@ -20,6 +20,7 @@ from jobs.cli.naming_options import NamingChanges
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
 from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.terminal import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
@@ -27,6 +28,7 @@ from pipelines.labelling.label import LabellerFactory
 from pipelines.labelling.name import SegmentClassifierFactory
 from zs3.metrics import GROUPS
 from zs3.report.terminal import summary
+from zs3.wording import map_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,9 @@ def _run(
         print_json(line)
     else:
         console = Console()
-        console.print(summary(report))
-        console.print(f"\nreport  {options.out.rstrip('/')}/report.html", highlight=False, soft_wrap=True)
+        console.print(summary(map_texts(report, clean)))
+        place = clean(f"{options.out.rstrip('/')}/report.html")
+        console.print(f"\nreport  {place}", highlight=False, soft_wrap=True, markup=False)
     return DONE
 
 

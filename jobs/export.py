@@ -14,6 +14,7 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
 from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.terminal import write_messages
 from pipelines.execution import Execution
 from pipelines.export.export import ExportRequest, export
 from pipelines.runs.run import Progress
@@ -53,9 +54,7 @@ def _run(options: ExportOptions) -> int:
             options.execution,
             on_progress=lambda images: show(Progress(done=images)),
         )
-    sys.stderr.write(
-        f"{result.images} images, {result.files} files in {result.seconds:.1f} s: {result.out}\n"
-    )
+    write_messages([f"{result.images} images, {result.files} files in {result.seconds:.1f} s: {result.out}"])
     if options.json:
         print_json(asdict(result))
     return DONE

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.cli.exit_codes import guarded
+from jobs.cli.terminal import write_messages
 
 COMMANDS = (
     "demo",
@@ -129,7 +130,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(COMMANDS)}."
-        sys.stderr.write(f"zs3: error: there is no command {command!r}; {hint} See zs3 --help\n")
+        write_messages([f"zs3: error: there is no command {command!r}; {hint} See zs3 --help"])
         return 2
     return int(importlib.import_module(f"jobs.{command}").main(arguments[1:]))
 

@@ -16,6 +16,7 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import print_json, request_from
 from jobs.cli.progress import clock
 from jobs.cli.run_options import RunOptions, parse_run_options
+from jobs.cli.terminal import write_lines
 from pipelines.forecast.bootstrap import CONFIDENCE, Interval
 from pipelines.forecast.estimate import PreparedImages, RunEstimate, estimate_run
 from pipelines.labelling.image_stage import ImagesRequest
@@ -66,7 +67,7 @@ def _run(options: PlanOptions, models: Mapping[str, Any]) -> int:
     if options.json:
         print_json(_values(estimate, options))
     else:
-        sys.stdout.write("\n".join(_lines(estimate, options.verb)) + "\n")
+        write_lines(_lines(estimate, options.verb))
     return DONE
 
 

@@ -14,6 +14,7 @@ from jobs import label, name, segment
 from jobs.cli.exit_codes import DONE, SOME_FAILED, guarded
 from jobs.cli.options import print_json
 from jobs.cli.run_options import RunOptions, parse_run_options
+from jobs.cli.terminal import write_messages
 from pipelines.labelling.retry import failed_images, prepare_retry
 from pipelines.runs.run import RunResult
 from pipelines.tables.delta_reader import existing_table, table_uri
@@ -48,7 +49,7 @@ def _run(options: RetryOptions, models: Mapping[str, Any]) -> int:
         if options.json:
             print_json(asdict(RunResult(out=options.out, skipped=retry.done)))
         return DONE
-    sys.stderr.write(f"zs3 {retry.command} of what failed: {retry.failed:,}\n")
+    write_messages([f"zs3 {retry.command} of what failed: {retry.failed:,}"])
     code = CARRY_OUT[retry.command](retry.request, options, models.get(retry.command))
     failed = failed_images(existing_table(table_uri(options.out, "failures")))
     if code != DONE or not failed:

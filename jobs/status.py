@@ -15,6 +15,7 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import print_json
 from jobs.cli.progress import clock
 from jobs.cli.run_options import TableOptions, parse_run_options
+from jobs.cli.terminal import write_lines
 from pipelines.runs.status import Commit, TableStatus, status
 
 
@@ -42,7 +43,7 @@ def _run(options: StatusOptions) -> int:
     if options.json:
         print_json({"out": options.out, "tables": [_values(table) for table in tables]})
     else:
-        sys.stdout.write("\n".join(line for table in tables for line in _lines(table, options.out)) + "\n")
+        write_lines(line for table in tables for line in _lines(table, options.out))
     return DONE
 
 

@@ -14,6 +14,7 @@ import tyro
 
 from jobs.cli.exit_codes import DONE, WRONG_USAGE, guarded
 from jobs.cli.options import print_json
+from jobs.cli.terminal import write_messages
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, train
@@ -84,9 +85,11 @@ def _run(options: TrainOptions) -> int:
     start_ray(Execution(ray_address=options.ray_address))
     request = TrainRequest(recipe=options.set, data_root=options.data_root, out=options.out)
     result = train(request, options.workers, on_progress=_write_progress)
-    sys.stderr.write(
-        f"trained {result.steps} steps, from step {result.resumed_at}, in {result.seconds:.0f} s\n"
-        f"label with it: zs3 label --checkpoint {result.checkpoint} --images URI --classes FILE --out URI\n"
+    write_messages(
+        [
+            f"trained {result.steps} steps, from step {result.resumed_at}, in {result.seconds:.0f} s",
+            f"label with it: zs3 label --checkpoint {result.checkpoint} --images URI --classes FILE --out URI",
+        ]
     )
     if options.json:
         print_json(asdict(result))

@@ -24,11 +24,13 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
 from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.terminal import clean
 from pipelines.execution import Execution
 from pipelines.tuning.request import TuneRequest
 from pipelines.tuning.tune import name_command, tune
 from zs3.report.formats import percent
 from zs3.tuning.grid import NamingGrid
+from zs3.wording import map_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def _run(options: TuneOptions) -> int:
     if options.json:
         print_json(_line(tuned, options.out))
     else:
-        _show(tuned, request)
+        _show(map_texts(tuned, clean), request)
     return DONE
 
 
@@ -91,7 +93,7 @@ def _show(tuned: Mapping[str, Any], request: TuneRequest) -> None:
     """Print a table and what to do next."""
     console, origin = Console(), tuned["tuned_on"]
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"tuned on {origin['title']}, {origin['dataset']['images']} images")
+    table.add_column(Text(f"tuned on {origin['title']}, {origin['dataset']['images']} images"))
     for name in ("seen %", "unseen %", "harmonic %", "area"):
         table.add_column(name, justify="right")
     for name, key in (("current settings", "current"), ("best harmonic mean", "best")):
@@ -107,7 +109,7 @@ def _show(tuned: Mapping[str, Any], request: TuneRequest) -> None:
         f"use      {name_command(request)}",
     ]
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(clean(line)), soft_wrap=True)
 
 
 if __name__ == "__main__":

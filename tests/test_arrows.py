@@ -16,7 +16,7 @@ ZS3 = {
     "class_lists": "",
     "vocabulary": "class_lists",
     "wording": "",
-    "tables": "",
+    "tables": "wording",
     "metrics": "wording",
     "images": "",
     "nets": "",
@@ -35,13 +35,13 @@ ZS3 = {
     "convert": "tensor_files checkpoint config recipes nets vocabulary",
     "text": "tensor_files config encoders vocabulary",
     # picture -> segments -> names
-    "segmentation": "config nets encoders masks",
+    "segmentation": "config nets encoders masks wording",
     "classification": "segmentation text encoders masks checkpoint config vocabulary",
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
     # truth
     "evaluation": "metrics label_rows classification segmentation config vocabulary wording",
     "tuning": "classification segmentation text metrics checkpoint config vocabulary",
-    "report": "metrics vocabulary",
+    "report": "metrics vocabulary wording",
 }
 
 PIPELINES = {

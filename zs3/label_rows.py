@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from zs3.masks.binary import run_lengths
-from zs3.wording import first_names
+from zs3.wording import first_names, redacted
 
 IGNORE_ID = 255
 """The value of unlabelled pixels in a label map, unless its vocabulary uses this id for a class."""
@@ -72,7 +72,7 @@ def label_rows(
         rows.append(
             {
                 "image_id": image_id,
-                "uri": uri,
+                "uri": redacted(uri),
                 "etag": etag,
                 "height": height,
                 "width": width,

@@ -11,6 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from zs3.wording import passwords_in, redacted
+
 # H W pixels
 
 
@@ -151,11 +153,11 @@ def failure_row(
     """
     return {
         "image_id": image_id,
-        "uri": uri,
+        "uri": redacted(uri),
         "etag": etag,
         "stage": stage,
         "error_type": str(getattr(error, "kind", "") or type(error).__name__),
-        "message": " ".join(str(error).split()) or type(error).__name__,
+        "message": redacted(" ".join(str(error).split()), passwords_in(uri)) or type(error).__name__,
         "attempts": attempts,
         "run": run,
     }

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from jobs.cli.terminal import write_messages
 from pipelines.termination import TERMINATED, Terminated, sigterm_raises
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -64,14 +65,14 @@ def _exit_code(action: Callable[[], int]) -> int:
         if isinstance(error, BrokenPipeError) and (_is_closed(sys.stdout) or _is_closed(sys.stderr)):
             return OUTPUT_CLOSED
         if os.environ.get("ZS3_DEBUG"):
-            traceback.print_exc()
+            write_messages(traceback.format_exc().splitlines())
         _write_line(f"zs3: error: {one_line(error)}")
         return STOPPED
 
 
 def _write_line(text: str) -> None:
     with suppress(OSError):
-        sys.stderr.write(f"{text}\n")
+        write_messages([text])
 
 
 def _is_closed(stream: TextIO) -> bool:

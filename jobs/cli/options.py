@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import io
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 import tyro
 
 from pipelines.ray_session import leave_ray
+from zs3.wording import map_texts, redacted
 
 Options = TypeVar("Options")
 Request = TypeVar("Request")
@@ -26,12 +30,17 @@ def parse_command_line(kind: type[Options], prog: str, argv: Sequence[str] | Non
         argv: without the command; None takes those of the process.
     """
     _order_fields(kind)
-    return tyro.cli(
-        kind,
-        prog=prog,
-        args=None if argv is None else list(argv),
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
+    words = list(sys.argv[1:] if argv is None else argv)
+    without_secrets = [redacted(word) for word in words]
+    if words == without_secrets:
+        return tyro.cli(kind, prog=prog, args=words, config=config)
+    try:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            return tyro.cli(kind, prog=prog, args=words, config=config)
+    except SystemExit as end:  # tyro's messages repeat the words
+        tyro.cli(kind, prog=prog, args=without_secrets, config=config)
+        raise SystemExit(end.code) from None
 
 
 def _order_fields(kind: type[Any]) -> None:
@@ -64,4 +73,10 @@ def request_from(options: object, kind: type[Request], **changes: Any) -> Reques
 def print_json(values: Mapping[str, Any]) -> None:
     """Write a result as the last line of standard output; leaves Ray first, which may write there afterwards."""
     leave_ray()
-    sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+    line = json.dumps(map_texts(values, redacted), ensure_ascii=False)
+    # JSON leaves some control characters as they are; escaped, they have the same meaning.
+    sys.stdout.write(re.sub("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", _escaped, line) + "\n")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"

@@ -13,11 +13,13 @@ from typing import Any
 from jobs.cli.exit_codes import DONE, SOME_FAILED
 from jobs.cli.options import print_json
 from jobs.cli.run_options import TableOptions
+from jobs.cli.terminal import write_lines, write_messages
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.run import RunResult
 from pipelines.tables.delta_reader import delta_uri, table_uri
 from zs3.text.confusable import ClosePair
 from zs3.vocabulary import Vocabulary
+from zs3.wording import map_texts, redacted
 
 FAILURES_QUERY = "SELECT image_id, stage, message FROM t"
 """A query of the table `failures`."""
@@ -45,7 +47,7 @@ def print_summary(
         *([f"why they failed:     {query(result.out, 'failures', FAILURES_QUERY)}"] if failed else []),
         *next_steps,
     ]
-    sys.stderr.write("\n".join(lines) + "\n")
+    write_messages(lines)
     if options.json:
         print_json(asdict(result))
     return SOME_FAILED if failed else DONE
@@ -86,7 +88,7 @@ def print_dry_run(
             "out": work.target.out,
             "digest": work.target.digest,
         }
-        sys.stdout.write(json.dumps({**counts, **(values or {})}) + "\n")
+        sys.stdout.write(json.dumps(map_texts({**counts, **(values or {})}, redacted)) + "\n")
         return DONE
     parts = sorted(work.target.provenance["run"].items())
     version = ", of which a new version is started" if work.replaces else ""
@@ -95,7 +97,7 @@ def print_dry_run(
         f"tables      {', '.join(work.target.uris.values())}{version}",
         "nothing was written: this was a dry run",
     ]
-    sys.stdout.write("\n".join([*lines, *table_lines]) + "\n")
+    write_lines([*lines, *table_lines])
     return DONE
 
 

@@ -33,6 +33,7 @@ from zs3.report.values import calibration, confusion_matrix, report_values, scor
 from zs3.tables import SCORES
 from zs3.tuning.settings_file import tuning_caveats
 from zs3.vocabulary import Vocabulary
+from zs3.wording import redacted
 
 REPORT_VERSION = 2
 """Of `report.json`; a change that readers can notice raises it."""
@@ -120,12 +121,12 @@ def scores_origin(
 ) -> dict[str, Any]:
     """The provenance of the table `scores`, from which alone it can be scored again."""
     return {
-        "labels": labels.uri,
+        "labels": redacted(labels.uri) if labels.uri else None,
         "version": labels.version,
         "segments": labels.provenance.get("segments"),
-        "checkpoint": request.checkpoint,
+        "checkpoint": redacted(request.checkpoint) if request.checkpoint else None,
         "dataset": request.dataset,
-        "root": request.root,
+        "root": redacted(request.root),
         "split": request.split,
         "vocabulary": vocabulary.to_json(),
         "protocol": protocols[0].to_json(),
@@ -175,7 +176,7 @@ def _provenance(
         "evaluated_at": now.isoformat(timespec="seconds"),
         "settings": {name: getattr(request, name) for name in settings},
         "labels": {
-            "uri": labels.uri,
+            "uri": redacted(labels.uri) if labels.uri else None,
             "version": labels.version,
             "rows": labels.rows,
             "runs": list(labels.runs),
@@ -202,7 +203,7 @@ def dataset_provenance(
         truth.update(f"{image_id}\0{digest}\n".encode())
     return {
         "layout": dataset.name,
-        "root": root,
+        "root": redacted(root),
         "split": dataset.split,
         "images": images,
         "vocabulary": dataset.vocabulary.digest,

@@ -35,6 +35,7 @@ from zs3.label_rows import label_rows
 from zs3.tables import FAILURES, LABELS
 from zs3.text.confusable import confusable_warnings
 from zs3.vocabulary import Vocabulary, load_vocabulary
+from zs3.wording import printable, redacted
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -107,7 +108,7 @@ def load_labeller(
 def warn_about_confusable(names: SegmentClassifier) -> None:
     """Warn about classes that are hard to tell apart; a ValueError for two that have the same embedding."""
     for line in confusable_warnings(names.confusable()):
-        logger.warning("zs3: warning: %s", line)
+        logger.warning("zs3: warning: %s", printable(redacted(line)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

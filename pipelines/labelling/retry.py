@@ -14,6 +14,7 @@ from pipelines.labelling.segment import SegmentRequest
 from pipelines.runs.resume import rows_of_images
 from pipelines.runs.status import TableStatus, refuse_other_version, status
 from pipelines.tables.delta_reader import existing_table, provenance_of, table_folder, table_uri
+from zs3.wording import REDACTED
 
 Request = LabelRequest | SegmentRequest | NameRequest
 
@@ -77,6 +78,8 @@ def _stored_request(failures: DeltaTable, out: str, results: TableStatus) -> tup
         raise ValueError(f"{uri} does not say what was asked for; {by_hand}")
     if command not in REQUESTS:
         raise ValueError(f"{uri} was asked for by {command!r}; expected {', '.join(REQUESTS)}; {by_hand}")
+    if any(REDACTED in value for value in stored.values() if isinstance(value, str)):
+        raise ValueError(f"{uri} keeps the request without the secrets that it was given; {by_hand}")
     if stored.get("limit") is not None and stored["limit"] != results.listed:
         del stored["limit"]
     try:

@@ -23,6 +23,7 @@ from pipelines.tables.delta_writer import (
     write_data_file,
 )
 from zs3.tables import SHARDS
+from zs3.wording import map_texts, redacted
 
 MAX_SHARD_FILES = 32
 """Files of the table `shards` at which they are merged into one."""
@@ -42,8 +43,12 @@ class Committer:
 
     def __init__(self, work: RemainingWork) -> None:
         self._work, self._target = work, work.target
+        provenance = {  # names of classes are no places
+            key: value if key in ("run", "vocabulary") else map_texts(value, redacted)
+            for key, value in self._target.provenance.items()
+        }
         self._tables = {
-            name: open_table(self._target.uris[name], schema, self._target.provenance, replace=work.replaces)
+            name: open_table(self._target.uris[name], schema, provenance, replace=work.replaces)
             for name, schema in self._target.all_schemas.items()
         }
         self._files: dict[str, list[DataFile]] = {name: [] for name in self._target.schemas}
@@ -149,8 +154,8 @@ class Committer:
                 {
                     "digest": shard.digest,
                     "images": shard.images,
-                    "first_uri": shard.uris[0],
-                    "last_uri": shard.uris[1],
+                    "first_uri": redacted(shard.uris[0]),
+                    "last_uri": redacted(shard.uris[1]),
                     "run": run,
                 }
                 for shard in shards

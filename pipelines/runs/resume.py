@@ -31,6 +31,7 @@ from pipelines.tables.delta_reader import (
     table_uri,
 )
 from zs3.tables import FAILURES, SHARDS
+from zs3.wording import REDACTED
 
 _STORED = pa.schema(
     {"image_id": pa.string(), "uri": pa.string(), "etag": pa.string(), "attempts": pa.int32()}
@@ -198,6 +199,11 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
     load(connection, "failed", _STORED, rows_of_images(tables["failures"]))
     load(connection, "processed", _STORED, rows_of_images(tables[target.results], open_shards))
     load(connection, "open", pa.schema({"shard": pa.int64()}), iter([pa.record_batch([numbers], ["shard"])]))
+    for name in ("failed", "processed"):  # tables hold uris without the passwords that the listing has
+        connection.execute(
+            f"UPDATE {name} SET uri = images.uri FROM images "
+            f"WHERE images.image_id = {name}.image_id AND contains({name}.uri, '{REDACTED}')"
+        )
     _refuse_other_images(catalogue, target)
     stale = connection.execute(
         "SELECT DISTINCT f.image_id FROM failed f JOIN processed p USING (uri) WHERE p.etag = f.etag"

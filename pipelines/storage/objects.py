@@ -6,6 +6,7 @@ put into the environment. No task, table or message contains a secret.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import functools
 import os
@@ -45,6 +46,9 @@ OPTIONS = {
 _PREFIXES = ("AWS_", "GOOGLE_", "AZURE_")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|SAS|CREDENTIALS|CONNECTION_STRING")
 
+MIN_SECRET = 6
+"""Characters of a secret that is left out of messages; a shorter one is part of words."""
+
 ErrorKind = Literal["missing", "forbidden", "credentials", "transient", "other"]
 
 _CREDENTIALS = re.compile(
@@ -78,15 +82,18 @@ def use_storage_options(options: Sequence[str]) -> None:
         options: names of `OPTIONS`, or variables that begin with AWS_, GOOGLE_ or AZURE_.
 
     Raises:
-        ValueError: an option is not such a pair; the message does not contain its value.
+        ValueError: an option is not such a pair; the message does not contain it.
     """
-    for option in options:
+    for number, option in enumerate(options, 1):
         name, equals, value = option.partition("=")
         variables = OPTIONS.get(name) or ((name,) if name.startswith(_PREFIXES) else ())
         if not equals or not variables:
+            # What stands before = may be a secret as well, if the name was left out.
+            near = difflib.get_close_matches(name.lower(), OPTIONS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(
-                f"--storage-options has {name!r}; expected name=value with one of {', '.join(OPTIONS)}, or a variable "
-                f"that begins with {', '.join(_PREFIXES)}"
+                f"entry {number} of --storage-options has no name that is known; {hint}expected name=value with one "
+                f"of {', '.join(OPTIONS)}, or a variable that begins with {', '.join(_PREFIXES)}"
             )
         _storage_options.update(dict.fromkeys(variables, value))
         os.environ.update(dict.fromkeys(variables, value))
@@ -105,6 +112,14 @@ def environment_for_cluster() -> dict[str, str]:
             "machines a role or a profile instead"
         )
     return dict(_storage_options)
+
+
+def known_secrets() -> list[str]:
+    """The values of --storage-options, and of the environment, that no message may contain."""
+    values = [
+        value for name, value in os.environ.items() if name.startswith(_PREFIXES) and _SECRET.search(name)
+    ]
+    return [value for value in values if len(value) >= MIN_SECRET]
 
 
 def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:

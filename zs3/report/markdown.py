@@ -1,5 +1,6 @@
 """The report as Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from zs3.metrics import GROUPS
 from zs3.report.details import confusion_rows, largest_mistakes, left_out, measures
 from zs3.report.error_split import TITLES, split_classes, split_sentence
 from zs3.report.formats import flattened, headline, interval, percent
+from zs3.wording import printable
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -38,7 +40,7 @@ def render(report: Mapping[str, Any]) -> str:
     sections += [_left_out(*entry) for entry in left_out(report)]
     words = [f"- {_text(sentence)}" for sentence in report["protocol"]["words"]]
     sections.append([f"## Protocol `{report['protocol']['name']}`", "", *words])
-    origin = [(key, f"`{value}`") for key, value in flattened(report["provenance"])]
+    origin = [(key, _code(value)) for key, value in flattened(report["provenance"])]
     sections.append(["## Provenance", "", *_table(("what", "value"), origin)])
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -55,8 +57,7 @@ def _diagnostics(report: Mapping[str, Any]) -> list[str]:
 def _error_split(split: Mapping[str, Any]) -> list[str]:
     """What each oracle would add to the headline, and IoU by class."""
     rows = [
-        (name, "seen" if seen else "**unseen**", *map(percent, ious))
-        for name, seen, ious in split_classes(split)
+        (name, "seen" if seen else _UNSEEN, *map(percent, ious)) for name, seen, ious in split_classes(split)
     ]
     head = ("class", "group", *(f"{title.lower()} %" for title in TITLES.values()))
     return [split_sentence(split), "", *_table(head, rows)]
@@ -85,7 +86,7 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             entry["name"],
-            "seen" if entry["seen"] else "**unseen**",
+            "seen" if entry["seen"] else _UNSEEN,
             percent(entry["iou"]),
             interval(entry),
             percent(entry["accuracy"]),
@@ -103,6 +104,21 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+class _Written(str):
+    """Markdown of ours, not to be escaped."""
+
+
+_UNSEEN = _Written("**unseen**")
+
+
 def _text(value: str) -> str:
-    """One line that can neither end a table cell nor start HTML."""
-    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")
+    """One line of plain text: it can neither end a table cell, nor be a link, a picture, HTML or emphasis."""
+    if isinstance(value, _Written):
+        return value
+    return re.sub(r"[\\`*\[\]|]", r"\\\g<0>", printable(" ".join(value.split()))).replace("<", "&lt;")
+
+
+def _code(value: str) -> str:
+    """One line between backticks, in which only they and the ends of cells have a meaning."""
+    text = printable(" ".join(value.split())).replace("`", "'").replace("|", "\\|").replace("<", "&lt;")
+    return _Written(f"`{text}`")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zs3.masks.store import BINARY, LOSSLESS, decode_masks, encode_masks
 from zs3.segmentation.segments import Segments
+from zs3.wording import redacted
 
 NEEDED = (
     "height",
@@ -69,7 +70,7 @@ def segments_row(
     mask_store = BINARY if segments.binary else store
     return {
         "image_id": image_id,
-        "uri": uri,
+        "uri": redacted(uri),
         "etag": etag,
         "height": segments.height,
         "width": segments.width,
