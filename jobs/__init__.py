@@ -1,1 +1,5 @@
-"""The doors: one thin module per verb, for the shell and for `ray job submit`."""
+"""The commands: one thin module each, for the shell and for `ray job submit`.
+
+Imports `pipelines` and `zs3`.
+Begin with `label.main`; `cli` holds what commands share.
+"""

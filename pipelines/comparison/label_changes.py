@@ -1,6 +1,6 @@
 """Label changes: how many pixels two label tables name differently, and from which class to which.
 
-files of the first ─► image_graph ─► pair_labels (CPU tasks, which read the second's files) ─► sum (driver)
+files of the first ─► label_rows_graph ─► pair_labels (CPU tasks, which read the second's files) ─► sum (driver)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipelines.ray_session import start_ray
 from pipelines.storage.lookup_table import row_of
 from pipelines.storage.objects import open_file
 from pipelines.tables.delta_reader import file_uris
-from pipelines.tables.label_table import image_graph, rows_of_images
+from pipelines.tables.label_table import label_rows_graph, rows_of_images
 from zs3.evaluation.matching import predicted_ids
 from zs3.metrics.confusions import UNLABELLED, Confusion, confusion, total, where
 
@@ -47,7 +47,7 @@ def label_changes(first: DeltaTable, second: DeltaTable, execution: Execution) -
     names = sorted(_class_names(first) | _class_names(second))
     numbers = {name: number for number, name in enumerate(names)}
     files = ray.remote(_files_of_images).remote(file_uris(second))
-    graph = image_graph(file_uris(first)).map_batches(
+    graph = label_rows_graph(file_uris(first)).map_batches(
         functools.partial(pair_labels, files=files, numbers=numbers),
         batch_size=None,
         batch_format="pyarrow",
@@ -76,7 +76,7 @@ def pair_labels(batch: pa.Table, *, files: ray.ObjectRef[pa.Table], numbers: Map
     """Per image of the first table that is in the second: its pixels by both labels.
 
     Args:
-        batch: images with their label rows, as `image_graph` gives them.
+        batch: images with their label rows, as `label_rows_graph` gives them.
         files: as `_files_of_images` gives them.
         numbers: class name -> number.
     """

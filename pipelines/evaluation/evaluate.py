@@ -1,6 +1,6 @@
 """The evaluation graph: label rows against truth, one sparse confusion per image, exact sums, one report.
 
-    files ─► image_graph ─► score_table_images (CPU tasks) ─► sums, `scores` (driver) ─► report.{html,md,json}
+    files ─► label_rows_graph ─► score_table_images (CPU tasks) ─► sums, `scores` (driver) ─► report.{html,md,json}
     images ─► read_and_decode ─► LabelActor ─► score_labelled_images ─► … with a checkpoint instead of a label table
     files ─► read_segments ─► ScoringActor ─► …                         with a segments table, and with oracles
 

@@ -48,7 +48,7 @@ def score_table_images(batch: pa.Table, *, truth: Truth, matches: Mapping[str, i
     """`IMAGE_SCORES` of images of a label table.
 
     Args:
-        batch: as `pipelines.tables.label_table.image_graph` gives them.
+        batch: as `pipelines.tables.label_table.label_rows_graph` gives them.
         truth: the split.
         matches: labelled name -> class id of the data set, or `UNKNOWN`.
     """

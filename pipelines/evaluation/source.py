@@ -12,7 +12,7 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import score_table_images
 from pipelines.labelling.label import ModelInfo
-from pipelines.tables.label_table import Labels, failed_images, image_graph, open_labels
+from pipelines.tables.label_table import Labels, failed_images, label_rows_graph, open_labels
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LabelTableSource(Source):
         self.labels = open_labels(uri)
 
     def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:
-        return image_graph(self.labels.files).map_batches(
+        return label_rows_graph(self.labels.files).map_batches(
             functools.partial(score_table_images, truth=truth, matches=matches),
             batch_size=None,
             batch_format="pyarrow",

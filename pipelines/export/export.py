@@ -1,6 +1,6 @@
 """The export graph: tasks turn label rows into files of other tools, image by image.
 
-files ─► image_graph ─► exported (CPU tasks that write the files of images) ─► lists and JSON (driver, as a stream)
+files ─► label_rows_graph ─► exported (CPU tasks that write the files of images) ─► lists and JSON (driver, as a stream)
 files ─► copied (CPU tasks, one per file) ─► driver, for plain Parquet
 
 Every file grows in a hidden folder and is then renamed, so readers see whole files, and an export that was stopped and
@@ -31,7 +31,7 @@ from pipelines.storage.atomic import write_whole
 from pipelines.storage.objects import filesystem_of
 from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import table_uri
-from pipelines.tables.label_table import EXPORTED_REGION, Labels, image_graph, open_labels
+from pipelines.tables.label_table import EXPORTED_REGION, Labels, label_rows_graph, open_labels
 from zs3.evaluation.matching import class_matches
 from zs3.export import cvat
 from zs3.export.colours import class_colours
@@ -186,7 +186,7 @@ def _image_files(
     Raises:
         ValueError: images could not be written, or the rows of an image are in two places.
     """
-    graph = image_graph(labels.files, EXPORTED_REGION).map_batches(
+    graph = label_rows_graph(labels.files, EXPORTED_REGION).map_batches(
         functools.partial(exported, plan=plan), batch_size=None, batch_format="pyarrow"
     )
     # So that image numbers in a list are the same in every export.

@@ -61,7 +61,7 @@ def exported(batch: pa.Table, *, plan: FilePlan) -> pa.Table:
     """Write the files of images; returns one row of `WRITTEN` per image.
 
     Args:
-        batch: rows of `image_graph`.
+        batch: rows of `label_rows_graph`.
     """
     results = []
     for image in batch.to_pylist():

@@ -68,7 +68,7 @@ PIXELS = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesRequest(TableRequest):
-    """What `label` and `segment` are both asked for."""
+    """The request fields that `label` and `segment` share."""
 
     images: str
     """Folder, glob, text file of uris, Parquet table with a column `uri`, or one image; local, s3:// or gs://."""

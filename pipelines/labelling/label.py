@@ -1,4 +1,4 @@
-"""`zs3 label`: what is asked for, what is left to do, and the graph that does it.
+"""`zs3 label`: the request, the images that remain, and the graph that processes them.
 
     images ─► read_and_decode (CPU tasks) ─► LabelActor (one model each) ─► write_tables (tasks) ─► commits
     (driver)

@@ -1,4 +1,4 @@
-"""`zs3 name`: what is asked for, what is left to do, and the graph that does it, on CPUs and without pictures.
+"""`zs3 name`: the request, the images that remain, and the graph that processes them, on CPUs and without pictures.
 
     files of the segments table ─► read_segments (tasks) ─► NameActor (text banks) ─► write_tables (tasks) ─► commits
     (driver)

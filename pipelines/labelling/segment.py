@@ -1,4 +1,4 @@
-"""`zs3 segment`: what is asked for, what is left to do, and the graph that does it.
+"""`zs3 segment`: the request, the images that remain, and the graph that processes them.
 
     images ─► read_and_decode (CPU tasks) ─► SegmentActor (one model each) ─► write_tables (tasks) ─► commits
     (driver)

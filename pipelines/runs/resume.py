@@ -43,7 +43,7 @@ _PLACES = ("images", "classes", "checkpoint", "masks", "segments", "settings", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRequest:
-    """What every command that fills tables is asked for; its own request has more fields. They are its options."""
+    """The request fields of every command that fills tables. They are options of the command, whose request adds more."""
 
     out: str
     """Folder or uri that gets the tables."""

@@ -127,7 +127,7 @@ def failed_images(source: str) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([batch])
 
 
-def image_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:
+def label_rows_graph(files: Sequence[str], region: pa.StructType = REGION) -> ray.data.Dataset:
     """A lazy dataset with one row per image: `file`, `image_id` and its label `rows`.
 
     Args:

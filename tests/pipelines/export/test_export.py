@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from pipelines.export.export import ExportRequest, ExportResult, export
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from pipelines.tables.label_table import EXPORTED_REGION, image_graph
+from pipelines.tables.label_table import EXPORTED_REGION, label_rows_graph
 from zs3.export.paths import PARTIAL
 from zs3.label_rows import label_map, label_rows
 from zs3.tables import LABELS
@@ -285,7 +285,7 @@ def test_the_graph_gives_each_image_once_with_all_its_rows(
     ray_session: None, labels: str, maps: dict[str, np.ndarray]
 ) -> None:
     files = sorted(str(path) for path in Path(labels, "labels").glob("*.parquet"))
-    found = list(image_graph(files, EXPORTED_REGION).iter_rows())
+    found = list(label_rows_graph(files, EXPORTED_REGION).iter_rows())
     assert sorted(row["image_id"] for row in found) == sorted(maps)
     assert all(len(row["rows"][0]["bbox"]) == 4 for row in found)
 
