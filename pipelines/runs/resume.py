@@ -43,7 +43,7 @@ _PLACES = ("images", "classes", "checkpoint", "masks", "segments", "settings", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRequest:
-    """The request fields of every command that fills tables. They are options of the command, whose request adds more."""
+    """The request fields of every command that fills tables. Each command adds its own, and offers all as options."""
 
     out: str
     """Folder or uri that gets the tables."""
