@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from jobs import export, label, name, retry, segment, status
+from zs3.label_rows import label_map
 from zs3.tables import FAILURES, LABELS, SEGMENTS, SHARDS
 
 RECORDED = Path(__file__).parent / "data" / "run_of_0_1_0"
@@ -110,6 +111,16 @@ def test_segments_of_before_are_named_with_another_class_list(ray_session, runs,
     assert code == 0 and result["images"] == 2
     classes = set(DeltaTable("renamed/labels").to_pyarrow_table()["class_name"].to_pylist())
     assert classes <= {"astronaut", "coffee cup"} and classes
+
+
+def test_segments_of_before_get_the_labels_that_they_got_then(ray_session, runs, capfd):
+    argv = ["--segments", "kept", "--classes", "classes.txt", "--out", "again"]
+    assert result_of(name, argv, capfd)[0] == 0
+    then, now = (DeltaTable(f"{run}/labels").to_pyarrow_table().to_pylist() for run in ("named", "again"))
+    assert {row["run"] for row in then} == {row["run"] for row in now}
+    for image_id in PHOTOS:
+        maps = [label_map([row for row in rows if row["image_id"] == image_id]) for rows in (then, now)]
+        assert (maps[0] == maps[1]).mean() > 0.999, "only the rounding of another processor may differ"
 
 
 def test_labels_of_before_are_exported(ray_session, runs, capfd):

@@ -14,11 +14,11 @@ PADDED, RESIZED = (64, 96), (50, 90)
 
 
 def masks(seed, *, count=5, size=(16, 24), scale=20.0, noise=0.05):
-    """Smooth logits: a few random chunks, mixed."""
+    """Smooth logits: a few random waves, mixed."""
     draw = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]), indexing="ij")
-    chunks = [np.sin(2 * np.pi * (a * y + b * x + c)) for a, b, c in draw.uniform(-2, 2, (4, 3))]
-    mixed = np.einsum("kr,rhw->khw", draw.normal(size=(count, 4)), np.stack(chunks))
+    waves = [np.sin(2 * np.pi * (a * y + b * x + c)) for a, b, c in draw.uniform(-2, 2, (4, 3))]
+    mixed = np.einsum("kr,rhw->khw", draw.normal(size=(count, 4)), np.stack(waves))
     return (scale * mixed + draw.normal(scale=noise, size=mixed.shape)).astype(np.float32)
 
 
@@ -37,6 +37,7 @@ def test_lossless_masks_come_back_bit_for_bit_where_the_picture_is(seed, count):
 def test_compact_masks_are_right_to_a_step(seed, count, step):
     logits = masks(seed, count=count)
     again = decode_low_rank(encode_low_rank(logits, step), logits.shape)
+    assert again.dtype == np.float32
     error = np.abs(again - logits)
     # A mask mixes R planes with weights of length 1, each off by half a step at most: sqrt(R) / 2 steps for the few
     # planes that are kept, and the planes left out hold less than step / sqrt(12) each. 3 steps would not pass a plane
