@@ -141,8 +141,8 @@ def test_what_only_looks_like_a_file_is_refused_and_holds_nothing_up(tmp_path):
     if os.geteuid() == 0:  # who may read everything
         assert ends.pop("locked.png") == []
     assert all(reasons for reasons in ends.values())
-    assert "is no regular file" in ends["pipe.jpg"][0]
-    assert "is no regular file" in ends["zeros.bmp"][0]
+    assert "is not a regular file" in ends["pipe.jpg"][0]
+    assert "is not a regular file" in ends["zeros.bmp"][0]
     assert "No such file" in ends["dangling.png"][0]
 
 
@@ -150,7 +150,7 @@ PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy, PIL.Image
-from zs3.images import ImageError, decode
+from zs3.images.codec import ImageError, decode
 PIL.Image.init()
 def peak_mib(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 decode(Path(sys.argv[1]).read_bytes())
