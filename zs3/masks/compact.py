@@ -78,7 +78,9 @@ def decode_low_rank(data: bytes, shape_Khw: tuple[int, int, int]) -> NDArray[np.
         low, length = _COMPONENT.unpack_from(data, start)
         start += _COMPONENT.size + length
         levels_hw = _picture(data[start - length : start], (width, height)) + low
-        components.append((levels_hw * np.float32(step)).astype(np.float32))  # numpy multiplies int32 in float64
+        components.append(
+            (levels_hw * np.float32(step)).astype(np.float32)
+        )  # numpy multiplies int32 in float64
     components_Rhw = np.stack(components)
     if start != len(data):
         raise ValueError(f"expected {start} bytes, found {len(data)}")
