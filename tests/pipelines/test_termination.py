@@ -16,6 +16,14 @@ from pipelines.termination import (
 )
 
 
+@pytest.fixture(autouse=True)
+def default_handler():
+    """SIGTERM as a fresh process handles it; the Ray of other tests has installed a handler of its own."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def test_sigterm_waits_for_the_end_of_a_block_and_is_then_raised_once():
     done = []
     with pytest.raises(Terminated) as ended, sigterm_raises():
