@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 
-class Source:
+class Source(ABC):
     """Something to score.
 
     Attributes:
@@ -32,19 +33,19 @@ class Source:
     labels: Labels
     verb, done, failed = "label", "labelled", "could not be labelled"
 
+    @abstractmethod
     def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:
         """The lazy dataset of `IMAGE_SCORES`.
 
         Args:
             matches: labelled name -> class id of the data set, or `UNKNOWN`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def gallery_labels(
         self, truth: Truth, ids: Sequence[str], accumulator: EvaluationAccumulator
     ) -> Mapping[str, str | Rows]:
         """Image id -> the file that holds its labels, or its label rows, of a few images."""
-        raise NotImplementedError
 
     def failures(self) -> Iterator[pa.Table]:
         """Columns `image_id` and `message` of the images that an earlier run failed on, some at a time."""
