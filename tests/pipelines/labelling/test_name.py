@@ -104,7 +104,7 @@ def interrupt(progress):
 
 
 def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_session, photos):
-    picture(photos / "green.png", corner=GREEN)
+    picture(photos / "unlucky.png", corner=GREEN)
     model = grouping()
     with pytest.raises(KeyboardInterrupt):
         segment(to_segment(photos), SMALL, model=model, on_progress=interrupt)
@@ -113,9 +113,9 @@ def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_sessi
     result = segment(to_segment(photos), SMALL, model=model)
     assert (result.images, result.failed, result.skipped) == (10 - done, 1, done)
     assert [(row["image_id"], row["stage"]) for row in rows_in(photos.parent / "kept", "failures")] == [
-        ("green", "segment")
+        ("unlucky", "segment")
     ]
-    (photos / "green.png").unlink()
+    (photos / "unlucky.png").unlink()
     expected = segments_of(photos, model, prepare_segment(to_segment(photos), model).work.target.digest)
     assert rows_in(photos.parent / "kept", "segments") == expected.sort_by("image_id").to_pylist()
 
