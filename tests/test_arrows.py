@@ -32,7 +32,7 @@ ZS3 = {
     "config": "nets encoders learning",
     "checkpoint": "tensor_files config nets vocabulary",
     "recipes": "config nets encoders learning",
-    "convert": "tensor_files checkpoint config recipes nets vocabulary",
+    "convert": "tensor_files encoders checkpoint config recipes nets vocabulary",
     "text": "tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "config nets encoders masks wording",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
@@ -14,10 +14,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from zs3.config import Recipe, digest_of, recipe_from_json
+from zs3.config import Recipe, contents, digest_of, recipe_from_json
+from zs3.nets.clip_trunk import bounded_scale
+from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
 from zs3.tensor_files import parse_tensors, refuse_not_finite
-from zs3.vocabulary import concept
+from zs3.vocabulary import ClassEntry, concept, known, names_of
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.json"
@@ -42,6 +44,43 @@ class Checkpoint:
         """The concepts of the seen classes (`zs3.vocabulary.concept`)."""
         return frozenset(concept(name) for name in self.seen_classes)
 
+    def seen(self, entries: Iterable[ClassEntry]) -> dict[int, bool]:
+        """Class id → whether the class had training masks, by the recipe's rule; False if it is marked unseen."""
+        if self.recipe.seen_by == "name":
+            trained = {name for one in self.seen_classes for name in names_of(ClassEntry(id=0, name=one))}
+            return {e.id: e.role != "unseen" and not trained.isdisjoint(names_of(e)) for e in entries}
+        concepts = self.seen_concepts
+        return {entry.id: known(entry, concepts) for entry in entries}
+
+    @property
+    def query_logit_scale(self) -> float:
+        """1 / temperature of the query branch: the recipe's, or what an FC-CLIP learned."""
+        if self.recipe.model.architecture == "fcclip":
+            return float(bounded_scale(self.state["logit_scale"]))
+        return 1 / self.recipe.model.temperature
+
+    @property
+    def image_logit_scale(self) -> float | None:
+        """The same of the image branch where its CLIP is part of the network; None: that of the recipe's encoder."""
+        logarithm = self.clip_state.get("logit_scale")
+        return None if logarithm is None else float(bounded_scale(logarithm))
+
+    def content_transfer(self) -> ContentTransfer | None:
+        """What MAFT+ does to class embeddings before it compares them with a picture; None for another network."""
+        model, prefix = self.recipe.model, "transfer."
+        if model.text_transfer == "none":
+            return None
+        transfer = ContentTransfer(model.text_dim, model.text_transfer)
+        state = {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+        transfer.load_state_dict(state, strict=True)
+        return transfer.eval()
+
+    @property
+    def clip_state(self) -> dict[str, Tensor]:
+        """The weights of the CLIP that is a part of an FC-CLIP, in open_clip's names; empty for another network."""
+        prefix = "backbone.model."
+        return {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+
     def network(self) -> Network:
         """The network in evaluation mode.
 
@@ -61,7 +100,7 @@ class Checkpoint:
     def _first_misfit(self) -> str:
         """What the weights and the recipe disagree on first; empty if they fit. No memory is taken for weights."""
         model = self.recipe.model
-        if model.architecture == "zegformer" and model.num_layers > len(self.state):
+        if model.architecture != "pixel_level" and model.num_layers > len(self.state):
             return f"num_layers is {model.num_layers}, and there are {len(self.state)} tensors"
         expected = tensor_shapes(model)
         names = [*expected, *(name for name in self.state if name not in expected)]
@@ -133,7 +172,7 @@ def save_checkpoint(
         part = Path(temporary) / "checkpoint"
         part.mkdir()
         safetensors.torch.save_file(state, part / WEIGHTS)
-        (part / RECIPE).write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+        (part / RECIPE).write_text(json.dumps(contents(recipe), indent=1) + "\n")
         (part / CLASSES).write_text(json.dumps(list(seen_classes), indent=1) + "\n")
         if folder.exists():
             folder.replace(Path(temporary) / "old")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -29,6 +29,9 @@ class TextConfig:
     synonyms: bool = True
     """Average the synonyms of a class into its row. The published code has no synonyms but splits names at ", "; the
     shipped list ade20k_full stores the other parts of such names as synonyms."""
+    rows: Literal["class", "synonym"] = field(default="class", metadata={"later": True})
+    """class: one row, the mean over the names of the class; synonym: one row for each name, of which the nearest to a
+    segment counts, and names are split at "," (FC-CLIP)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +60,17 @@ class SegmentSettings:
     """Crops that go through the encoder together; this bounds memory."""
 
 
+Branches = Literal["both", "both_own", "both_for_every_class", "query", "image", "geometric_ensemble"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamingSettings:
     """How segments become labels."""
 
-    branches: Literal["both", "both_own", "both_for_every_class", "query", "image"] = "both"
+    branches: Branches = "both"
     """both: the paper's geometric mean, which gives each seen class the mean image-branch probability of all seen
-    classes; both_own: each seen class keeps its own; both_for_every_class: the image branch leads for all classes."""
+    classes; both_own: each seen class keeps its own; both_for_every_class: the image branch leads for all classes;
+    geometric_ensemble: FC-CLIP's, renormalised, without `no object` in the branches' softmaxes."""
     weight: float = 2 / 3
     """λ, the share of the leading branch: the query branch for seen classes, the image branch for unseen ones."""
     calibration: float = 0.0
@@ -76,6 +83,10 @@ class NamingSettings:
     """On, as published: `no object` also competes in the image branch's softmax; the paper's formula has none."""
     resize_first: bool = False
     """Resize masks to the picture before scoring instead of resizing the scores after (a published switch)."""
+    image_weight_seen: float = field(default=0.4, metadata={"later": True})
+    """geometric_ensemble: α, the exponent of the image branch for seen classes, in [0, 1]."""
+    image_weight_unseen: float = field(default=0.8, metadata={"later": True})
+    """geometric_ensemble: β, the exponent of the image branch for unseen classes, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +109,28 @@ class Recipe:
     """How it segments."""
     naming: NamingSettings
     """How it classifies segments."""
+    seen_by: Literal["concept", "name"] = field(default="concept", metadata={"later": True})
+    """Which classes of a list count as seen: those that mean the same as a training class (`zs3.vocabulary.concept`),
+    or those that share a name with one, letter by letter (FC-CLIP)."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of every field, hex."""
-        return digest_of(asdict(self))
+        """SHA-256 of `contents`, hex."""
+        return digest_of(contents(self))
+
+
+def contents(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as `asdict`, for digests and files.
+
+    A field that was added after the first version has the metadata `later`, and is left out while it has its default:
+    the digests of settings that existed before stay what they were.
+    """
+    return {
+        one.name: contents(value) if is_dataclass(value) else value
+        for one in fields(settings)
+        for value in [getattr(settings, one.name)]
+        if not (one.metadata.get("later") and value == one.default)
+    }
 
 
 def digest_of(value: Any) -> str:
@@ -111,7 +139,7 @@ def digest_of(value: Any) -> str:
 
 
 def recipe_from_json(value: dict[str, Any], *, origin: str) -> Recipe:
-    """The recipe from the JSON of its `asdict`.
+    """The recipe from the JSON of its `contents`.
 
     Raises:
         ValueError: a field is missing, unknown or of another type; the message names the first one.

@@ -203,6 +203,14 @@ def known(entry: ClassEntry, seen_concepts: frozenset[str]) -> bool:
     return entry.role != "unseen" and concept(entry.name) in seen_concepts
 
 
+def names_of(entry: ClassEntry) -> tuple[str, ...]:
+    """Every name of a class, letter by letter: its name, split at commas as FC-CLIP splits it, and its synonyms.
+
+    Only a blank after a comma goes: "road ,highway, lane" is "road ", "highway" and "lane".
+    """
+    return (*entry.name.replace(", ", ",").split(","), *entry.synonyms)
+
+
 def unseen_everywhere(vocabularies: Iterable[Vocabulary]) -> frozenset[str]:
     """Concepts that are unseen in at least one vocabulary; training on all of them must not use their masks."""
     return frozenset(

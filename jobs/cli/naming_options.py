@@ -10,8 +10,14 @@ from typing import Literal
 class NamingChanges:
     """Naming settings that replace the checkpoint's own; see `zs3.config.NamingSettings`."""
 
-    branches: Literal["both", "both_own", "both_for_every_class", "query", "image"] | None = None
+    branches: (
+        Literal["both", "both_own", "both_for_every_class", "query", "image", "geometric_ensemble"] | None
+    ) = None
     """Which branches name, and how they are fused."""
+    image_weight_seen: float | None = None
+    """α of the geometric ensemble: the exponent of the image branch for seen classes, in [0, 1]."""
+    image_weight_unseen: float | None = None
+    """β of the geometric ensemble: the exponent of the image branch for unseen classes, in [0, 1]."""
     weight: float | None = None
     """λ, the share of the leading branch, in [0, 1]."""
     calibration: float | None = None

@@ -82,11 +82,10 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
     from zs3.classification.classifier import SegmentClassifier
     from zs3.classification.provenance import provenance
     from zs3.config import digest_of
-    from zs3.vocabulary import known
 
     loaded = load_checkpoint(checkpoint)
     parts = provenance(loaded, vocabulary)
-    seen = {entry.id: known(entry, loaded.seen_concepts) for entry in vocabulary.candidates}
+    seen = loaded.seen(vocabulary.candidates)
 
     def names() -> SegmentClassifier:
         classifier = SegmentClassifier(loaded, vocabulary, device=torch.device("cpu"))

@@ -79,12 +79,11 @@ def describe_classifier(
     from zs3.checkpoint import load_checkpoint  # imports torch, which takes seconds
     from zs3.classification.settings import TEMPLATES, naming_provenance, naming_settings
     from zs3.config import digest_of
-    from zs3.vocabulary import known
 
     loaded = load_checkpoint(checkpoint)
     settings = naming_settings(loaded, naming)
     parts = naming_provenance(loaded, vocabulary, settings, segments, naming.get(TEMPLATES))
-    seen = {entry.id: known(entry, loaded.seen_concepts) for entry in vocabulary.candidates}
+    seen = loaded.seen(vocabulary.candidates)
     return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen)
 
 

@@ -24,7 +24,7 @@ from pipelines.storage.atomic import whole_file
 from pipelines.storage.objects import filesystem_of
 from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
-from zs3.config import Recipe, digest_of
+from zs3.config import Recipe, contents, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
 from zs3.datasets import open_dataset
 from zs3.learning.samples import TrainingPlan, training_plan
@@ -89,7 +89,7 @@ def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
     Raises:
         FileNotFoundError: the recipe names stored text embeddings or backbone weights that do not exist.
     """
-    recipe = asdict(request.recipe)
+    recipe = contents(request.recipe)
     defining = {key: recipe[key] for key in RESULT_DEFINING}
     if request.recipe.query_text.embeddings:
         defining["query_text"]["embeddings"] = stored_digest(request.recipe.query_text.embeddings)
@@ -123,6 +123,11 @@ def train(
         ValueError: data or recipe do not fit. ray.train errors: workers were lost more often than allowed.
     """
     recipe, started = request.recipe, time.monotonic()
+    if recipe.model.architecture == "fcclip":
+        raise ValueError(
+            f"recipe {recipe.name!r} is an FC-CLIP, which zs3 cannot train yet; zs3 convert makes a checkpoint of "
+            "released weights"
+        )
     datasets = [
         replace(open_dataset(layout, f"{request.data_root}/{folder}", recipe.training.split), name=layout)
         for layout, folder in recipe.training.datasets

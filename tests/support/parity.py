@@ -47,6 +47,26 @@ FULL_FILES = {
         "imagenet_select/": "tiny/text_features_prompts_select",
         "imagenet/": "tiny/text_features_prompts_80",
     },
+    "fcclip": {
+        f"{place}/": f"fcclip/{place}"
+        for place in (
+            "convnext/img0",
+            "convnext/img1",
+            "convnext/img2",
+            "convnext/text",
+            "convnext/mode_other_alpha_beta_img2",
+            "convnext/mode_in_vocab_only_img2",
+            "convnext/mode_out_vocab_only_img2",
+            "convnext/mode_semantic_only_img0",
+            "convnext/mode_valid_mask_img1",
+            "convnext/mode_thresholds_img0",
+            "rn/img4",
+            "rn/img5",
+            "rn/text",
+            "rn/mode_no_valid_mask_img4",
+        )
+    }
+    | {"postproc/": "fcclip/postproc/postproc"},
 }
 """Which files of the full recordings hold the arrays of each small file, by the prefix of their keys."""
 

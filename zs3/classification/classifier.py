@@ -15,7 +15,7 @@ from zs3.encoders import load_encoder
 from zs3.segmentation.segments import Segments
 from zs3.text.confusable import BranchBank, ClosePair, close_pairs
 from zs3.text.stored_banks import class_bank
-from zs3.vocabulary import Vocabulary, known
+from zs3.vocabulary import Vocabulary
 
 
 class SegmentClassifier:
@@ -37,17 +37,28 @@ class SegmentClassifier:
     ) -> None:
         recipe = checkpoint.recipe
         self.entries = vocabulary.candidates
-        self.seen = {entry.id: known(entry, checkpoint.seen_concepts) for entry in self.entries}
+        self.seen = checkpoint.seen(self.entries)
         self.names = {entry.id: entry.name for entry in self.entries}
         flags = [self.seen[entry.id] for entry in self.entries]
         image_text = recipe.query_text if recipe.model.architecture == "pixel_level" else recipe.image_text
+        clip_state = checkpoint.clip_state
         banks = {
-            text: class_bank(text, self.entries, flags, device=device)
+            text: class_bank(text, self.entries, flags, device=device, clip_state=clip_state)
             for text in dict.fromkeys((recipe.query_text, image_text))
         }
         self.query_bank, self.image_bank = banks[recipe.query_text], banks[image_text]
-        self.query_logit_scale = 1 / recipe.model.temperature
-        self._encoder_scale = load_encoder(image_text.encoder, device=device).logit_scale
+        if recipe.query_text.rows != image_text.rows:
+            raise ValueError(
+                f"recipe {recipe.name!r} has query_text.rows {recipe.query_text.rows!r} and image_text.rows "
+                f"{image_text.rows!r}; both branches need the same"
+            )
+        owners = self.query_bank.class_of_row
+        self._class_of_row_R = None if owners is None else torch.from_numpy(owners)
+        self.query_logit_scale = checkpoint.query_logit_scale
+        self._encoder_scale = (
+            checkpoint.image_logit_scale or load_encoder(image_text.encoder, device=device).logit_scale
+        )
+        self._transfer = checkpoint.content_transfer()
         self._recipe = recipe
         self._seen_C = torch.tensor(flags)
         self._ids_C = np.array([entry.id for entry in self.entries], dtype=np.int32)
@@ -70,12 +81,27 @@ class SegmentClassifier:
         return class_scores(
             segments,
             torch.from_numpy(self.query_bank.embeddings),
-            torch.from_numpy(self.image_bank.embeddings),
+            self._image_bank(segments),
             self._seen_C,
             self.settings,
+            class_of_row_R=self._class_of_row_R,
             query_logit_scale=self.query_logit_scale,
             image_logit_scale=self.image_logit_scale,
         )
+
+    def _image_bank(self, segments: Segments) -> torch.Tensor:
+        """(R, E) rows that image embeddings are compared with; those of a MAFT+ depend on the picture."""
+        bank_RE = torch.from_numpy(self.image_bank.embeddings)
+        if self._transfer is None:
+            return bank_RE
+        if segments.context_TE is None:
+            raise ValueError(
+                "class embeddings of a MAFT+ look at the picture, and these segments have no context; label the "
+                "pictures with zs3 label"
+            )
+        cells_hw = (segments.padded_hw[0] // 32, segments.padded_hw[1] // 32)
+        with torch.inference_mode():
+            return self._transfer(bank_RE, segments.context_TE, cells_hw)
 
     def confusable(self) -> list[ClosePair]:
         """The pairs of classes that are hard to tell apart under these settings, closest first.

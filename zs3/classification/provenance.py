@@ -5,11 +5,9 @@ Stored text embeddings count by their content, so that a changed file makes anot
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from zs3 import __version__
 from zs3.checkpoint import Checkpoint
-from zs3.config import NamingSettings, SegmentSettings, digest_of
+from zs3.config import NamingSettings, SegmentSettings, contents, digest_of
 from zs3.text.stored_banks import stored_digest
 from zs3.vocabulary import Vocabulary
 
@@ -24,13 +22,22 @@ def provenance(
     """What defines the labels of a picture."""
     return {
         **_model_parts(checkpoint, segmenting or checkpoint.recipe.segmenting),
-        "naming": digest_of(asdict(naming or checkpoint.recipe.naming)),
+        "naming": digest_of(contents(naming or checkpoint.recipe.naming)),
         "vocabulary": vocabulary.digest,
     }
 
 
 def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:
-    """What defines the segments of a picture in a mask store."""
+    """What defines the segments of a picture in a mask store.
+
+    Raises:
+        ValueError: the checkpoint is a MAFT+.
+    """
+    if checkpoint.recipe.model.text_transfer != "none":
+        raise ValueError(
+            f"checkpoint {checkpoint.origin!r} is a MAFT+, whose class embeddings look at the picture, for which the "
+            "table of segments has no place; zs3 label works with it"
+        )
     return {**_model_parts(checkpoint, checkpoint.recipe.segmenting), "store": store}
 
 
@@ -43,7 +50,7 @@ def _model_parts(checkpoint: Checkpoint, segmenting: SegmentSettings) -> dict[st
     }
     return {
         "checkpoint": checkpoint.digest,
-        "segmenting": digest_of(asdict(segmenting)),
+        "segmenting": digest_of(contents(segmenting)),
         "zs3": __version__,
         **stored,
     }

@@ -9,6 +9,7 @@ alone, for text only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -28,7 +29,8 @@ class EncoderConfig:
     """open_clip: one of its model names, such as "ViT-B-16-quickgelu". Empty with a local path: OpenAI's
     layout, with shapes from the weights and quick-GELU."""
     weights: str = ""
-    """open_clip: a pretrained tag, such as "openai", or a local path."""
+    """open_clip: a pretrained tag, such as "openai", a local path, or "checkpoint" where the encoder is a part of the
+    checkpoint, as in FC-CLIP."""
     image_size_px: int = 224
     """imagenet_words: side of the square crop. EfficientNet-Lite0 was trained at 224."""
     image_temperature: float = 0.6
@@ -92,8 +94,13 @@ def mean_of_views(views_VNE: torch.Tensor, shares_V: torch.Tensor | None) -> tor
     return views_VNE.mean(dim=0) if shares_V is None else torch.einsum("v,vne->ne", shares_V, views_VNE)
 
 
-def load_encoder(config: EncoderConfig, *, device: torch.device) -> Encoder:
+def load_encoder(
+    config: EncoderConfig, *, device: torch.device, clip_state: Mapping[str, torch.Tensor] | None = None
+) -> Encoder:
     """The encoder of a configuration; its networks load on first use.
+
+    Args:
+        clip_state: weights of open_clip's model, for the value "checkpoint" of `config.weights`.
 
     Raises:
         ValueError: unknown kind, architecture or weights.
@@ -106,7 +113,7 @@ def load_encoder(config: EncoderConfig, *, device: torch.device) -> Encoder:
     if config.kind == "open_clip":
         from zs3.encoders.open_clip import OpenClip
 
-        return OpenClip(config, device=device)
+        return OpenClip(config, device=device, state=clip_state)
     if config.kind == "minilm":
         from zs3.encoders.minilm import Sentences
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ OPENAI_MEAN = (122.7709383, 116.7460125, 104.09373615)
 OPENAI_STD = (68.5005327, 66.6321579, 70.3231630)
 HEAD_WIDTH = 64
 BATCH_SIZE = 256
+IN_CHECKPOINT = "checkpoint"
+"""The value of `EncoderConfig.weights` for a CLIP that is part of the checkpoint."""
 
 
 class OpenClip:
@@ -30,15 +33,21 @@ class OpenClip:
         FileNotFoundError: the weights are neither a known tag nor a file.
     """
 
-    def __init__(self, config: EncoderConfig, *, device: torch.device) -> None:
-        _check(config.architecture, config.weights)
+    def __init__(
+        self, config: EncoderConfig, *, device: torch.device, state: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        _check(config.architecture, config.weights, state)
         self.config = config
         self.device = device
+        self._state = state if config.weights == IN_CHECKPOINT else None
 
     @cached_property
     def model(self) -> Any:
         """The open_clip model, frozen, float32, on the device."""
-        if self.config.architecture:
+        if self._state is not None:
+            model = CLIP(**open_clip.get_model_config(self.config.architecture))
+            model.load_state_dict(self._state, strict=True)
+        elif self.config.architecture:
             model = open_clip.create_model(
                 self.config.architecture,
                 pretrained=self.config.weights,
@@ -152,10 +161,17 @@ def openai_layout(weights: dict[str, torch.Tensor]) -> CLIP:
     return model
 
 
-def _check(architecture: str, weights: str) -> None:
+def _check(architecture: str, weights: str, state: Mapping[str, torch.Tensor] | None) -> None:
     """Refuse an impossible configuration before anything is downloaded or built."""
     if not weights:
         raise ValueError('open_clip needs weights: a pretrained tag such as "openai", or a local path')
+    if weights == IN_CHECKPOINT:
+        if not state or not architecture:
+            raise ValueError(
+                f'weights "{IN_CHECKPOINT}" are those of an FC-CLIP checkpoint, with the architecture of its CLIP; '
+                "here is none: name a pretrained tag or a local path"
+            )
+        return
     is_file = Path(weights).is_file()
     if not architecture:
         if not is_file:

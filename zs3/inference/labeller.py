@@ -14,8 +14,10 @@ from zs3.classification.pixel_level import CellLogits, pixel_semantic_map
 from zs3.classification.provenance import provenance
 from zs3.config import NamingSettings, SegmentSettings, digest_of
 from zs3.encoders import load_encoder
+from zs3.nets.fcclip import FcClip
 from zs3.nets.pixel_level import PixelLevel, cell_logits
 from zs3.nets.zegformer import ZegFormer
+from zs3.segmentation.pooled import PooledSegmenter
 from zs3.segmentation.segmenter import Segmenter, normalise_and_pad, resize
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry, Vocabulary
@@ -122,6 +124,8 @@ def load_segmenter(checkpoint: Checkpoint, segmenting: SegmentSettings, *, devic
         ValueError: the checkpoint is of an architecture that makes no segments.
     """
     recipe, network = checkpoint.recipe, checkpoint.network()
+    if isinstance(network, FcClip):
+        return PooledSegmenter(network, segmenting, device=device)
     if not isinstance(network, ZegFormer):
         raise ValueError(
             f"checkpoint {checkpoint.origin!r} is a {recipe.model.architecture} model, which makes no segments; "

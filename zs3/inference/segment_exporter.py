@@ -32,8 +32,8 @@ class SegmentExporter:
     """
 
     def __init__(self, checkpoint: Checkpoint, store: str, *, device: torch.device) -> None:
-        self.segmenter = load_segmenter(checkpoint, checkpoint.recipe.segmenting, device=device)
         self.provenance = segments_provenance(checkpoint, store)
+        self.segmenter = load_segmenter(checkpoint, checkpoint.recipe.segmenting, device=device)
         self.digest = digest_of(self.provenance)
         self._branches: list[SegmentClassifier] = []
         if checkpoint.recipe.segmenting.image_branch:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import torch
 
+from zs3.nets.fcclip import FcClip
 from zs3.nets.pixel_level import PixelLevel
 from zs3.nets.zegformer import ModelConfig, ZegFormer
 
-Network = ZegFormer | PixelLevel
+Network = ZegFormer | PixelLevel | FcClip
+
+_NETWORKS: dict[str, type[ZegFormer] | type[PixelLevel] | type[FcClip]] = {
+    "zegformer": ZegFormer,
+    "pixel_level": PixelLevel,
+    "fcclip": FcClip,
+}
 
 
 def build_network(config: ModelConfig) -> Network:
     """The network of a configuration, with random weights."""
-    return PixelLevel(config) if config.architecture == "pixel_level" else ZegFormer(config)
+    return _NETWORKS[config.architecture](config)
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,11 +25,12 @@ IMAGENET_STD: RGB = (58.395, 57.120, 57.375)
 class ModelConfig:
     """Size and parts of the network; the defaults are the published R50 model."""
 
-    architecture: Literal["zegformer", "pixel_level"] = "zegformer"
+    architecture: Literal["zegformer", "pixel_level", "fcclip"] = "zegformer"
     """zegformer: segments with an embedding each; pixel_level: the paper's baseline with an embedding for every pixel
-    (`zs3.nets.pixel_level`), which ignores the decoder's fields."""
+    (`zs3.nets.pixel_level`), which ignores the decoder's fields; fcclip: masks on a frozen CLIP (`zs3.nets.fcclip`),
+    which ignores `pyramid_dim`, `dropout` and `temperature` (its own is among its weights)."""
     backbone: str = "resnet50"
-    """resnet50, resnet101 or timm:NAME."""
+    """resnet50, resnet101 or timm:NAME; of an fcclip open_clip:NAME."""
     backbone_width: int = 64
     """Channels of a ResNet's stem; ignored by timm networks."""
     bottleneck_width: int | None = None
@@ -48,6 +49,10 @@ class ModelConfig:
     """Hidden channels of the decoder's feed-forward."""
     num_layers: int = 6
     """Decoder layers."""
+    pixel_encoder_layers: int = field(default=6, metadata={"later": True})
+    """fcclip: layers of deformable attention in the pixel decoder."""
+    text_transfer: Literal["none", "semantic", "panoptic"] = field(default="none", metadata={"later": True})
+    """fcclip: which form of MAFT+'s content-dependent transfer the image branch's class embeddings take."""
     dropout: float = 0.1
     """Dropout inside the decoder, a share."""
     segment_features: Literal["query", "query_and_pooled"] = "query"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zs3.config import Recipe
+from zs3.recipes.fcclip import fcclip_recipes
+from zs3.recipes.maft_plus import maft_plus_base, maft_plus_large, maft_plus_large_panoptic
 from zs3.recipes.mini import mini, mini_base
 from zs3.recipes.paper import ade20k_full_r50, coco_stuff_r50, coco_stuff_r101, voc_r50, voc_r101
 
@@ -20,6 +22,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "coco_stuff_r50": coco_stuff_r50,
     "coco_stuff_r101": coco_stuff_r101,
     "ade20k_full_r50": ade20k_full_r50,
+    **fcclip_recipes(),
+    "maft_plus_base": maft_plus_base,
+    "maft_plus_large": maft_plus_large,
+    "maft_plus_large_panoptic": maft_plus_large_panoptic,
 }
 
 __all__ = ["RECIPES", "mini", "mini_base", "recipe"]

@@ -33,15 +33,14 @@ def external_segments(
     """
     predicted = segmenter.predict_masks(pixels_HW3)
     own = predicted.segments
-    image_dim = segmenter.encoder.image_dim if segmenter.encoder else 0
     nearest_G = torch.zeros(len(masks_GHW), dtype=torch.int64)
-    embeddings_GE = torch.zeros(len(masks_GHW), image_dim)
+    embeddings_GE = torch.zeros(len(masks_GHW), segmenter.image_dim)
     for start in range(0, len(masks_GHW), segmenter.settings.crops_per_pass):
         part = slice(start, start + segmenter.settings.crops_per_pass)
         masks_nHW = torch.from_numpy(masks_GHW[part]).to(segmenter.device) > 0
         cover_nhw = coverage(masks_nHW, own.resized_hw, own.padded_hw)
         nearest_G[part] = overlaps(cover_nhw, predicted.masks_Khw, own.resized_hw).argmax(dim=1).cpu()
-        if segmenter.encoder:
+        if segmenter.image_dim:
             embeddings_GE[part] = segmenter.embed(predicted, covered_pixels(cover_nhw).float() * 2 - 1).cpu()
     height, width = pixels_HW3.shape[:2]
     return Segments(

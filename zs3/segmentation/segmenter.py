@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zs3.config import SegmentSettings
 from zs3.encoders import Encoder
 from zs3.encoders.masked_crops import picture_crop, segment_embeddings
-from zs3.nets.zegformer import ZegFormer, class_logits
+from zs3.nets.zegformer import LayerOutput, ZegFormer, class_logits
 from zs3.segmentation.segments import Segments
 
 
@@ -67,6 +67,8 @@ class PredictedMasks:
     """(3, h, w) float32 RGB in 0..255 at the network's scale, on the device."""
     masks_Khw: Tensor
     """Mask logits on the device."""
+    dense_Chw: Tensor | None = None
+    """CLIP's dense map of an FC-CLIP, on the device."""
 
 
 class Segmenter:
@@ -95,21 +97,29 @@ class Segmenter:
             )
         if settings.image_branch and encoder is None:
             raise ValueError("the settings ask for the image branch, but there is no image encoder")
+        self.encoder = encoder if settings.image_branch else None
+        self.seen_bank_CD = None if seen_bank_CD is None else seen_bank_CD.to(device)
+        self._place(network, settings, device)
+
+    def _place(self, network: nn.Module, settings: SegmentSettings, device: torch.device) -> None:
         # Channels last is faster for convolutions on either device and differs by rounding.
         self.network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.encoder = encoder if settings.image_branch else None
         self.settings = settings
         self.device = device
-        self.seen_bank_CD = None if seen_bank_CD is None else seen_bank_CD.to(device)
 
     @torch.inference_mode()
     def segment(self, pictures: Sequence[np.ndarray]) -> list[Segments]:
         """(H, W, 3) uint8 RGB pictures → their segments, on the CPU."""
         return [self._segment(pixels) for pixels in pictures]
 
+    @property
+    def image_dim(self) -> int:
+        """Length of the image embeddings; 0 without an image branch."""
+        return self.encoder.image_dim if self.encoder else 0
+
     def _segment(self, pixels_HW3: np.ndarray) -> Segments:
         predicted = self.predict_masks(pixels_HW3)
-        if self.encoder is None:
+        if not self.image_dim:
             return predicted.segments
         embeddings = self.embed(predicted, predicted.masks_Khw)
         return replace(predicted.segments, image_embeddings_KE=embeddings.cpu())
@@ -120,7 +130,7 @@ class Segmenter:
         config = self.network.config
         resized = resize(pixels_HW3, self.settings).to(self.device)
         x = normalise_and_pad(resized, config.image_mean, config.image_std, config.size_divisibility)
-        output = self.network(x[None].contiguous(memory_format=torch.channels_last))[-1]
+        output, dense_Chw = self._run(x[None].contiguous(memory_format=torch.channels_last))
         masks, padded_hw = output.mask_logits_BQhw[0].float(), (x.shape[1], x.shape[2])
         embeddings, no_object = output.embeddings_BQD[0], output.no_object_logits_BQ[0]
         if self.settings.min_share > 0:
@@ -139,7 +149,11 @@ class Segmenter:
             height=pixels_HW3.shape[0],
             width=pixels_HW3.shape[1],
         )
-        return PredictedMasks(segments=segments, resized_3HW=resized, masks_Khw=masks)
+        return PredictedMasks(segments=segments, resized_3HW=resized, masks_Khw=masks, dense_Chw=dense_Chw)
+
+    def _run(self, image_13HW: Tensor) -> tuple[LayerOutput, Tensor | None]:
+        """The network's last output, and the dense map that masks are pooled on, if there is one."""
+        return self.network(image_13HW)[-1], None
 
     @torch.inference_mode()
     def embed(self, predicted: PredictedMasks, masks_Khw: Tensor) -> Tensor:

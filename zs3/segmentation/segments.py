@@ -1,6 +1,6 @@
 """Segments: masks of one picture with their embeddings, and no class name."""
 
-# K segment, D E embedding, h w mask cells of stride 4
+# K segment, D E embedding, T cell of stride 32, h w mask cells of stride 4
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ class Segments:
     height: int
     """Of the picture before resizing, in pixels."""
     width: int
+    context_TE: Tensor | None = None
+    """(T, E) float32: what the class embeddings of a MAFT+ look at, one row for each cell of stride 32. No table keeps
+    it."""
 
     @property
     def binary(self) -> bool:

@@ -148,7 +148,7 @@ def _names(entry: ClassEntry) -> tuple[str, ...]:
 
 def _unit_rows(bank: TextBank) -> NDArray[np.float64]:
     """(C, D) rows of length 1 in double precision."""
-    rows = bank.embeddings.astype(np.float64)
+    rows = bank.class_embeddings.astype(np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from zs3.config import TextConfig, digest_of
 from zs3.encoders import load_encoder
@@ -26,12 +27,18 @@ MATRIX, NAMES = "embeddings.npy", "names.json"
 
 
 def class_bank(
-    text: TextConfig, entries: Sequence[ClassEntry], seen: Sequence[bool], *, device: torch.device
+    text: TextConfig,
+    entries: Sequence[ClassEntry],
+    seen: Sequence[bool],
+    *,
+    device: torch.device,
+    clip_state: Mapping[str, Tensor] | None = None,
 ) -> TextBank:
     """The text bank of some classes by a recipe: stored where `text.embeddings` is set, else encoded.
 
     Args:
         seen: for each class, whether it had training masks.
+        clip_state: of the checkpoint, for an encoder that is part of it.
 
     Raises:
         FileNotFoundError: the stored embeddings, or the encoder's weights, are missing.
@@ -39,8 +46,10 @@ def class_bank(
     """
     if text.embeddings:
         return stored_bank(text.embeddings, entries, seen)
-    encoder = load_encoder(text.encoder, device=device)
-    return text_bank(entries, encoder, templates=text.templates, seen=seen, synonyms=text.synonyms)
+    encoder = load_encoder(text.encoder, device=device, clip_state=clip_state)
+    return text_bank(
+        entries, encoder, templates=text.templates, seen=seen, synonyms=text.synonyms, rows=text.rows
+    )
 
 
 def phrase_embeddings(text: TextConfig, phrases: Sequence[str]) -> NDArray[np.float32]:

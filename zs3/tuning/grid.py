@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
-from zs3.config import NamingSettings
+from zs3.config import Branches, NamingSettings
 from zs3.text.bank import template_sets
 from zs3.tuning.calibration_sweep import Gammas
 
@@ -20,7 +20,8 @@ MAX_NAMINGS = 1000
 
 MAX_GAMMAS = 1000
 
-Branches = Literal["both", "both_own", "both_for_every_class", "query", "image"]
+SHARES = ("weight", "image_weight_seen", "image_weight_unseen")
+"""λ of ZegFormer's fusion, α and β of FC-CLIP's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,10 @@ class NamingGrid:
     """Whether `no object` competes in the image branch's softmax."""
     branches: tuple[Branches, ...] | None = None
     """Branches that give names, and how they are fused."""
+    image_weight_seen: tuple[float, ...] | None = None
+    """α of the geometric ensemble, in [0, 1]."""
+    image_weight_unseen: tuple[float, ...] | None = None
+    """β of the geometric ensemble, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +94,11 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
         ValueError: a value cannot be tried, or there are too many.
     """
     flags = None if grid.void_in_image_softmax is None else [v == "yes" for v in grid.void_in_image_softmax]
+    shares = {name: (getattr(grid, name), (getattr(own, name),)) for name in SHARES}
     axes: Mapping[str, tuple[Any, ...]] = {
-        "weight": _checked("weight", grid.weight, (own.weight,), lambda v: 0 <= v <= 1, "a share in [0, 1]"),
+        name: _checked(name, values, default, lambda v: 0 <= v <= 1, "a share in [0, 1]")
+        for name, (values, default) in shares.items()
+    } | {
         "query_temperature": _checked(
             "query_temperature", grid.query_temperature, (own.query_temperature,), _positive, "more than 0"
         ),
@@ -119,7 +127,7 @@ def namings_of(grid: NamingGrid, own: NamingSettings, own_templates: Iterable[st
             "give fewer values, and continue from the best ones"
         )
     tried = [
-        Naming(settings=replace(own, **dict(zip(axes, values))), templates=name)
+        Naming(settings=_without_unused(replace(own, **dict(zip(axes, values))), own), templates=name)
         for name in names
         for values in itertools.product(*axes.values())
     ]
@@ -130,17 +138,23 @@ def range_caveats(namings: Sequence[Naming], gammas: Gammas, best: Naming, gamma
     """A sentence per number of the best setting that is the smallest or largest tried: values beyond may be better."""
     tried: dict[str, list[float]] = {
         name: sorted({value for naming in namings if (value := getattr(naming.settings, name)) is not None})
-        for name in ("weight", "query_temperature", "image_logit_scale")
+        for name in (*SHARES, "query_temperature", "image_logit_scale")
     }
     chosen = {name: getattr(best.settings, name) for name in tried} | {"calibration": gamma}
     tried["calibration"] = list(gammas.values)
     return [
         f"The best {name}, {chosen[name]:g}, is the {which} that was tried: values beyond it may be better."
         for name, values in tried.items()
-        if len(values) > 1 and not (name == "weight" and chosen[name] in (0, 1))
+        if len(values) > 1 and not (name in SHARES and chosen[name] in (0, 1))
         for which, end in (("smallest", values[0]), ("largest", values[-1]))
         if chosen[name] == end
     ]
+
+
+def _without_unused(settings: NamingSettings, own: NamingSettings) -> NamingSettings:
+    """The settings with those shares as they were that the branches do not use."""
+    unused = SHARES[:1] if settings.branches == "geometric_ensemble" else SHARES[1:]
+    return replace(settings, **{name: getattr(own, name) for name in unused})
 
 
 def _checked(name: str, values: Any, own: tuple[Any, ...], fits: Any, expected: str) -> tuple[Any, ...]:

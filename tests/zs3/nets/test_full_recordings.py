@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data import make_parity
+from tests.data import make_fcclip_parity, make_parity
+from tests.data.fcclip_networks import SEEDS, recorded_state
 from tests.support.parity import FOLDER, FULL_WEIGHTS, SMALL, full_recordings, released_state
 
-SKIPPED = {"weights.json"}
-"""Compared by the tensors that it draws."""
+SKIPPED = {"weights.json", "fcclip.json", "fcclip_weights.npz"}
+"""Compared by the tensors that they draw."""
 
 
 @pytest.mark.parametrize("name", FULL_WEIGHTS)
@@ -25,6 +26,14 @@ def test_the_weights_drawn_again_are_the_recorded_ones(full_recordings_folder, n
         torch.testing.assert_close(drawn[key], recorded[key], rtol=1.2e-7, atol=0)
 
 
+@pytest.mark.parametrize("name", SEEDS)
+def test_the_weights_of_fcclip_drawn_again_are_the_recorded_ones(full_recordings_folder, name):
+    recorded = torch.load(full_recordings_folder / "fcclip" / name / "model.pth", weights_only=True)["model"]
+    drawn = recorded_state(name)
+    assert drawn.keys() == recorded.keys()
+    assert all(torch.equal(drawn[key], value) for key, value in recorded.items())
+
+
 def test_the_small_set_is_a_cut_of_the_full_recordings(full_recordings_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(make_parity, "FOLDER", tmp_path)
     make_parity.write_network(full_recordings_folder / "tiny")
@@ -32,6 +41,7 @@ def test_the_small_set_is_a_cut_of_the_full_recordings(full_recordings_folder, t
     make_parity.write_training(full_recordings_folder / "tiny_train")
     make_parity.write_evaluator(full_recordings_folder / "eval")
     make_parity.write_text(full_recordings_folder)
+    make_fcclip_parity.write_arrays(full_recordings_folder)
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {path.name for path in FOLDER.glob("*.*") if path.suffix in (".json", ".npz")} - SKIPPED
     for name in written:

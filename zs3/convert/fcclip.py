@@ -1,0 +1,169 @@
+"""Released FC-CLIP checkpoints become checkpoints of zs3, under one of its recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zs3.checkpoint import save_checkpoint
+from zs3.config import Recipe
+from zs3.convert.fcclip_names import CLIP, PIXELS, released_name
+from zs3.convert.zegformer import Conversion, load_recipe
+from zs3.encoders import EncoderConfig, load_encoder
+from zs3.nets.fcclip import clip_architecture
+from zs3.nets.networks import build_network, tensor_shapes
+from zs3.tensor_files import read_tensors, refuse_misfits, refuse_not_finite
+
+VOID = "void_embedding.weight"
+CRITERION = "criterion.empty_weight"
+DEEPEST = PIXELS + "input_proj.0.0.weight"
+TRANSFER, TEACHER = "cdt.", "backbone_t."
+"""What MAFT+ has more: its transfer, and the CLIP that its own was kept near to in training."""
+COUNTER = "num_batches_tracked"
+"""Of batch norms, which are frozen."""
+
+SIZES = {
+    (1536, 768): "fcclip_convnext_large",
+    (2048, 1024): "fcclip_r50",
+    (2048, 512): "fcclip_r101",
+    (2560, 640): "fcclip_r50x4",
+    (3072, 768): "fcclip_r50x16",
+    (4096, 1024): "fcclip_r50x64",
+}
+"""(channels of CLIP's last map, length of the embeddings) → recipe."""
+MAFT_PLUS_SIZES = {(1024, 640): "maft_plus_base", (1536, 768): "maft_plus_large"}
+
+PRETRAINED = {
+    "convnext_large_d_320": "laion2b_s29b_b131k_ft_soup",
+    "convnext_base_w_320": "laion_aesthetic_s13b_b82k_augreg",
+}
+"""open_clip's tag of the CLIP that a release was trained on; of the ResNets it is openai."""
+
+
+def convert_fcclip(
+    state: Mapping[str, Tensor], source: str, folder: Path, recipe_name: str | None, clip: str | None
+) -> Conversion:
+    """Write a released FC-CLIP as a checkpoint of zs3 that holds its CLIP too.
+
+    Args:
+        state: by released names, with or without CLIP.
+        source: where it is from, for messages.
+        folder: new or empty.
+        recipe_name: a recipe's name or the path of a recipe.json; inferred from the shapes if None.
+        clip: CLIP's weights, a pretrained tag of open_clip or a file in its names; None takes those of the checkpoint,
+            or the recipe's tag if it has none.
+
+    Raises:
+        FileNotFoundError: there is no such file of CLIP's weights.
+        ValueError: the tensors are not those of the recipe.
+    """
+    why = ""
+    if recipe_name is None:
+        recipe_name, why = inferred_recipe(state, source)
+    used = load_recipe(recipe_name)
+    names = training_names(used)
+    if CRITERION in state and state[CRITERION].numel() != len(names) + 1:
+        raise ValueError(
+            f"{source} was trained on {state[CRITERION].numel() - 1} classes ({CRITERION}), but recipe {used.name!r} "
+            f"has {len(names)}; choose another --recipe"
+        )
+    if clip is not None or not any(name.startswith(CLIP) for name in state):
+        others = {name: value for name, value in state.items() if not name.startswith(CLIP)}
+        state = others | clip_weights(used, clip)
+    weights = network_state(state, used, source)
+    network = build_network(used.model)
+    network.load_state_dict(weights, strict=True)
+    save_checkpoint(folder, used, network, names)
+    return Conversion(
+        checkpoint=str(folder),
+        recipe=used.name,
+        why=why,
+        tensors=len(weights),
+        parameters=sum(value.numel() for value in weights.values()),
+        clip_tensors_left_out=0,
+        seen_classes=len(names),
+    )
+
+
+def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]:
+    """The recipe whose CLIP has the checkpoint's channels and embedding length, and these in words.
+
+    Raises:
+        ValueError: no recipe has them; the message asks for --recipe.
+    """
+    sizes = MAFT_PLUS_SIZES if any(name.startswith(TRANSFER) for name in state) else SIZES
+    size = (int(state[DEEPEST].shape[1]) if DEEPEST in state else 0, int(state[VOID].shape[-1]))
+    why = f"{size[0]} channels of CLIP's last map and embeddings of length {size[1]}"
+    if size not in sizes:
+        raise ValueError(
+            f"{source} has {why}, which is none of the released sizes; say with --recipe which it is: a name "
+            f"({', '.join(sizes.values())}) or a recipe.json"
+        )
+    name = sizes[size]
+    if name == "maft_plus_large" and CRITERION in state and state[CRITERION].numel() == 134:
+        return "maft_plus_large_panoptic", f"{why}, and 133 classes"
+    return name, why
+
+
+def training_names(used: Recipe) -> tuple[str, ...]:
+    """The names of the classes that a recipe trains on, each with its synonyms after commas.
+
+    Raises:
+        ValueError: it trains on none of the data sets that FC-CLIPs were released for.
+    """
+    shipped = json.loads(files("zs3").joinpath("data/fcclip_training_names.json").read_text(encoding="utf-8"))
+    layouts = [layout for layout, _ in used.training.datasets]
+    if len(layouts) != 1 or layouts[0] not in shipped:
+        raise ValueError(
+            f"recipe {used.name!r} trains on {layouts or 'nothing'}; a released FC-CLIP saw the classes of one of "
+            f"{', '.join(shipped)}: set training.datasets"
+        )
+    return tuple(shipped[layouts[0]])
+
+
+def clip_weights(used: Recipe, clip: str | None) -> dict[str, Tensor]:
+    """CLIP's tensors by released names, from a pretrained tag of open_clip or a file in its names.
+
+    Raises:
+        FileNotFoundError: `clip` is neither a tag of the recipe's CLIP nor a file.
+    """
+    architecture = clip_architecture(used.model)
+    if clip is not None and Path(clip).is_file():
+        state = read_tensors(clip)
+    else:
+        tag = clip or PRETRAINED.get(architecture, "openai")
+        config = EncoderConfig(kind="open_clip", architecture=architecture, weights=tag)
+        state = load_encoder(config, device=torch.device("cpu")).model.state_dict()  # type: ignore[attr-defined]
+    return {f"{CLIP}{name.removeprefix('module.')}": value for name, value in state.items()}
+
+
+def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dict[str, Tensor]:
+    """The network's state dict, float32, from the released one.
+
+    Raises:
+        ValueError: the recipe is no FC-CLIP, or tensors are missing, not expected, of another shape or not finite.
+    """
+    if used.model.architecture != "fcclip":
+        raise ValueError(
+            f"recipe {used.name!r} is no FC-CLIP but {used.model.architecture}; choose another --recipe"
+        )
+    ours = tensor_shapes(used.model)
+    released = {released_name(name): shape for name, shape in ours.items() if not name.endswith(COUNTER)}
+    released[VOID] = (1, used.model.text_dim)
+    left_out = ("criterion.", TEACHER)
+    given = {
+        name: v for name, v in state.items() if not (name.startswith(left_out) or name.endswith(COUNTER))
+    }
+    refuse_misfits(given, released, source)
+    refuse_not_finite(given, source)
+    counters = {name: torch.zeros((), dtype=torch.int64) for name in ours if name.endswith(COUNTER)}
+    return counters | {
+        name: given[released_name(name)].float().reshape(shape)
+        for name, shape in ours.items()
+        if name not in counters
+    }
