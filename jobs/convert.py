@@ -1,6 +1,7 @@
-"""Turn a released ZegFormer checkpoint into one of zs3.
+"""Turn a released checkpoint of ZegFormer, FC-CLIP or MAFT+ into one of zs3.
 
 zs3 convert RELEASED.pth --out models/coco_stuff_r101
+zs3 convert fcclip_cocopan.pth --out models/fcclip
 zs3 label --checkpoint models/coco_stuff_r101 --images photos/ --classes coco_stuff --out run/
 """
 
@@ -22,9 +23,10 @@ from zs3.convert.zegformer import Conversion, convert
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertOptions:
-    """Turn a checkpoint of the published ZegFormer into one of zs3.
+    """Turn a checkpoint of the published ZegFormer, FC-CLIP or MAFT+ into one of zs3.
 
-    The checkpoint has detectron2's layout, with or without CLIP's weights. Only tensors are read; a file that contains
+    The model is recognised by the names of its tensors. The checkpoint has detectron2's layout, with or without CLIP's
+    weights; a converted FC-CLIP or MAFT+ holds its CLIP too. Only tensors are read; a file that contains
     code is refused. Every tensor must fit the recipe's network.
     """
 
@@ -34,6 +36,9 @@ class ConvertOptions:
     """New folder for the checkpoint; `--checkpoint` takes it."""
     recipe: str | None = None
     """Recipe, a name or a recipe.json. If absent, it is inferred from class and block counts, and printed."""
+    clip: str | None = None
+    """FC-CLIP and MAFT+: CLIP's weights, a pretrained tag of open_clip or a file in its names, instead of those in the
+    checkpoint. If the checkpoint has none, the tag that the release was trained on is fetched."""
     json: bool = False
     """Print the result as one line of JSON, the last of standard output."""
 
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     options = parse_command_line(ConvertOptions, "zs3 convert", argv)
-    result = convert(options.source, options.out, options.recipe)
+    result = convert(options.source, options.out, options.recipe, clip=options.clip)
     write_messages(_summary(result).splitlines())
     if options.json:
         print_json(asdict(result))

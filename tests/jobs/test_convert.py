@@ -40,7 +40,7 @@ def test_an_inferred_recipe_is_printed_with_its_reason(files, capsys, monkeypatc
         clip_tensors_left_out=3,
         seen_classes=15,
     )
-    monkeypatch.setattr(command, "convert", lambda *asked: done)
+    monkeypatch.setattr(command, "convert", lambda *asked, **options: done)
     assert command.main(["x.pth", "--out", "out"]) == 0
     err = capsys.readouterr().err
     assert (

@@ -1,4 +1,4 @@
-"""Released FC-CLIP checkpoints become checkpoints of zs3, under one of its recipes."""
+"""What is different where a released checkpoint is an FC-CLIP or a MAFT+: sizes, training classes, names, CLIP."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zs3.checkpoint import save_checkpoint
 from zs3.config import Recipe
 from zs3.convert.fcclip_names import CLIP, PIXELS, released_name
-from zs3.convert.zegformer import Conversion, load_recipe
 from zs3.encoders import EncoderConfig, load_encoder
 from zs3.nets.fcclip import clip_architecture
-from zs3.nets.networks import build_network, tensor_shapes
+from zs3.nets.networks import tensor_shapes
 from zs3.tensor_files import read_tensors, refuse_misfits, refuse_not_finite
 
 VOID = "void_embedding.weight"
@@ -45,51 +43,6 @@ PRETRAINED = {
 """open_clip's tag of the CLIP that a release was trained on; of the ResNets it is openai."""
 
 
-def convert_fcclip(
-    state: Mapping[str, Tensor], source: str, folder: Path, recipe_name: str | None, clip: str | None
-) -> Conversion:
-    """Write a released FC-CLIP as a checkpoint of zs3 that holds its CLIP too.
-
-    Args:
-        state: by released names, with or without CLIP.
-        source: where it is from, for messages.
-        folder: new or empty.
-        recipe_name: a recipe's name or the path of a recipe.json; inferred from the shapes if None.
-        clip: CLIP's weights, a pretrained tag of open_clip or a file in its names; None takes those of the checkpoint,
-            or the recipe's tag if it has none.
-
-    Raises:
-        FileNotFoundError: there is no such file of CLIP's weights.
-        ValueError: the tensors are not those of the recipe.
-    """
-    why = ""
-    if recipe_name is None:
-        recipe_name, why = inferred_recipe(state, source)
-    used = load_recipe(recipe_name)
-    names = training_names(used)
-    if CRITERION in state and state[CRITERION].numel() != len(names) + 1:
-        raise ValueError(
-            f"{source} was trained on {state[CRITERION].numel() - 1} classes ({CRITERION}), but recipe {used.name!r} "
-            f"has {len(names)}; choose another --recipe"
-        )
-    if clip is not None or not any(name.startswith(CLIP) for name in state):
-        others = {name: value for name, value in state.items() if not name.startswith(CLIP)}
-        state = others | clip_weights(used, clip)
-    weights = network_state(state, used, source)
-    network = build_network(used.model)
-    network.load_state_dict(weights, strict=True)
-    save_checkpoint(folder, used, network, names)
-    return Conversion(
-        checkpoint=str(folder),
-        recipe=used.name,
-        why=why,
-        tensors=len(weights),
-        parameters=sum(value.numel() for value in weights.values()),
-        clip_tensors_left_out=0,
-        seen_classes=len(names),
-    )
-
-
 def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]:
     """The recipe whose CLIP has the checkpoint's channels and embedding length, and these in words.
 
@@ -110,11 +63,11 @@ def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]
     return name, why
 
 
-def training_names(used: Recipe) -> tuple[str, ...]:
+def training_names(state: Mapping[str, Tensor], used: Recipe, source: str) -> tuple[str, ...]:
     """The names of the classes that a recipe trains on, each with its synonyms after commas.
 
     Raises:
-        ValueError: it trains on none of the data sets that FC-CLIPs were released for.
+        ValueError: it trains on none of the data sets that FC-CLIPs were released for, or the checkpoint on another.
     """
     shipped = json.loads(files("zs3").joinpath("data/fcclip_training_names.json").read_text(encoding="utf-8"))
     layouts = [layout for layout, _ in used.training.datasets]
@@ -123,23 +76,37 @@ def training_names(used: Recipe) -> tuple[str, ...]:
             f"recipe {used.name!r} trains on {layouts or 'nothing'}; a released FC-CLIP saw the classes of one of "
             f"{', '.join(shipped)}: set training.datasets"
         )
-    return tuple(shipped[layouts[0]])
+    names = tuple(shipped[layouts[0]])
+    if CRITERION in state and state[CRITERION].numel() != len(names) + 1:
+        raise ValueError(
+            f"{source} was trained on {state[CRITERION].numel() - 1} classes ({CRITERION}), but recipe {used.name!r} "
+            f"has {len(names)}; choose another --recipe"
+        )
+    return names
 
 
-def clip_weights(used: Recipe, clip: str | None) -> dict[str, Tensor]:
-    """CLIP's tensors by released names, from a pretrained tag of open_clip or a file in its names.
+def with_clip(state: Mapping[str, Tensor], used: Recipe, clip: str | None) -> Mapping[str, Tensor]:
+    """The released tensors, CLIP's among them.
+
+    Args:
+        clip: a pretrained tag of open_clip, or a file of CLIP's weights in its names, instead of the checkpoint's own;
+            None takes the checkpoint's, or those that the release was trained on if it has none.
 
     Raises:
         FileNotFoundError: `clip` is neither a tag of the recipe's CLIP nor a file.
+        ValueError: the file is unreadable, or would run code.
     """
+    if clip is None and any(name.startswith(CLIP) for name in state):
+        return state
     architecture = clip_architecture(used.model)
     if clip is not None and Path(clip).is_file():
-        state = read_tensors(clip)
+        weights = read_tensors(clip)
     else:
         tag = clip or PRETRAINED.get(architecture, "openai")
         config = EncoderConfig(kind="open_clip", architecture=architecture, weights=tag)
-        state = load_encoder(config, device=torch.device("cpu")).model.state_dict()  # type: ignore[attr-defined]
-    return {f"{CLIP}{name.removeprefix('module.')}": value for name, value in state.items()}
+        weights = load_encoder(config, device=torch.device("cpu")).model.state_dict()  # type: ignore[attr-defined]
+    others = {name: value for name, value in state.items() if not name.startswith(CLIP)}
+    return others | {f"{CLIP}{name.removeprefix('module.')}": value for name, value in weights.items()}
 
 
 def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Released ZegFormer checkpoints become checkpoints of zs3, under one of its recipes."""
+"""Released checkpoints become checkpoints of zs3, under one of its recipes; what is particular to ZegFormer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from zs3.checkpoint import save_checkpoint
 from zs3.config import Recipe, recipe_from_json
+from zs3.convert import fcclip
+from zs3.convert.families import FCCLIP, family_of
 from zs3.convert.zegformer_names import NOT_OURS, PREDICTOR, from_released, released_name
 from zs3.nets.networks import build_network, tensor_shapes
 from zs3.recipes import RECIPES, recipe
@@ -46,13 +48,16 @@ class Conversion:
     seen_classes: int
 
 
-def convert(source: str, folder: Path, recipe_name: str | None = None) -> Conversion:
+def convert(
+    source: str, folder: Path, recipe_name: str | None = None, *, clip: str | None = None
+) -> Conversion:
     """Write a released checkpoint as one of zs3.
 
     Args:
         source: path or uri of {"model": state dict} or of the state dict alone, with or without CLIP's weights.
         folder: new or empty.
         recipe_name: a recipe's name or the path of a recipe.json; inferred from the checkpoint if None.
+        clip: of an FC-CLIP, where its CLIP's weights come from (`zs3.convert.fcclip.with_clip`).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -61,6 +66,7 @@ def convert(source: str, folder: Path, recipe_name: str | None = None) -> Conver
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; name a new folder, or empty this one")
     state = read_tensors(source)
+    is_fcclip = family_of(state, source) == FCCLIP
     if not any(name.startswith(PREDICTOR) for name in state):
         raise ValueError(
             f"{source} holds no ZegFormer: none of its {len(state)} tensors begins with {PREDICTOR} (the first is "
@@ -68,11 +74,15 @@ def convert(source: str, folder: Path, recipe_name: str | None = None) -> Conver
         )
     why = ""
     if recipe_name is None:
-        recipe_name, why = inferred_recipe(state, source)
+        recipe_name, why = (fcclip.inferred_recipe if is_fcclip else inferred_recipe)(state, source)
     used = load_recipe(recipe_name)
-    seen = seen_classes(used)
-    refuse_other_classes(state, used, len(seen), source)
-    weights = network_state(state, used, source)
+    if is_fcclip:
+        seen = fcclip.training_names(state, used, source)
+        weights = fcclip.network_state(fcclip.with_clip(state, used, clip), used, source)
+    else:
+        seen = seen_classes(used)
+        refuse_other_classes(state, used, len(seen), source)
+        weights = network_state(state, used, source)
     network = build_network(used.model)
     network.load_state_dict(weights, strict=True)
     save_checkpoint(folder, used, network, seen)
