@@ -25,7 +25,7 @@ from jobs.cli.run_options import ExecutionOptions
 from jobs.cli.terminal import clean, write_messages
 from pipelines.comparison.compare import CompareRequest, compare
 from pipelines.execution import Execution
-from zs3.wording import map_texts
+from zs3.wording import map_texts, number_of
 
 WORSE = 4
 """Exit code when the difference is below --fail-below."""
@@ -109,7 +109,7 @@ def _show(comparison: Mapping[str, Any], top: int) -> None:
     console = Console()
     first, second = comparison["first"], comparison["second"]
     images, protocol = comparison["images"], comparison["protocol"]
-    console.print(Text(f"{first} → {second}: {images} images, protocol {protocol}"))
+    console.print(Text(f"{first} → {second}: {number_of(images, 'image')}, protocol {protocol}"))
     scores = _table("score", "group")
     for metric, groups in comparison["scores"].items():
         for group, difference in groups.items():
@@ -127,7 +127,7 @@ def _show(comparison: Mapping[str, Any], top: int) -> None:
 def _show_label_changes(console: Console, changes: Mapping[str, Any], top: int) -> None:
     pixels, changed = changes["pixels"], changes["changed"]
     share = 100 * changed / pixels if pixels else 0.0
-    console.print("", Text(f"{changed:,} of {pixels:,} pixels changed ({share:.2f} %)"))
+    console.print("", Text(f"{changed:,} of {number_of(pixels, 'pixel')} changed ({share:.2f} %)"))
     table = Table(box=None, pad_edge=False)
     for name in ("from", "to", "pixels"):
         table.add_column(name, justify="right" if name == "pixels" else "left")

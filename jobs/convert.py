@@ -19,6 +19,7 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json
 from jobs.cli.terminal import write_messages
 from zs3.convert.zegformer import Conversion, convert
+from zs3.wording import number_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +65,14 @@ def _run(argv: Sequence[str] | None) -> int:
 def _summary(result: Conversion) -> str:
     choice = f"because of {result.why}; --recipe chooses another" if result.why else "as asked"
     clip = (
-        f", {result.clip_tensors_left_out} tensors of CLIP left out" if result.clip_tensors_left_out else ""
+        f", {number_of(result.clip_tensors_left_out, 'tensor')} of CLIP left out"
+        if result.clip_tensors_left_out
+        else ""
     )
     return (
         f"recipe {result.recipe}, {choice}\n"
-        f"{result.tensors} tensors with {result.parameters:,} numbers{clip}; {result.seen_classes} seen classes\n"
+        f"{number_of(result.tensors, 'tensor')} with {number_of(result.parameters, 'number')}{clip}; "
+        f"{number_of(result.seen_classes, 'seen class', 'seen classes')}\n"
         f"label with it: zs3 label --checkpoint {result.checkpoint} --images URI --classes FILE --out URI\n"
     )
 

@@ -35,7 +35,7 @@ from pipelines.runs.run import RunResult
 from zs3.images.codec import encode_label_png
 from zs3.metrics import GROUPS
 from zs3.report.terminal import summary
-from zs3.wording import map_texts
+from zs3.wording import map_texts, number_of
 
 # H W pixels
 
@@ -111,7 +111,7 @@ def label_and_evaluate(
 
 def next_steps(out: str, labelled: RunResult, seconds: float) -> str:
     """The outcome in one line, where the results are, and what to try next."""
-    done = f"{labelled.images} photographs labelled"
+    done = f"{number_of(labelled.images, 'photograph')} labelled"
     if labelled.failed:
         done += f", {labelled.failed} failed"
     if labelled.skipped:

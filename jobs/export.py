@@ -18,6 +18,7 @@ from jobs.cli.terminal import write_messages
 from pipelines.execution import Execution
 from pipelines.export.export import ExportRequest, export
 from pipelines.runs.run import Progress
+from zs3.wording import number_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,12 @@ def _run(options: ExportOptions) -> int:
             options.execution,
             on_progress=lambda images: show(Progress(done=images)),
         )
-    write_messages([f"{result.images} images, {result.files} files in {result.seconds:.1f} s: {result.out}"])
+    write_messages(
+        [
+            f"{number_of(result.images, 'image')}, {number_of(result.files, 'file')} in {result.seconds:.1f} s: "
+            f"{result.out}"
+        ]
+    )
     if options.json:
         print_json(asdict(result))
     return DONE

@@ -122,7 +122,7 @@ def _lines(estimate: RunEstimate, verb: str) -> list[str]:
     if actors is None:
         return [f"images       {images}; the run would do nothing"]
     speeds = [estimate.images / value for value in (seconds.estimate, seconds.high, seconds.low)]
-    each = f"{actors.gpus:g} GPU" if actors.gpus else f"{actors.cpus:g} CPUs"
+    each = f"{actors.gpus:g} GPU" if actors.gpus else f"{actors.cpus:g} CPU{'' if actors.cpus == 1 else 's'}"
     return [
         f"images       {images}",
         f"measured     {estimate.sample:,} drawn at random, {estimate.failed_in_sample:,} failed",

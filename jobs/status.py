@@ -17,6 +17,7 @@ from jobs.cli.progress import clock
 from jobs.cli.run_options import TableOptions, parse_run_options
 from jobs.cli.terminal import write_lines
 from pipelines.runs.status import Commit, TableStatus, status
+from zs3.wording import number_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,10 @@ def _time_left(table: TableStatus) -> str:
 
 def _commit(commit: Commit) -> str:
     """One commit in a line."""
-    files = f"{commit.files} file" + ("" if commit.files == 1 else "s")
-    return f"{_time(commit.time)}  {commit.images:6,} images  {files}, {commit.size / 1000:,.0f} kB"
+    return (
+        f"{_time(commit.time)}  {number_of(commit.images, 'image'):>13}  {number_of(commit.files, 'file')}, "
+        f"{commit.size / 1000:,.0f} kB"
+    )
 
 
 def _next(table: TableStatus, out: str) -> str:

@@ -30,7 +30,7 @@ from pipelines.tuning.request import TuneRequest
 from pipelines.tuning.tune import name_command, tune
 from zs3.report.formats import percent
 from zs3.tuning.grid import NamingGrid
-from zs3.wording import map_texts
+from zs3.wording import map_texts, number_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def _show(tuned: Mapping[str, Any], request: TuneRequest) -> None:
     """Print a table and what to do next."""
     console, origin = Console(), tuned["tuned_on"]
     table = Table(box=None, pad_edge=False)
-    table.add_column(Text(f"tuned on {origin['title']}, {origin['dataset']['images']} images"))
+    table.add_column(Text(f"tuned on {origin['title']}, {number_of(origin['dataset']['images'], 'image')}"))
     for name in ("seen %", "unseen %", "harmonic %", "area"):
         table.add_column(name, justify="right")
     for name, key in (("current settings", "current"), ("best harmonic mean", "best")):
@@ -104,7 +104,7 @@ def _show(tuned: Mapping[str, Any], request: TuneRequest) -> None:
     console.print(table)
     changes = ", ".join(f"{key} {value}" for key, value in tuned["settings"].items())
     lines = [
-        f"best of {origin['settings_tried']} settings: {changes or 'the ones of the checkpoint'}",
+        f"best of {number_of(origin['settings_tried'], 'setting')}: {changes or 'the ones of the checkpoint'}",
         f"picture  {request.out.rstrip('/')}/tune.png",
         f"use      {name_command(request)}",
     ]

@@ -14,23 +14,24 @@ LAYERS = ("zs3", "pipelines", "jobs")
 ZS3 = {
     # values and what needs nothing of ours
     "class_lists": "",
-    "vocabulary": "class_lists",
+    "files": "",
     "wording": "",
+    "vocabulary": "class_lists files wording",
     "tables": "wording",
     "metrics": "wording",
     "images": "",
     "nets": "",
-    "tensor_files": "",
+    "tensor_files": "files",
     "encoders": "tensor_files",
     # data and training
-    "datasets": "images vocabulary wording",
+    "datasets": "images files vocabulary wording",
     "masks": "images wording",
     "label_rows": "masks wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
     "config": "nets encoders learning",
-    "checkpoint": "tensor_files config nets vocabulary",
+    "checkpoint": "tensor_files files config nets vocabulary",
     "recipes": "config nets encoders learning",
     "convert": "tensor_files encoders checkpoint config recipes nets vocabulary",
     "text": "tensor_files config encoders vocabulary",
@@ -40,7 +41,7 @@ ZS3 = {
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
     # truth
     "evaluation": "metrics label_rows classification segmentation config vocabulary wording",
-    "tuning": "classification segmentation text metrics checkpoint config vocabulary",
+    "tuning": "classification segmentation text metrics checkpoint config vocabulary wording",
     "report": "metrics vocabulary wording",
 }
 

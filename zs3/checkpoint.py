@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from zs3.config import Recipe, contents, digest_of, recipe_from_json
+from zs3.files import filesystem_and_path
 from zs3.nets.clip_trunk import bounded_scale
 from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
@@ -124,7 +124,7 @@ def load_checkpoint(source: str) -> Checkpoint:
         ValueError: there is no checkpoint of zs3, or it cannot be read.
     """
     folder = str(SHIPPED / source) if (SHIPPED / source / RECIPE).is_file() else source
-    filesystem, root = fsspec.core.url_to_fs(folder)
+    filesystem, root = filesystem_and_path(folder)
     parts = {}
     for name in (RECIPE, CLASSES, WEIGHTS):
         try:

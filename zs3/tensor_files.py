@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-import fsspec
 import numpy as np
 import safetensors.torch
 import torch
@@ -25,6 +24,8 @@ from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
+
+from zs3.files import filesystem_and_path
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which checkpoints keep their state dict (detectron2; open_clip and timm)."""
@@ -205,7 +206,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def _existing_file(uri: str) -> tuple[Any, str]:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = filesystem_and_path(uri)
     if not filesystem.isfile(path):
         raise FileNotFoundError(f"no weights at {uri!r}; check the path")
     return filesystem, path

@@ -7,13 +7,12 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from operator import index
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-import fsspec
-
 from zs3.class_lists import MAX_BYTES, decoded, listed_classes
+from zs3.files import filesystem_and_path
+from zs3.wording import first_names
 
 Role = Literal["seen", "unseen", "background", "excluded"]
 
@@ -95,7 +94,12 @@ class Vocabulary:
         name = str(content.get("name", name))
         ignore_id = content.get("ignore_id", content.get("ignore_index", _IGNORE_8_BIT))
         classes = tuple(_entry_from_json(entry, name) for entry in content["classes"])
-        return cls(name=name, classes=classes, ignore_id=_IGNORE_8_BIT if ignore_id is None else ignore_id)
+        if ignore_id is None:
+            return cls(name=name, classes=classes)
+        try:
+            return cls(name=name, classes=classes, ignore_id=_whole(ignore_id, "ignore_index"))
+        except TypeError as error:
+            raise ValueError(f"vocabulary {name!r}: {error}") from None
 
 
 def load_vocabulary(source: str) -> Vocabulary:
@@ -114,7 +118,8 @@ def load_vocabulary(source: str) -> Vocabulary:
         return Vocabulary.from_json(_shipped_json(source), name=source)
     path = PurePosixPath(source)
     try:
-        with fsspec.open(source, "rb") as file:
+        filesystem, place = filesystem_and_path(source)
+        with filesystem.open(place, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
         if "," in source and not re.search(r"[:/\\\n]", source) and path.suffix.lower() not in _SUFFIXES:
@@ -221,6 +226,35 @@ def unseen_everywhere(vocabularies: Iterable[Vocabulary]) -> frozenset[str]:
     )
 
 
+def differences_in_words(
+    first: Vocabulary, second: Vocabulary, places: tuple[str, str] = ("there", "now")
+) -> str:
+    """How two class lists differ, naming the first few classes: `only there: cat; only now: dog, yak`.
+
+    Args:
+        places: what the two lists are called.
+    """
+    there, now = places
+    entries, others = ({entry.name: entry for entry in part.classes} for part in (first, second))
+    only = {there: entries.keys() - others.keys(), now: others.keys() - entries.keys()}
+    parts = [f"only {place}: {first_names(sorted(names))}" for place, names in only.items() if names]
+    for field in ("id", "role", "synonyms"):
+        changed = [
+            f"{name} ({_plain(getattr(entry, field))} {there}, {_plain(getattr(others[name], field))} {now})"
+            for name, entry in entries.items()
+            if name in others and getattr(entry, field) != getattr(others[name], field)
+        ]
+        if changed:
+            parts.append(f"other {field if field == 'synonyms' else field + 's'}: {first_names(changed)}")
+    if first.ignore_id != second.ignore_id:
+        parts.append(f"ignore id {first.ignore_id} {there}, {second.ignore_id} {now}")
+    return "; ".join(parts) or "the same classes in another order"
+
+
+def _plain(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
+
+
 def _refuse_bad_entries(vocabulary: Vocabulary) -> None:
     where = f"vocabulary {vocabulary.name!r}"
     if not vocabulary.candidates:
@@ -255,16 +289,47 @@ def _refuse_bad_entries(vocabulary: Vocabulary) -> None:
 def _entry_from_json(entry: Any, vocabulary: str) -> ClassEntry:
     try:
         return ClassEntry(
-            id=index(entry["id"]),
+            id=_whole(entry["id"], "id"),
             name=str(entry["name"]),
             role=entry.get("role", "seen"),
-            synonyms=tuple(str(synonym) for synonym in entry.get("synonyms", ())),
+            synonyms=_texts(entry.get("synonyms")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"vocabulary {vocabulary!r}: class entry {_shortened(entry)} needs an integer 'id' and a 'name' "
-            f"({error!r})"
+            f"({error})"
         ) from error
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number of JSON, also where it is written as 255.0 or as the text "255".
+
+    Raises:
+        TypeError: it is something else.
+    """
+    number = value.strip() if isinstance(value, str) else value
+    if isinstance(number, str) and re.fullmatch(r"[+-]?[0-9]+", number):
+        return int(number)
+    if isinstance(number, float) and number.is_integer():
+        return int(number)
+    if isinstance(number, int) and not isinstance(number, bool):
+        return number
+    raise TypeError(
+        f"{what} is {_shortened(value)}, a {type(value).__name__}; expected a whole number such as 255"
+    )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """A list of texts; a text alone is a list of one.
+
+    Raises:
+        TypeError: it is no list.
+    """
+    if value is None or isinstance(value, str):
+        return (value,) if value else ()
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"synonyms is {_shortened(value)}; expected a list of names")
+    return tuple(str(text) for text in value)
 
 
 def _shortened(value: Any) -> str:

@@ -67,3 +67,13 @@ def first_names(names: Iterable[object], most: int = 5, *, count: int | None = N
     listed = [str(name) for name in names]
     more = (len(listed) if count is None else count) - min(most, len(listed))
     return (", ".join(listed[:most]) or "none") + (f" and {more} more" if more > 0 else "")
+
+
+def number_of(count: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 image`, `2 images`, `1,000 strata`.
+
+    Args:
+        singular: the noun for one.
+        plural: for any other number; by default the singular and an s.
+    """
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"

@@ -19,7 +19,7 @@ from pipelines.runs.run import RunResult
 from pipelines.tables.delta_reader import delta_uri, table_uri
 from zs3.text.confusable import ClosePair
 from zs3.vocabulary import Vocabulary
-from zs3.wording import map_texts, redacted
+from zs3.wording import map_texts, number_of, redacted
 
 FAILURES_QUERY = "SELECT image_id, stage, message FROM t"
 """A query of the table `failures`."""
@@ -40,7 +40,8 @@ def print_summary(
     failed = result.failed or result.failed_before
     retry = f" ({result.failed_before} of them failed, for `zs3 retry --out {shlex.quote(result.out)}`)"
     lines = [
-        f"{result.images} images {participle}, {result.failed} failed, {result.skipped} skipped as done before"
+        f"{number_of(result.images, 'image')} {participle}, {result.failed} failed, {result.skipped} skipped as "
+        "done before"
         f"{retry if result.failed_before else ''}; "
         f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
         f"after {result.startup_seconds:.1f} s of start-up",

@@ -24,6 +24,8 @@ from zs3.metrics.intervals import BLOCK, REPLICATES
 from zs3.metrics.paired import Difference, paired
 from zs3.metrics.protocols import differences as protocol_differences
 from zs3.metrics.resampling import METRICS
+from zs3.vocabulary import differences_in_words
+from zs3.wording import number_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,9 @@ def _label_changes(
         tables.append(table)
     changes = label_changes(tables[0], tables[1], execution)
     differing = changes["sizes_differ"]
-    return changes, [f"Label changes leave out {differing} images whose sizes differ."] if differing else []
+    return changes, [
+        f"Label changes leave out {number_of(differing, 'image')} whose sizes differ."
+    ] if differing else []
 
 
 def _refuse_incomparable(first: EvaluatedRun, second: EvaluatedRun) -> None:
@@ -121,10 +125,13 @@ def _refuse_incomparable(first: EvaluatedRun, second: EvaluatedRun) -> None:
             "evaluate one of them again with the --protocol of the other"
         )
     if first.vocabulary.digest != second.vocabulary.digest:
+        differing = differences_in_words(
+            first.vocabulary, second.vocabulary, ("in the first", "in the second")
+        )
         raise ValueError(
-            f"{first.source} was scored on the {len(first.vocabulary.classes)} classes of "
+            f"{first.source} was scored on the {number_of(len(first.vocabulary.classes), 'class', 'classes')} of "
             f"{first.vocabulary.name!r}, {second.source} on the {len(second.vocabulary.classes)} of "
-            f"{second.vocabulary.name!r}, and the lists differ; evaluate both on the same data set"
+            f"{second.vocabulary.name!r}, and the lists differ ({differing}); evaluate both on the same data set"
         )
 
 

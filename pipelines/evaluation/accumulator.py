@@ -13,9 +13,10 @@ from pipelines.evaluation.image_scores import IMAGE_STATUS
 from pipelines.storage.external_sort import SortedSpill
 from pipelines.storage.spill import IDS_AT_ONCE, SpillFile
 from zs3.evaluation.image_scores import confusions_of
-from zs3.metrics import PROTOCOLS, EvaluatedClass, Protocol
-from zs3.metrics.confusions import Confusion, total, with_true_masks, with_true_names
+from zs3.metrics import EvaluatedClass, Protocol
+from zs3.metrics.confusions import Confusion, total, with_true_masks
 from zs3.metrics.counts import counted
+from zs3.metrics.region_bound import RegionBound
 from zs3.metrics.reliability import Reliability
 from zs3.tables import SCORES
 
@@ -26,14 +27,14 @@ class EvaluationAccumulator:
     Args:
         folder: existing folder for the files; the caller removes it.
         classes: of the data set.
-        protocol: which pixels count for calibration.
+        protocol: which pixels count for calibration and oracles.
         range_ends: image ids at which the files of score rows are cut, as `Truth.range_ends` gives them.
 
     Attributes:
-        confusion, true_names, true_masks: sums over all images, as labelled and with oracles (`zs3.metrics`).
+        confusion, true_masks: sums over all images, as labelled and with true masks (`zs3.metrics`).
+        naming: what no naming of the labelled regions can exceed.
         oracles: sums of further confusions, as `zs3.evaluation.oracles` names them; empty without segments.
         reliability: of the scores of labels.
-        names: labelled names that occur.
         count: number of images of each status.
         scores: rows of the table `scores`, in order of ids.
     """
@@ -44,10 +45,10 @@ class EvaluationAccumulator:
         self._classes, self._protocol = classes, protocol
         self._images = SpillFile(folder, IMAGE_STATUS, "images")
         self.scores = SortedSpill(folder, SCORES, "scores", range_ends)
-        self.confusion, self.true_names, self.true_masks = total([]), total([]), total([])
+        self.confusion, self.true_masks = total([]), total([])
+        self.naming = RegionBound(classes, protocol)
         self.oracles: dict[str, Confusion] = {}
         self.reliability = Reliability()
-        self.names: set[str] = set()
         self.count: Counter[str] = Counter()
 
     def add(self, block: pa.Table) -> None:
@@ -57,14 +58,14 @@ class EvaluationAccumulator:
         if not scored.num_rows:
             return
         self.scores.write(scored.select(SCORES.names))
-        self.names.update(pc.unique(pc.list_flatten(scored["names"])).to_pylist())
         images = confusions_of(scored)
         for image, (labelled, scores) in zip(images, _columns(scored, "labelled", "score"), strict=True):
             by_class = dict(zip(labelled, scores, strict=True))
             self.reliability.add(image, by_class, self._classes, self._protocol)
-        kept = [counted(image, self._classes, PROTOCOLS["zs3"]) for image in images]
+        kept = [counted(image, self._classes, self._protocol) for image in images]
         self.confusion = total([self.confusion, *images])
-        self.true_names = total([self.true_names, *map(with_true_names, kept)])
+        for image in kept:
+            self.naming.add(image)
         self.true_masks = total([self.true_masks, *map(with_true_masks, kept)])
         oracles = pa.Table.from_struct_array(pc.list_flatten(scored["oracles"]).combine_chunks())
         for name in pc.unique(oracles["name"]).to_pylist():
@@ -96,6 +97,12 @@ class EvaluationAccumulator:
         """Id and message of the first images of a status."""
         sql = "select distinct image_id, message from images where status = ? order by image_id limit ?"
         return self._images.query(sql, status, most)
+
+    def turned(self, most: int) -> tuple[int, list[str]]:
+        """How many scored images have an orientation that keeps their size, and ids of the first."""
+        sql = "select image_id, count(*) over () as images from images where turned order by image_id limit ?"
+        rows = self._images.query(sql, most)
+        return (rows[0]["images"] if rows else 0), [row["image_id"] for row in rows]
 
     def failures(self, ids: Iterable[str]) -> dict[str, str]:
         """Image id -> why it could not be labelled, of a few images."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,12 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.from_checkpoint import CheckpointSource
 from pipelines.evaluation.from_segments import SegmentsSource
 from pipelines.evaluation.gallery import gallery
-from pipelines.evaluation.ground_truth import Truth, open_truth, refuse_missing_root
+from pipelines.evaluation.ground_truth import (
+    Truth,
+    open_truth,
+    refuse_missing_root,
+    refuse_uncounted,
+)
 from pipelines.evaluation.outputs import commit_scores, evaluation_report, scores_origin, write_report
 from pipelines.evaluation.request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation.source import LabelTableSource, Source
@@ -46,7 +50,7 @@ from zs3.metrics.resampling import ranges
 from zs3.report.details import MAX_LISTED
 from zs3.report.gallery import MAX_IMAGES, GalleryItem
 from zs3.vocabulary import Vocabulary, load_vocabulary
-from zs3.wording import first_names
+from zs3.wording import first_names, number_of
 
 MAX_ERRORS = 5
 """Images whose error a message shows."""
@@ -97,6 +101,7 @@ def evaluate(
         images.add_outside(source.outside(truth))
         _score_all(source, truth, matches, images, on_progress)
         missing = _refuse_incomplete(images, truth, request, source)
+        refuse_uncounted(images.confusion, vocabulary.classes, protocols[0], request.title)
         by_protocol = {
             protocol: ranges(
                 images.scores.tables(BLOCK),
@@ -108,14 +113,10 @@ def evaluate(
             )
             for protocol in protocols
         }
-        labels = source.labels
-        if labels.uri is None:  # as a table of these labels would say
-            labels = replace(labels, seen={name: labels.seen[name] for name in sorted(images.names)})
         report = evaluation_report(
             request,
-            labels,
+            source.labels,
             truth,
-            matches,
             images,
             missing=missing,
             failures=_failure_reasons(images, source, missing["without_labels"][1]),
@@ -125,7 +126,7 @@ def evaluate(
             now=now,
         )
         pictures = _pictures(request, source, truth, matches, images, protocols[0])
-        origin = scores_origin(request, labels, vocabulary, protocols)
+        origin = scores_origin(request, source.labels, vocabulary, protocols)
         commit_scores(request.out, images.scores.tables(BLOCK), origin)
     write_report(request.out, report, pictures)
     return report
@@ -205,7 +206,9 @@ def _refuse_incomplete(
     """
     errors, messages = images.errors(MAX_ERRORS)
     if errors:
-        raise ValueError(f"{errors} of {truth.images} images cannot be scored: {'; '.join(messages)}")
+        raise ValueError(
+            f"{errors} of {number_of(truth.images, 'image')} cannot be scored: {'; '.join(messages)}"
+        )
     scored, outside = images.count["scored"], images.count["outside"]
     unscored, first, failed = 0, list[str](), 0
     if scored < truth.images:
@@ -222,9 +225,9 @@ def _refuse_incomplete(
         )
     if (unscored or outside) and not request.allow_missing:
         raise ValueError(
-            f"{unscored} of {truth.images} images of {request.title} have no {source.verb}s "
+            f"{unscored} of {number_of(truth.images, 'image')} of {request.title} have no {source.verb}s "
             f"({first_names(first, count=unscored)}; {failed} of them {source.failed}{reason}), and "
-            f"{outside} {source.done} images are not in it ({first_names(first_outside, count=outside)}); "
+            f"{number_of(outside, f'{source.done} image')} not in it ({first_names(first_outside, count=outside)}); "
             f"{source.verb} the rest, or score the {scored} that have both with --allow-missing"
         )
     return {"without_labels": (unscored, first), "without_truth": (outside, first_outside)}

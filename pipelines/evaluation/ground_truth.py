@@ -16,6 +16,8 @@ from pipelines.storage.external_sort import range_ends
 from pipelines.storage.lookup_table import row_of
 from zs3.datasets import Dataset, ImageRef, open_dataset
 from zs3.datasets.listing import is_folder
+from zs3.datasets.truth import BINARY_REPAIR
+from zs3.metrics import Confusion, EvaluatedClass, Protocol, counted
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -135,6 +137,26 @@ def refuse_missing_root(root: str) -> None:
     """
     if not is_folder(root):
         raise FileNotFoundError(f"data set {root!r} does not exist or is no folder; check --root")
+
+
+def refuse_uncounted(
+    labelled: Confusion, classes: Sequence[EvaluatedClass], protocol: Protocol, title: str
+) -> None:
+    """Check that some pixel of the truth counts, or every score would be undefined.
+
+    Args:
+        labelled: sum over all images, before the protocol.
+        title: of data set and split.
+
+    Raises:
+        ValueError: none does.
+    """
+    if not counted(labelled, classes, protocol).pixels.size:
+        raise ValueError(
+            f"the truth of {title} has no pixel of a class that counts under protocol {protocol.name!r}, only "
+            "background "
+            f"and ignored ones. {BINARY_REPAIR}"
+        )
 
 
 def _listed(name: str, root: str, split: str) -> tuple[tuple[Vocabulary, int], pa.Table]:

@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.evaluation.ground_truth import Truth
-from pipelines.storage.objects import read_bytes
+from pipelines.storage.objects import open_file, read_bytes
 from zs3.datasets import ImageRef, read_truth
 from zs3.evaluation.image_scores import image_score_row
+from zs3.images.codec import keeps_size_when_turned
 from zs3.metrics import Confusion
 from zs3.tables import SCORES
 
@@ -25,21 +26,25 @@ IMAGE_STATUS = pa.schema(
         "file": pa.string(),
         "miou": pa.float64(),
         "truth_digest": pa.string(),
+        "turned": pa.bool_(),
     }
 )
 """`scored`, `outside` of the split, `failed` to be labelled, or an `error`; of the last two the reason as the message;
-of scored images the file that holds their labels, their own mean IoU in percent, and the digest of their truth."""
+of scored images the file that holds their labels, their own mean IoU in percent, the digest of their truth, and whether
+sizes cannot tell if it is of the upright picture (`zs3.images.codec.keeps_size_when_turned`)."""
+
+HEADER_BYTES = 128 * 1024
+"""Of a photograph, in which its orientation is looked for: EXIF takes at most 64 KiB and comes first."""
 
 _ORACLE = pa.struct({"name": pa.string(), **dict.fromkeys(Confusion.__slots__, pa.list_(pa.int64()))})
 IMAGE_SCORES = pa.schema(
     [
         *SCORES,
         *(field for field in IMAGE_STATUS if field.name != "image_id"),
-        pa.field("names", pa.list_(pa.string())),
         pa.field("oracles", pa.list_(_ORACLE)),
     ]
 )
-"""A row of `scores`, the status of the image, the labelled names that occur, and the confusions of oracles."""
+"""A row of `scores`, the status of the image, and the confusions of oracles."""
 
 _NO_SCORES: dict[str, Any] = {name: [] for name in SCORES.names if name != "image_id"}
 
@@ -120,9 +125,18 @@ def score_image(
         "file": "",
         "miou": miou,
         "truth_digest": hashlib.sha256(data).hexdigest(),
-        "names": sorted({row["class_name"] for row in labels if row["area"]}),
+        "turned": _turned(ref.image_uri),
         "oracles": [
             {"name": name, **{key: getattr(confusion, key) for key in Confusion.__slots__}}
             for name, confusion in (oracles(truth_HW) if oracles else {}).items()
         ],
     }
+
+
+def _turned(uri: str) -> bool:
+    """`keeps_size_when_turned` of a photograph; false where it cannot be read, as scoring does not need it."""
+    try:
+        with open_file(uri) as file:
+            return keeps_size_when_turned(file.read(HEADER_BYTES))
+    except (ValueError, OSError):
+        return False

@@ -22,18 +22,25 @@ from pipelines.tables.delta_reader import delta_uri, table_uri
 from pipelines.tables.delta_writer import storage_options
 from pipelines.tables.label_table import Labels
 from zs3.datasets import Dataset
-from zs3.evaluation.caveats import caveats
+from zs3.evaluation.caveats import MAX_NAMES, caveats
 from zs3.metrics import GROUPS, Protocol
 from zs3.metrics.resampling import Ranges
 from zs3.metrics.scoring import scores
 from zs3.report import markdown, page
 from zs3.report.error_split import region_diagnostics, split_diagnostics, split_values
 from zs3.report.gallery import GalleryItem
-from zs3.report.values import calibration, confusion_matrix, report_values, score_range, with_ranges
+from zs3.report.values import (
+    calibration,
+    confusion_matrix,
+    report_values,
+    score_range,
+    with_masks,
+    with_ranges,
+)
 from zs3.tables import SCORES
 from zs3.tuning.settings_file import tuning_caveats
 from zs3.vocabulary import Vocabulary
-from zs3.wording import redacted
+from zs3.wording import number_of, redacted
 
 REPORT_VERSION = 2
 """Of `report.json`; a change that readers can notice raises it."""
@@ -43,7 +50,6 @@ def evaluation_report(
     request: EvaluateRequest,
     labels: Labels,
     truth: Truth,
-    matches: Mapping[str, int],
     images: EvaluationAccumulator,
     *,
     missing: Mapping[str, tuple[int, Sequence[str]]],
@@ -56,7 +62,6 @@ def evaluation_report(
     """What `report.json` holds.
 
     Args:
-        matches: labelled name -> class id of the data set.
         missing: why images were not scored -> how many, and ids of the first.
         failures: id -> reason, of the first missing images.
         diagnostics: further score sets of the user.
@@ -68,18 +73,29 @@ def evaluation_report(
     oracles = (
         split_diagnostics(split)
         if split
-        else region_diagnostics(images.true_names, images.true_masks, classes, protocol)
+        else region_diagnostics(images.naming.counts(), images.true_masks, classes, protocol)
     )
     provenance = _provenance(request, labels, truth, images.truth_digests(), now)
+    had_masks = {entry.name: labels.had_masks(entry.name) for entry in truth.vocabulary.candidates}
     notes = caveats(
         truth.vocabulary,
-        seen=labels.seen,
-        matches={name: matches[name] for name in labels.seen},
-        labelled_with=labels.vocabulary,
+        had_masks=had_masks,
+        offered=[entry.name for entry in labels.vocabulary.candidates]
+        if labels.vocabulary
+        else list(labels.seen),
+        whole_list=labels.vocabulary is not None,
+        turned=images.turned(MAX_NAMES),
         missing=missing,
         runs=labels.runs,
     )
     notes += tuning_caveats(labels.provenance.get("tuning"), provenance["dataset"])
+    if labels.uri and labels.provenance.get("score") != "probability":
+        notes.append(
+            "Scores in this label table are, or may be, those of an earlier version of zs3: sums that can exceed 1. "
+            f"The reliability curve leaves out {number_of(images.reliability.outside, 'pixel')} with such a "
+            "score; label "
+            "into another --out before you filter by score."
+        )
     notes += [f"Not scored as well: {reason}." for reason in not_scored]
     report = report_values(
         title=request.title,
@@ -91,7 +107,7 @@ def evaluation_report(
         diagnostics=[*oracles, *diagnostics],
         provenance=provenance,
     )
-    report = with_ranges(report, ranges[protocol]) | calibration(images.reliability)
+    report = with_masks(with_ranges(report, ranges[protocol]), had_masks) | calibration(images.reliability)
     report["confusion"] = confusion_matrix(images.confusion, classes, protocol)
     report["failures"] = dict(failures)
     if split:

@@ -13,7 +13,13 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import score_table_images
 from pipelines.labelling.label import ModelInfo
-from pipelines.tables.label_table import Labels, failed_images, label_rows_graph, open_labels
+from pipelines.tables.label_table import (
+    Labels,
+    failed_images,
+    label_rows_graph,
+    listed_masks,
+    open_labels,
+)
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -100,6 +106,8 @@ def in_memory_labels(model: ModelInfo, vocabulary: Vocabulary, made_of: Mapping[
         rows=0,
         runs=(model.digest,),
         seen={entry.name: model.seen[entry.id] for entry in vocabulary.candidates},
+        trained=model.trained,
+        listed=listed_masks(vocabulary, model.seen),
         ids={entry.name: entry.id for entry in vocabulary.candidates},
         vocabulary=vocabulary,
         provenance={"run": dict(model.provenance), "digest": model.digest, **made_of},

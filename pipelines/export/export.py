@@ -39,7 +39,7 @@ from zs3.export.paths import PARTIAL
 from zs3.export.png import VOID_16, needs_16_bits
 from zs3.metrics import UNKNOWN
 from zs3.vocabulary import load_vocabulary
-from zs3.wording import first_names
+from zs3.wording import first_names, number_of
 
 Format = Literal["png", "coco", "panoptic", "cvat", "parquet"]
 
@@ -211,7 +211,9 @@ def _image_files(
             if on_progress:
                 on_progress(images)
         if failed:
-            raise ValueError(f"{failed} of {images + failed} images cannot be exported: {'; '.join(errors)}")
+            raise ValueError(
+                f"{failed} of {number_of(images + failed, 'image')} cannot be exported: {'; '.join(errors)}"
+            )
         twice = names.repeated("image_id", 1)
         if twice:
             raise ValueError(

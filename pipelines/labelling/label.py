@@ -69,7 +69,9 @@ class ModelInfo:
     provenance: Mapping[str, str]
     """The parts of the digest, by name."""
     seen: Mapping[int, bool]
-    """Class id → whether the checkpoint was trained on masks of the class."""
+    """Class id → whether the checkpoint had masks of the class and the class list does not mark it unseen."""
+    trained: frozenset[str] | None = None
+    """Concepts (`zs3.vocabulary.concept`) that the checkpoint had masks of; None where that is not known."""
     names: Callable[[], SegmentClassifier] | None = field(default=None, compare=False)
     """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names."""
 
@@ -92,7 +94,9 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
         warn_about_confusable(classifier)
         return classifier
 
-    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, names=names)
+    return ModelInfo(
+        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.seen_concepts, names=names
+    )
 
 
 def load_labeller(
@@ -105,9 +109,11 @@ def load_labeller(
 
 
 def warn_about_confusable(names: SegmentClassifier) -> None:
-    """Warn about classes that are hard to tell apart; a ValueError for two that have the same embedding."""
-    for line in confusable_warnings(names.confusable()):
-        logger.warning("zs3: warning: %s", printable(redacted(line)))
+    """Warn about names that cannot be read and classes that are hard to tell apart; a ValueError for two that have the
+    same embedding."""
+    for lines in (names.unread_names, lambda: confusable_warnings(names.confusable())):
+        for line in lines():
+            logger.warning("zs3: warning: %s", printable(redacted(line)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +196,8 @@ def label_provenance(info: ModelInfo, checkpoint: str, vocabulary: Vocabulary) -
         "checkpoint": checkpoint,
         "vocabulary": vocabulary.to_json(),
         "seen": {str(class_id): seen for class_id, seen in info.seen.items()},
+        "trained": None if info.trained is None else sorted(info.trained),
+        "score": "probability",
     }
 
 

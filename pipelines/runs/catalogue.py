@@ -7,6 +7,7 @@ changes only the shard that it falls into. Equal digests show that the others ar
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from pipelines.runs.listing import LISTED, listed_images
 from pipelines.storage.temporary_folders import lock_folder, remove_old_folders
+from zs3.wording import redacted
 
 SHARD = 1024
 """Images in a shard, on average."""
@@ -62,7 +64,7 @@ class Catalogue:
 
     An id is the file name without folder and extension where those are unique in the whole listing; otherwise every id
     is the path relative to the listing's root: the folder that was listed, or the deepest folder that holds all images.
-    The limit is applied last, so it changes no id.
+    The limit is applied last, so it changes no id. Secrets in uris of the web are left out of ids.
 
     Args:
         batches: with the columns of `listing.LISTED`, in any order; uris may repeat. A column `image_id` gives the ids.
@@ -103,6 +105,14 @@ class Catalogue:
             common = os.path.commonprefix(ends)  # noqa: RUF071 -- uris are no paths
             skip = len(root or common.rpartition("/")[0])
             self.connection.execute(f"UPDATE once SET image_id = ltrim(substr(uri, {skip + 1}), '/')")
+        if not has_ids:
+            self.connection.create_function(
+                "without_secrets", _without_secrets, ["VARCHAR", "VARCHAR"], "VARCHAR"
+            )
+            self.connection.execute(
+                "UPDATE once SET image_id = without_secrets(image_id, uri) "
+                "WHERE uri LIKE 'http%' AND regexp_matches(image_id, '[=@]')"
+            )
         limited = "" if limit is None else f" LIMIT {limit}"
         self.connection.execute(
             f"CREATE TABLE ordered AS SELECT image_id, uri, etag FROM once ORDER BY uri{limited}"
@@ -146,6 +156,12 @@ class Catalogue:
         row = self.connection.execute(query).fetchone()
         assert row is not None
         return row[0]
+
+
+def _without_secrets(image_id: str, uri: str) -> str:
+    """The id of a page of the web without passwords and signed queries; a digest of the uri keeps such ids apart."""
+    plain = redacted(f"://{image_id}").removeprefix("://")
+    return image_id if plain == image_id else f"{plain}-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
 
 
 def catalogue_of(source: str, limit: int | None = None) -> Catalogue:

@@ -25,6 +25,7 @@ from pipelines.runs.crash_journal import remove_journals
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.stall_timeout import graph_state, iterate_with_timeout, stop_graphs
 from pipelines.termination import uninterrupted
+from zs3.wording import number_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -153,7 +154,7 @@ def run_table(
                         )
                     if too_many(done, failed):
                         raise RuntimeError(
-                            f"{failed} of the first {done} images failed, more than --max-failures "
+                            f"{failed} of the first {number_of(done, 'image')} failed, more than --max-failures "
                             f"{execution.max_failures} allows; {work.target.uris['failures']} says why. What was "
                             "finished is kept, and the same command continues it"
                         )

@@ -14,7 +14,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import IO, Literal, TypeVar
 
 import fsspec
@@ -22,6 +21,7 @@ import pyarrow.fs
 
 from pipelines.storage.addresses import WEB, WEB_VARIABLE, checked_scheme, local_path, read_web
 from pipelines.storage.local_files import open_local, read_bounded, read_local, refuse_large
+from zs3.files import filesystem_and_path
 
 ARROW_SCHEMES = frozenset({"s3", "gs"})
 """Object stores that Arrow reads several times faster than fsspec (440 against 160 objects a second)."""
@@ -129,17 +129,9 @@ def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ValueError: the scheme is not read (`addresses`), or its driver is missing; the message names it.
     """
     path = local_path(source)
-    if path is not None:
-        return fsspec.filesystem("file"), os.path.normpath(Path(path).expanduser().absolute())
-    scheme = checked_scheme(source)
-    try:
-        # Not `url_to_fs`, which splits keys at `::`.
-        kind = fsspec.get_filesystem_class(scheme)
-        return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(source)), kind._strip_protocol(source)
-    except (ValueError, ImportError) as error:
-        raise ValueError(
-            f"cannot open {source!r}: {error}; expected a local path or a uri such as s3://bucket/folder"
-        ) from error
+    if path is None:
+        checked_scheme(source)
+    return filesystem_and_path(source if path is None else path)
 
 
 def open_file(uri: str) -> IO[bytes]:

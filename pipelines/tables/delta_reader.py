@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.storage.addresses import local_path
 from pipelines.storage.objects import describe_error, open_file, read_bytes, storage_options, with_retries
+from zs3.vocabulary import Vocabulary, differences_in_words
 
 KEYS = ("image_id", "uri")
 """Columns whose minimum and maximum in a file show whether it can contain an image."""
@@ -37,8 +38,8 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
     Raises:
         ValueError: it is another kind of table, so it must not be replaced either.
     """
-    uri, name = table_folder(table), schema_name(schema)
-    stored, wanted = provenance_of(table).get("run", {}), provenance["run"]
+    uri, name, origin = table_folder(table), schema_name(schema), provenance_of(table)
+    stored, wanted = origin.get("run", {}), provenance["run"]
     if table.metadata().name != name or not stored:
         raise ValueError(
             f"{uri} is a table called {table.metadata().name!r}, not {name!r} of zs3; choose another --out"
@@ -52,12 +53,21 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
     if not differing:
         return ""
     details = ", ".join(
-        f"{key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now)" for key in differing
+        f"class list ({differences_in_words(*lists)})"
+        if key == "vocabulary" and (lists := _class_lists(origin, provenance))
+        else f"{key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now)"
+        for key in differing
     )
     return (
         f"{uri} holds another run, made with a different {details}; choose another --out, or start a new version of "
         "the table with --replace"
     )
+
+
+def _class_lists(*provenances: Mapping[str, Any]) -> list[Vocabulary]:
+    """The class list of each provenance; none if one has none."""
+    contents = [provenance.get("vocabulary") for provenance in provenances]
+    return [Vocabulary.from_json(content) for content in contents] if all(contents) else []
 
 
 def existing_table(uri: str) -> DeltaTable | None:

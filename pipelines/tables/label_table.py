@@ -19,7 +19,8 @@ from deltalake.exceptions import DeltaError
 
 from pipelines.storage.objects import filesystem_of, open_file
 from pipelines.tables.delta_reader import existing_table, file_uris, provenance_of, table_uri
-from zs3.vocabulary import Vocabulary
+from zs3.vocabulary import Vocabulary, concept
+from zs3.wording import number_of
 
 if TYPE_CHECKING:
     import ray.data
@@ -62,13 +63,35 @@ class Labels:
     runs: tuple[str, ...]
     """Digests of the labelling runs that made the rows; several only if somebody merged tables."""
     seen: Mapping[str, bool]
-    """Name of each class that occurs -> whether the labeller was trained on it."""
+    """Name of each class that occurs -> whether the labeller was trained on it and its class list does not mark it
+    unseen."""
+    trained: frozenset[str] | None
+    """Concepts (`zs3.vocabulary.concept`) that the labeller had masks of; None where the table does not say."""
+    listed: Mapping[str, bool]
+    """Concept of each class of the class list that it does not mark unseen -> whether the labeller had masks of it."""
     ids: Mapping[str, int]
     """Name of each class that occurs -> its id in the table."""
     vocabulary: Vocabulary | None
     """The class list of the labels; None for a table that zs3 did not make."""
     provenance: Mapping[str, Any]
     """See `provenance_of`."""
+
+    def had_masks(self, name: str) -> bool | None:
+        """Whether the labeller was trained on masks of a class; None where that is not known."""
+        return self.listed.get(concept(name)) if self.trained is None else concept(name) in self.trained
+
+
+def listed_masks(vocabulary: Vocabulary, seen: Mapping[int, bool]) -> dict[str, bool]:
+    """`Labels.listed` of a class list.
+
+    Args:
+        seen: class id -> whether the labeller had masks of the class and the list does not mark it unseen.
+    """
+    return {
+        concept(entry.name): seen[entry.id]
+        for entry in vocabulary.candidates
+        if entry.role != "unseen" and entry.id in seen
+    }
 
 
 def open_labels(source: str) -> Labels:
@@ -89,8 +112,9 @@ def open_labels(source: str) -> Labels:
     if not rows:
         raise ValueError(f"label table {uri} is empty; did the labelling run fail for every image?")
     provenance = provenance_of(table)
-    content = provenance.get("vocabulary")
+    content, trained = provenance.get("vocabulary"), provenance.get("trained")
     vocabulary = Vocabulary.from_json(content) if content else None
+    stored_seen = {int(class_id): seen for class_id, seen in provenance.get("seen", {}).items()}
     _refuse_foreign_classes(uri, classes, vocabulary)
     return Labels(
         uri=uri,
@@ -101,7 +125,11 @@ def open_labels(source: str) -> Labels:
         seen={name: seen for (_, name), seen in sorted(classes.items())},
         ids={name: class_id for class_id, name in sorted(classes)},
         vocabulary=vocabulary,
-        provenance={key: value for key, value in provenance.items() if key not in ("vocabulary", "seen")},
+        trained=None if trained is None else frozenset(trained),
+        listed={} if vocabulary is None else listed_masks(vocabulary, stored_seen),
+        provenance={
+            key: value for key, value in provenance.items() if key not in ("vocabulary", "seen", "trained")
+        },
     )
 
 
@@ -224,7 +252,8 @@ def _refuse_foreign_classes(
             assert vocabulary is not None
             raise ValueError(
                 f"label table {uri} holds class id {class_id} ({name!r}), which is not in its class list "
-                f"{vocabulary.name!r} of {len(vocabulary.classes)} classes; was it merged with another table?"
+                f"{vocabulary.name!r} of {number_of(len(vocabulary.classes), 'class', 'classes')}; was it "
+                "merged with another table?"
             )
         if names.setdefault(class_id, name) != name:
             raise ValueError(

@@ -21,7 +21,7 @@ from zs3.tuning.calibration_sweep import Gammas
 from zs3.tuning.grid import Naming, NamingGrid, gammas_of, namings_of
 from zs3.tuning.trials import load_classifiers
 from zs3.vocabulary import Vocabulary, load_vocabulary
-from zs3.wording import first_names
+from zs3.wording import first_names, number_of
 
 if TYPE_CHECKING:
     from zs3.classification.classifier import SegmentClassifier
@@ -72,8 +72,8 @@ class PreparedTuning:
     """One per naming."""
     vocabulary: Vocabulary
     """To name with."""
-    seen: Mapping[str, bool]
-    """Name of each class → whether the checkpoint had masks of it."""
+    trained: frozenset[str]
+    """Concepts that the checkpoint had masks of."""
     matches: Mapping[str, int]
     """Name of each class → id in the data set that it means, or `UNKNOWN`."""
     segments: Mapping[str, str | int]
@@ -122,7 +122,7 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
         gammas=gammas,
         classifiers=classifiers,
         vocabulary=vocabulary,
-        seen={entry.name: info.seen[entry.id] for entry in vocabulary.candidates},
+        trained=checkpoint.seen_concepts,
         matches=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),
         segments={"uri": uri, "version": table.version()},
         files=tuple(file_uris(table)),
@@ -152,7 +152,7 @@ def _images_with_segments(
             for image_id in block["image_id"].to_pylist()
         }
         raise ValueError(
-            f"{len(missing)} of {len(refs)} images of {name} have no segments ({first_names(missing)}; "
+            f"{len(missing)} of {number_of(len(refs), 'image')} of {name} have no segments ({first_names(missing)}; "
             f"{len(failed.intersection(missing))} of them are in the table of failures); segment the rest, or tune on "
             "the others with --allow-missing"
         )

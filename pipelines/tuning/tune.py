@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.evaluation.ground_truth import refuse_uncounted
 from pipelines.evaluation.outputs import dataset_provenance
 from pipelines.execution import Execution
 from pipelines.labelling.segments_table import segments_graph
@@ -36,11 +37,13 @@ from zs3.evaluation.caveats import caveats
 from zs3.metrics import GROUPS, Confusion, finite
 from zs3.report.trade_off import markdown, picture
 from zs3.segmentation.table import segments_at
-from zs3.tuning.calibration_sweep import Gammas, Key, added
+from zs3.tuning.calibration_sweep import Gammas, Key, added, confusion_at
 from zs3.tuning.curve import Curve, Point, best_point, best_setting, curve
 from zs3.tuning.grid import range_caveats
 from zs3.tuning.settings_file import Tuned
 from zs3.tuning.trials import sweep_image
+from zs3.vocabulary import concept
+from zs3.wording import number_of
 
 if TYPE_CHECKING:
     from zs3.classification.classifier import SegmentClassifier
@@ -116,8 +119,12 @@ def tune(
             )
     if errors:
         first = "; ".join(sorted(errors)[:MAX_ERRORS])
-        raise ValueError(f"{len(errors)} of {len(prepared.image_ids)} images cannot be tuned on: {first}")
+        raise ValueError(
+            f"{len(errors)} of {number_of(len(prepared.image_ids), 'image')} cannot be tuned on: {first}"
+        )
     classes = prepared.dataset.vocabulary.classes
+    own = confusion_at(sums, 0, prepared.own.calibration, prepared.gammas)
+    refuse_uncounted(own, classes, prepared.protocol, prepared.title)
     curves = [
         curve(sums, naming, prepared.gammas, classes, prepared.protocol)
         for naming in range(len(prepared.namings))
@@ -256,11 +263,12 @@ def _tune_json(
         tuned_on=tuned_on,
     )
     missing = sorted({ref.id for ref in prepared.dataset.refs} - prepared.image_ids)
+    vocabulary = prepared.dataset.vocabulary
     notes = range_caveats(namings, prepared.gammas, namings[best.naming], best.gamma) + caveats(
-        prepared.dataset.vocabulary,
-        seen=prepared.seen,
-        matches=prepared.matches,
-        labelled_with=prepared.vocabulary,
+        vocabulary,
+        had_masks={entry.name: concept(entry.name) in prepared.trained for entry in vocabulary.candidates},
+        offered=[entry.name for entry in prepared.vocabulary.candidates],
+        whole_list=True,
         missing={"without_labels": (len(missing), missing), "without_truth": (0, [])},
         runs=[],
     )

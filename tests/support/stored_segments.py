@@ -86,6 +86,9 @@ def naming(broken=False):
         class Names:
             seen = {1: True, 2: False}  # noqa: RUF012
 
+            def unread_names(self):
+                return []
+
             def confusable(self):
                 return []
 

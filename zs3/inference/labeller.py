@@ -53,7 +53,7 @@ class Labeller:
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
-        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean probability of each class."""
         return [self.classifier.name(segments) for segments in self.segmenter.segment(pictures)]
 
 
@@ -111,7 +111,7 @@ class PixelLabeller:
 
     @torch.inference_mode()
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
-        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean score of each class present."""
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean probability of each class."""
         calibration = self.naming.calibration
         maps = (pixel_semantic_map(self.cells(picture), self._seen_C, calibration) for picture in pictures)
         return [mean_score_map(index, best, self._ids_C) for index, best in maps]

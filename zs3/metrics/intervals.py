@@ -87,9 +87,18 @@ def exchanged_sums(
     return first_sums, second_sums
 
 
-def intervals(values_RC: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """(C,) both ends of the percentile interval of every column; NaN where most replicates have no score."""
+def intervals(
+    values_RC: np.ndarray, images_C: np.ndarray | int, *, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) both ends of the percentile interval of every column.
+
+    NaN where most replicates have no score, and where fewer than `MIN_IMAGES` images stand behind it.
+
+    Args:
+        images_C: how many images stand behind each column.
+    """
     defined = np.count_nonzero(~np.isnan(values_RC), axis=0) * 2 > values_RC.shape[0]
+    defined &= np.asarray(images_C) >= MIN_IMAGES
     tail = 50 * (1 - level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a column without a number gives NaN

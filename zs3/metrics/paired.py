@@ -77,8 +77,10 @@ def paired(
     null = [run.scores(sums_RC, resamples=True) for run, sums_RC in zip(counts, exchanged, strict=True)]
     keys = list(whole[0].means)
     sets = (whole, resampled, null)
-    means = _differences(*([_stacked(scores, keys) for scores in pair] for pair in sets))
-    by_class = _differences(*([scores.iou_RK for scores in pair] for pair in sets))
+    means = _differences(*([_stacked(scores, keys) for scores in pair] for pair in sets), images)
+    by_class = _differences(
+        *([scores.iou_RK for scores in pair] for pair in sets), counts[0].images_with_class
+    )
     return Paired(
         means=dict(zip(keys, means, strict=True)),
         classes=tuple(
@@ -89,11 +91,18 @@ def paired(
 
 
 def _differences(
-    whole: Sequence[np.ndarray], resampled: Sequence[np.ndarray], null: Sequence[np.ndarray]
+    whole: Sequence[np.ndarray],
+    resampled: Sequence[np.ndarray],
+    null: Sequence[np.ndarray],
+    images_C: np.ndarray | int,
 ) -> list[Difference]:
-    """One difference per column of (R, C) scores, each given for the first and the second run."""
+    """One difference per column of (R, C) scores, each given for the first and the second run.
+
+    Args:
+        images_C: how many images stand behind each column.
+    """
     observed, by_chance = (whole[1] - whole[0])[0], null[1] - null[0]
-    ends = intervals(resampled[1] - resampled[0])
+    ends = intervals(resampled[1] - resampled[0], images_C)
     low, high = (np.where(np.isnan(observed), np.nan, end) for end in ends)
     return [
         Difference(

@@ -29,9 +29,12 @@ class Reliability:
 
     Attributes:
         sums_2B3: whether the label is unseen, bin, (pixels, correct pixels, score times pixels).
+        outside: pixels whose score is no probability, which are in no bin: label tables of earlier versions hold sums
+            that exceed 1.
     """
 
     sums_2B3: np.ndarray = field(default_factory=lambda: np.zeros((2, BINS, len(_ROWS))))
+    outside: int = 0
 
     def add(
         self,
@@ -44,7 +47,7 @@ class Reliability:
 
         Args:
             image: its confusion, before any protocol.
-            scores: predicted class id -> score in [0, 1] of its region; clipped to it.
+            scores: predicted class id -> score of its region, a probability.
             classes: of the data set.
             protocol: which pixels count. A pixel without a label has no score and is left out.
         """
@@ -54,7 +57,9 @@ class Reliability:
             labelled = kept.prediction == class_id
             pixels = int(kept.pixels[labelled].sum())
             right = int(kept.pixels[labelled & (kept.truth == class_id)].sum())
-            score = min(1.0, max(0.0, score))
+            if not 0 <= score <= 1:
+                self.outside += pixels
+                continue
             self.sums_2B3[int(class_id in unseen), min(BINS - 1, int(score * BINS))] += (
                 pixels,
                 right,

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zs3.metrics.counts import HITS, TRUE, image_counts, scored_classes, sums_by_image
-from zs3.metrics.intervals import MIN_IMAGES, REPLICATES, bootstrap_sums, intervals
+from zs3.metrics.intervals import REPLICATES, bootstrap_sums, intervals
 from zs3.metrics.protocols import EvaluatedClass, Protocol
 from zs3.metrics.scoring import GROUPS, score_arrays
 
@@ -74,13 +74,11 @@ def ranges(
     whole = counts.scores(counts.total[None])
     keys = list(whole.means)
     values = np.array([whole.means[key][0] for key in keys])
-    enough = np.full(values.shape, images >= MIN_IMAGES) & ~np.isnan(values)
-    enough_K = counts.images_with_class >= MIN_IMAGES
-    means = _ranges(values, np.stack([replicated.means[key] for key in keys], axis=1), enough)
+    means = _ranges(values, np.stack([replicated.means[key] for key in keys], axis=1), images)
     return Ranges(
         means=dict(zip(keys, means, strict=True)),
-        iou=_ranges(whole.iou_RK[0], replicated.iou_RK, enough_K),
-        boundary_iou=_ranges(whole.boundary_RK[0], replicated.boundary_RK, enough_K),
+        iou=_ranges(whole.iou_RK[0], replicated.iou_RK, counts.images_with_class),
+        boundary_iou=_ranges(whole.boundary_RK[0], replicated.boundary_RK, counts.images_with_class),
     )
 
 
@@ -139,11 +137,11 @@ class ScoreCounts:
         return AllScores(means=regions.means | boundary, iou_RK=regions.iou_RK, boundary_RK=edges.iou_RK)
 
 
-def _ranges(values: np.ndarray, replicates_RC: np.ndarray, enough: np.ndarray) -> tuple[Range, ...]:
-    """The range of each score; no interval where too few images stand behind it."""
+def _ranges(values: np.ndarray, replicates_RC: np.ndarray, images_C: np.ndarray | int) -> tuple[Range, ...]:
+    """The range of each score; no interval where it is undefined or too few images stand behind it."""
     if not values.size:
         return ()
-    ends = (np.where(enough, end, np.nan) for end in intervals(replicates_RC))
+    ends = (np.where(np.isnan(values), np.nan, end) for end in intervals(replicates_RC, images_C))
     return tuple(
         Range(value=float(value), low=float(low), high=float(high))
         for value, low, high in zip(values, *ends, strict=True)

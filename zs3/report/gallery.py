@@ -25,13 +25,16 @@ MAX_IMAGES = int(GALLERY_BYTES / _BYTES_PER_PIXEL / MIN_SIDE_PX**2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegendEntry:
-    """One class of one picture: iou in percent within it, none where its truth does not hold the class."""
+    """One class of one picture: iou in percent within it, none where its truth does not hold the class; and how much of
+    the whole picture is labelled it and truly it, in percent, pixels that do not count included."""
 
     class_id: int
     name: str
     colour: str
     seen: bool
     iou: float | None
+    labelled: float
+    true: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,7 @@ def gallery_item(
     image = confusion(truth_HW, prediction_HW, ignore_id=vocabulary.ignore_id)
     result = scores(image, vocabulary.classes, replace(protocol, absent="skip"))
     wrong = float((truth_HW != prediction_HW)[~ignored_HW].mean()) if not ignored_HW.all() else 0.0
+    maps_HW = (truth_HW, prediction_HW, ~ignored_HW)
     photo, truth, prediction, ignored = (
         shrunk(pixels, side_px) for pixels in (photo_HW3, truth_HW, prediction_HW, ignored_HW)
     )
@@ -126,7 +130,6 @@ def gallery_item(
         "errors": error_layers(truth, prediction, ~ignored),
     }
     shown = {class_id for part in layers.values() for layer in part for class_id in layer.classes}
-    given = prediction_HW[~ignored_HW]
     return GalleryItem(
         image_id=image_id,
         kind=kind,
@@ -136,26 +139,32 @@ def gallery_item(
         photo=jpeg_data_uri(photo),
         void=ignored_layer(ignored),
         wrong=100 * wrong,
-        legend=_legend(result, given, shown, vocabulary),
+        legend=_legend(result, *maps_HW, shown, vocabulary),
         **layers,
     )
 
 
 def _legend(
-    result: Scores, given_P: np.ndarray, shown: set[int], vocabulary: Vocabulary
+    result: Scores,
+    truth_HW: np.ndarray,
+    prediction_HW: np.ndarray,
+    counted_HW: np.ndarray,
+    shown: set[int],
+    vocabulary: Vocabulary,
 ) -> tuple[LegendEntry, ...]:
     """True classes by size, then other labelled classes by their counted pixels.
 
     Args:
         result: scores of the image.
-        given_P: (P,) labels of its counted pixels.
+        truth_HW, prediction_HW: class ids of the data set.
+        counted_HW: bool, which pixels count.
         shown: ids of the classes that its layers hold.
     """
-    true = {entry.name: entry for entry in result.classes if entry.pixels}
+    scored = {entry.name: entry for entry in result.classes if entry.pixels}
     by_id = {entry.id: entry for entry in vocabulary.classes}
-    true_ids = {class_id for class_id, entry in by_id.items() if entry.name in true}
-    pixels = dict(zip(*(part.tolist() for part in np.unique(given_P, return_counts=True)), strict=True))
-    first = sorted(true_ids, key=lambda class_id: (-true[by_id[class_id].name].pixels, class_id))
+    true_ids = {class_id for class_id, entry in by_id.items() if entry.name in scored}
+    pixels, labelled, true = map(_pixels, (prediction_HW[counted_HW], prediction_HW, truth_HW))
+    first = sorted(true_ids, key=lambda class_id: (-scored[by_id[class_id].name].pixels, class_id))
     then = sorted(
         (shown | pixels.keys()) - true_ids, key=lambda class_id: (-pixels.get(class_id, 0), class_id)
     )
@@ -166,7 +175,14 @@ def _legend(
             name=by_id[class_id].name if class_id in by_id else names.get(class_id, str(class_id)),
             colour=hex_colour(class_id),
             seen=class_id not in by_id or by_id[class_id].role != "unseen",
-            iou=true[by_id[class_id].name].iou if class_id in true_ids else None,
+            iou=scored[by_id[class_id].name].iou if class_id in true_ids else None,
+            labelled=100 * labelled.get(class_id, 0) / truth_HW.size,
+            true=100 * true.get(class_id, 0) / truth_HW.size,
         )
         for class_id in [*first, *then]
     )
+
+
+def _pixels(ids: np.ndarray) -> dict[int, int]:
+    """How many pixels each id has."""
+    return dict(zip(*(part.tolist() for part in np.unique(ids, return_counts=True)), strict=True))

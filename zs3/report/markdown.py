@@ -7,7 +7,7 @@ from typing import Any
 from zs3.metrics import GROUPS
 from zs3.report.details import confusion_rows, largest_mistakes, left_out, measures
 from zs3.report.error_split import TITLES, split_classes, split_sentence
-from zs3.report.formats import flattened, headline, interval, percent
+from zs3.report.formats import flattened, headline, interval, masks_word, percent
 from zs3.wording import printable
 
 
@@ -87,6 +87,7 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
         (
             entry["name"],
             "seen" if entry["seen"] else _UNSEEN,
+            masks_word(entry),
             percent(entry["iou"]),
             interval(entry),
             percent(entry["accuracy"]),
@@ -94,7 +95,9 @@ def _classes(report: Mapping[str, Any]) -> list[str]:
         )
         for entry in report["classes"]
     ]
-    return _table(("class", "group", "IoU %", "95 % interval", "accuracy %", "true pixels"), rows)
+    return _table(
+        ("class", "group", "training masks", "IoU %", "95 % interval", "accuracy %", "true pixels"), rows
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

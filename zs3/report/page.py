@@ -15,8 +15,9 @@ from markupsafe import Markup
 from zs3.report.charts import reliability, trade_off
 from zs3.report.details import confusion_rows, largest_mistakes, left_out, measures
 from zs3.report.error_split import TITLES, split_classes, split_means, split_sentence
-from zs3.report.formats import flattened, headline, interval, percent
+from zs3.report.formats import flattened, group_words, headline, interval, masks_word, percent
 from zs3.report.gallery import KINDS, GalleryItem, fitting
+from zs3.wording import printable
 
 MAX_BYTES = 20_000_000
 """Of the page; images that would exceed it are left out, with a sentence that says so."""
@@ -103,6 +104,7 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
             measures=measured,
             comparison=_comparison(report),
             split=_split(report.get("error_split")),
+            words=group_words(report["classes"]),
             groups=_groups(report["classes"]),
             mistakes=mistakes,
             largest=largest_mistakes(mistakes) if mistakes else [],
@@ -118,18 +120,26 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
     )
 
 
+def _printable(value: Any) -> Any:
+    """A value as the page writes it, before markup in it is escaped: control characters are shown as `\\x1b`."""
+    plain = isinstance(value, Markup) or not isinstance(value, str) or value.isprintable()
+    return value if plain else printable(value)
+
+
 def _environment() -> Environment:
     """Templates that escape values and stop at an undefined name."""
     environment = Environment(
         loader=PackageLoader("zs3.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
     environment.filters["thousands"] = "{:,}".format
     environment.filters["interval"] = interval
+    environment.filters["masks_word"] = masks_word
     return environment
 
 
@@ -157,11 +167,12 @@ def _groups(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, l
         (entry for entry in classes if entry["iou"] is not None),
         key=lambda entry: (-entry["iou"], entry["name"]),
     )
+    words = group_words(classes)
     unseen = [entry for entry in best_first if not entry["seen"]]
     seen = [entry for entry in best_first if entry["seen"]]
     return [
-        ("unseen", "Unseen classes", "known by name only", unseen),
-        ("seen", "Seen classes", "had training masks", seen),
+        ("unseen", "Unseen classes", words["unseen"], unseen),
+        ("seen", "Seen classes", words["seen"], seen),
     ]
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from zs3.metrics import GROUPS
 from zs3.report.error_split import TITLES, split_classes, split_sentence
 from zs3.report.formats import interval, percent
+from zs3.wording import number_of
 
 _SEEN, _UNSEEN = "bold blue", "bold yellow"
 _BAR_CELLS = 24
@@ -24,7 +25,7 @@ def summary(report: Mapping[str, Any], *, max_classes: int = 40) -> RenderableTy
     sentence = [Text(split_sentence(split), style="dim")] if split else []
     return Group(
         Text(report["title"], style="bold"),
-        Text(f"protocol {report['protocol']['name']}, {report['images']:,} images", style="dim"),
+        Text(f"protocol {report['protocol']['name']}, {number_of(report['images'], 'image')}", style="dim"),
         "",
         _scores(report),
         *sentence,
@@ -55,7 +56,11 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
     """Classes that occur in the truth, best first, with bars."""
     present = [entry for entry in report["classes"] if entry["iou"] is not None]
     chosen = sorted(present, key=lambda entry: -entry["iou"])[-max_classes:]
-    caption = f"the {len(chosen)} worst of {len(present)} classes" if len(chosen) < len(present) else None
+    caption = (
+        f"the {len(chosen)} worst of {number_of(len(present), 'class', 'classes')}"
+        if len(chosen) < len(present)
+        else None
+    )
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     split = report.get("error_split")
     by_class = {name: ious[1:] for name, _, ious in split_classes(split)} if split else {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zs3.report.formats import percent
+from zs3.wording import number_of
 
 BLUE, ORANGE, INK, SOFT, LINE = "#0067a8", "#c95a00", "#20242c", "#6b7280", "#d5d9e0"
 
@@ -34,7 +35,7 @@ def picture(tuned: Mapping[str, Any]) -> bytes:
     for naming in others:
         _line(axes, naming["curve"], color=LINE, linewidth=0.9, zorder=1)
     if others:
-        axes.plot([], [], color=LINE, label=f"{len(others)} other namings")
+        axes.plot([], [], color=LINE, label=f"{number_of(len(others), 'other naming')}")
     highlighted = [(current, BLUE, "current naming"), (best, ORANGE, "best naming")]
     for naming, colour, name in highlighted[: 1 if current == best else 2]:
         area = "–" if naming["area"] is None else f"{naming['area']:.3f}"
@@ -63,7 +64,8 @@ def picture(tuned: Mapping[str, Any]) -> bytes:
     axes.set_xlabel("seen mIoU, %", color=INK)
     axes.set_ylabel("unseen mIoU, %", color=INK)
     axes.set_title(
-        f"Seen-unseen trade-off on {tuned['tuned_on']['title']}, {tuned['tuned_on']['dataset']['images']} images",
+        f"Seen-unseen trade-off on {tuned['tuned_on']['title']}, "
+        f"{number_of(tuned['tuned_on']['dataset']['images'], 'image')}",
         color=INK,
         loc="left",
     )

@@ -107,6 +107,19 @@ def with_ranges(report: Mapping[str, Any], ranges: Ranges) -> dict[str, Any]:
     }
 
 
+def with_masks(report: Mapping[str, Any], had_masks: Mapping[str, bool | None]) -> dict[str, Any]:
+    """The report with `trained` in each class but background: whether the labeller had training masks of it.
+
+    Args:
+        had_masks: name of each seen and unseen class -> the same, None where that is not known.
+    """
+    classes = [
+        {**entry, "trained": had_masks[entry["name"]]} if entry["name"] in had_masks else entry
+        for entry in report["classes"]
+    ]
+    return {**report, "classes": classes}
+
+
 def score_range(
     ranges: Ranges, group: str, metric: str = "iou", key: str = "miou"
 ) -> dict[str, float | None]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from zs3.wording import number_of
+
 VERSION = 1
 """Of the file; a change that readers can notice raises it."""
 
@@ -61,7 +63,7 @@ def tuning_caveats(tuned_on: Mapping[str, Any] | None, dataset: Mapping[str, Any
     if not tuned_on:
         return []
     tuning = tuned_on["dataset"]
-    title = f"{tuned_on['title']} ({tuning['images']} images)"
+    title = f"{tuned_on['title']} ({number_of(tuning['images'], 'image')})"
     same_split = all(tuning[key] == dataset[key] for key in ("layout", "split", "vocabulary"))
     if same_split or tuning["truth"] == dataset["truth"]:
         return [

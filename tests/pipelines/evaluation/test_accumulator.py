@@ -28,7 +28,7 @@ def scored(image_id: str, **changes: Any) -> dict[str, Any]:
     lists = {name: [] for name in SCORES.names if name != "image_id"}
     row = {"image_id": image_id, **lists, "truth": [1, 1], "prediction": [1, 2], "pixels": [7, 3]}
     row |= {"file": f"file of {image_id}", "miou": 70.0, "truth_digest": f"digest of {image_id}"}
-    return row | {"status": "scored", "names": ["cat"], "oracles": []} | changes
+    return row | {"status": "scored", "oracles": []} | changes
 
 
 def accumulated(folder: Path, *blocks: list[dict[str, Any]], ends: tuple[str, ...] = ()) -> Any:
@@ -55,7 +55,7 @@ def test_every_image_has_one_status_and_only_scored_ones_count(tmp_path: Path) -
     )
     images.add_outside(["left"])
     assert images.count == {"scored": 2, "outside": 3, "error": 1, "failed": 1}
-    assert int(images.confusion.pixels.sum()) == 20 and images.names == {"cat"}
+    assert int(images.confusion.pixels.sum()) == 20
     assert {name: int(held.pixels.sum()) for name, held in images.oracles.items()} == {
         "true_masks": 10,
         "oracle_group": 5,

@@ -93,11 +93,15 @@ def rows_of(image_id: str, label_map_HW: np.ndarray | None = None, run: str = "r
 
 
 def table(
-    out: Path, files: Sequence[list[dict[str, Any]]], vocabulary: Vocabulary | None = LABELLED_WITH
+    out: Path,
+    files: Sequence[list[dict[str, Any]]],
+    vocabulary: Vocabulary | None = LABELLED_WITH,
+    trained: Sequence[str] | None = None,
 ) -> str:
     """A label table with these files, as a labelling run leaves it."""
     uri = str(out / "labels")
     provenance: dict[str, Any] = {"run": {"weights": "w"}, "digest": "d", "checkpoint": "none"}
+    provenance |= {"trained": trained, "score": "probability"}
     if vocabulary is not None:
         provenance["vocabulary"] = vocabulary.to_json()
     held = open_table(uri, LABELS, provenance)
@@ -240,6 +244,61 @@ def test_a_truth_id_outside_the_class_list_is_told_with_its_image(
     message = refused(table(tmp_path, all_images()), broken, tmp_path / "out")
     assert "5 of 5 images cannot be scored" in message
     assert "image 'a': truth holds 0, 3, 4" in message
+
+
+def test_a_truth_without_one_counted_pixel_is_refused_with_the_repair(
+    ray_session: None, farm: Path, tmp_path: Path
+) -> None:
+    """Masks of 0 and 255, as tools write binary ones: background and void."""
+    binary = tmp_path / "binary"
+    (binary / "masks").mkdir(parents=True)
+    for name in ("images", "classes.json", "splits.json"):
+        (binary / name).symlink_to(farm / name)
+    for image_id in IDS:
+        (binary / "masks" / f"{image_id}.png").write_bytes(encode_label_png(255 * (truth(image_id) == 1)))
+    message = refused(table(tmp_path, all_images()), binary, tmp_path / "out")
+    assert (
+        "the truth of binary val has no pixel of a class that counts" in message
+        and "set ignore_index to 0" in message
+    )
+
+
+def test_the_caveats_come_from_checkpoint_class_list_and_data_set_not_from_what_was_predicted(
+    ray_session: None, farm: Path, tmp_path: Path
+) -> None:
+    """The checkpoint had masks of cow, which is unseen here, and none of sofa; neither is predicted, and the class list
+    marks cow unseen."""
+    reports = []
+    for name, only in (("all", None), ("cats", 11)):
+        rows = [row for row in all_images()[0] if only in (None, row["class_id"])]
+        labels = table(tmp_path / name, [rows], trained=["cat", "cow"])
+        reports.append(run(labels, farm, tmp_path / f"{name} out", allow_missing=True))
+    for report in reports:
+        assert any("had training masks of cow, unseen in this data set" in note for note in report["notes"])
+        assert any("never had training masks of sofa, seen in" in note for note in report["notes"])
+        trained = {entry["name"]: entry["trained"] for entry in report["classes"]}
+        assert trained == {"cat": True, "sofa": False, "cow": True}
+    page = (tmp_path / "all out" / "report.html").read_text()
+    assert (
+        "on seen classes (1 of 2 had training masks)" in page
+        and "unseen classes (1 of 1 had training masks)" in page
+    )
+
+
+def test_photographs_that_are_turned_without_another_size_are_counted(
+    ray_session: None, farm: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned"
+    (turned / "images").mkdir(parents=True)
+    for name in ("masks", "classes.json", "splits.json"):
+        (turned / name).symlink_to(farm / name)
+    for number, image_id in enumerate(IDS):
+        exif = Image.Exif()
+        exif[0x0112] = 3 if number == 1 else 1
+        Image.new("RGB", (30, 20)).save(turned / "images" / f"{image_id}.jpg", exif=exif)
+    report = run(table(tmp_path, all_images()), turned, tmp_path / "out")
+    (note,) = [note for note in report["notes"] if "EXIF" in note]
+    assert note.startswith("1 photograph has an EXIF orientation") and "(b)" in note
 
 
 def test_tables_that_are_none_are_told_apart(ray_session: None, farm: Path, tmp_path: Path) -> None:

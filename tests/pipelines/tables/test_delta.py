@@ -12,6 +12,7 @@ from deltalake.exceptions import CommitFailedError
 from pipelines.tables.delta_reader import files_of, image_uris, provenance_of, table_uri
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from zs3.tables import FAILURES, LABELS
+from zs3.vocabulary import parse_class_list
 
 PROVENANCE = {"run": {"weights": "w1", "vocabulary": "v1"}, "note": "anything"}
 
@@ -91,6 +92,16 @@ def test_a_table_of_another_run_is_refused_and_the_differences_named(uri):
     open_table(uri, FAILURES, {**PROVENANCE, "note": "else"})
     with pytest.raises(ValueError, match=r"another run, made with a different weights \(w1 there, w2 now\)"):
         open_table(uri, FAILURES, {"run": {"weights": "w2", "vocabulary": "v1"}})
+
+
+def test_class_lists_that_differ_are_named_by_their_classes(uri):
+    lists = [parse_class_list(text, name="mine") for text in ("cat\ndog", "cat\nyak")]
+    runs = [{"run": {"vocabulary": part.digest}, "vocabulary": part.to_json()} for part in lists]
+    open_table(uri, FAILURES, runs[0])
+    with pytest.raises(
+        ValueError, match=r"different class list \(only there: dog; only now: yak\); choose another"
+    ):
+        open_table(uri, FAILURES, runs[1])
 
 
 def test_a_table_that_is_not_ours_is_refused(uri):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.pixel_scores import pixel_scores
+from tests.support.pixel_scores import labels_and_probabilities, pixel_scores
 from zs3.classification.classifier import mean_score_map
 from zs3.classification.fusion import fuse
 from zs3.classification.scores import class_scores
@@ -147,7 +147,7 @@ def test_the_height_of_a_strip_changes_no_pixel(strip_rows, resize_first):
     settings = NamingSettings(calibration=0.05, resize_first=resize_first)
     seen = torch.arange(7) < 4
     scores = scores_of(segments, settings, seen)
-    best, expected = pixel_scores(segments, scores, seen, settings).max(dim=0)
+    expected, best = labels_and_probabilities(segments, scores, seen, settings)
     labels, painted = semantic_map(segments, scores, seen, settings, strip_rows=strip_rows)
     assert torch.equal(labels, expected)
     torch.testing.assert_close(painted, best, rtol=0, atol=1e-6)
@@ -226,11 +226,39 @@ def test_classes_that_cannot_win_are_left_out_and_nothing_changes(seed, calibrat
     left = candidate_classes(scores, seen if calibration else torch.zeros_like(seen))
     assert 8 not in left
     index, best = semantic_map(segments, scores, seen, settings)
-    plain = pixel_scores(segments, scores, seen, settings).max(dim=0)
-    assert torch.equal(index, plain.indices)
+    plain, shares = labels_and_probabilities(segments, scores, seen, settings)
+    assert torch.equal(index, plain)
     # The same sums of at most 3 products in another order of additions: a few units in the last place of numbers below
-    # 3. A pruned class that would have won differs by the gap between two classes, which is random.
-    torch.testing.assert_close(best, plain.values, atol=1e-6, rtol=0)
+    # 1. A whole without the classes that were left out would be smaller by their scores, which are random.
+    torch.testing.assert_close(best, shares, atol=1e-6, rtol=0)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    branches=st.sampled_from(["both", "both_own", "both_for_every_class", "query", "image"]),
+    calibration=st.sampled_from([-0.5, 0.0, 0.3]),
+)
+def test_the_score_of_a_region_is_a_probability_however_many_masks_overlap(seed, branches, calibration):
+    """Sums of class score times mask probability grow with the masks that overlap, and γ moves them."""
+    segments, seen = random_segments(seed, segments=12), torch.arange(7) < 4
+    segments = replace(segments, mask_logits_Khw=segments.mask_logits_Khw.abs())
+    settings = NamingSettings(branches=branches, calibration=calibration)
+    scores = scores_of(segments, settings, seen)
+    assert float(pixel_scores(segments, scores, seen, settings).max()) > 1 or branches != "image"
+    index, best = semantic_map(segments, scores, seen, settings)
+    _, regions = mean_score_map(index, best, np.arange(7, dtype=np.int32))
+    assert float(best.min()) > 0 and float(best.max()) <= 1
+    expected = labels_and_probabilities(segments, scores, seen, settings)[1]
+    assert regions == pytest.approx({c: float(expected[index == c].mean()) for c in regions}, abs=1e-6)
+
+
+def test_a_class_without_a_rival_has_the_probability_one():
+    segments, seen = random_segments(2, segments=9), torch.arange(7) < 4
+    scores = torch.zeros(9, 7)
+    scores[:, 5] = torch.rand(9, generator=torch.Generator().manual_seed(0))
+    index, best = semantic_map(segments, scores, seen, NamingSettings())
+    assert (index == 5).all() and float(best.max()) <= 1
+    torch.testing.assert_close(best, torch.ones(37, 53), atol=1e-6, rtol=0)
 
 
 def test_where_no_segment_reaches_the_first_class_wins_as_without_pruning():
@@ -238,8 +266,8 @@ def test_where_no_segment_reaches_the_first_class_wins_as_without_pruning():
     nowhere = replace(segments, mask_logits_Khw=torch.full((2, 8, 16), -200.0))
     seen, scores = torch.tensor([True, False, True, False]), torch.tensor([[0.1, 0.2, 0.3, 0.4]] * 2)
     for calibration, expected in ((0.0, 0), (0.1, 1)):
-        index, _ = semantic_map(nowhere, scores, seen, NamingSettings(calibration=calibration))
-        assert (index == expected).all()
+        index, best = semantic_map(nowhere, scores, seen, NamingSettings(calibration=calibration))
+        assert (index == expected).all() and not best.any()
 
 
 def test_probabilities_have_the_same_bits_for_any_number_of_threads():

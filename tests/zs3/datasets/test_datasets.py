@@ -15,7 +15,7 @@ from PIL import Image
 
 from zs3.datasets import LAYOUTS, ImageRef, open_dataset, read_truth
 from zs3.images.codec import ImageError, decode, encode_label_png
-from zs3.vocabulary import load_vocabulary
+from zs3.vocabulary import ClassEntry, Vocabulary, load_vocabulary
 
 VOID = 255
 
@@ -259,6 +259,30 @@ def test_a_label_outside_the_class_list_is_named_with_its_pixels(tmp_path: Path,
         ValueError, match=r"holds 21, 99 on 3 pixels, but vocabulary 'voc' has 21 classes, ids 0..20"
     ):
         read_truth(name, masks(0, 21, 99, 99, VOID), vocabulary)
+
+
+@pytest.mark.parametrize("inside", [1, 255, 65535])
+def test_binary_masks_are_read_where_the_class_list_says_so_and_refused_with_the_repair_elsewhere(
+    inside: int,
+) -> None:
+    entries = (ClassEntry(id=7, name="scratch"),)
+    data = encode_label_png(np.array([[0, inside, inside]]))
+    with pytest.raises(
+        ValueError, match="binary: with one class, give it that value as its id and set ignore_index to 0"
+    ):
+        read_truth("folder", data, Vocabulary(name="mine", classes=entries))
+    told = Vocabulary(name="mine", classes=(ClassEntry(id=inside, name="scratch"),), ignore_id=0)
+    assert read_truth("folder", data, told).tolist() == [[0, inside, inside]]
+
+
+def test_a_data_set_lies_in_any_folder(tmp_path: Path) -> None:
+    """fsspec takes `::` for a chain of file systems."""
+    root = tmp_path / "a::b#c 100%"
+    (root / "images").mkdir(parents=True)
+    Image.new("RGB", (3, 2)).save(root / "images" / "x.png")
+    (root / "classes.json").write_text('{"classes": [{"id": 1, "name": "cat"}]}')
+    dataset = open_dataset("folder", str(root), "all")
+    assert [ref.image_uri for ref in dataset.refs] == [str(root / "images" / "x.png")]
 
 
 def test_a_photograph_is_no_truth() -> None:

@@ -39,6 +39,11 @@ def test_minilm_equals_the_same_weights_in_transformers() -> None:
     assert (minilm.MiniLm().encode(phrases) - expected).abs().max() < 1e-5
 
 
+def test_phrases_with_parts_that_minilm_does_not_know_are_found_with_their_tokens() -> None:
+    unknown = minilm.unknown_phrases(["cat", "café", "🐱 cat", "ꆈꌠ"])
+    assert unknown == {"🐱 cat": ["[UNK]", "cat"], "ꆈꌠ": ["[UNK]"]}
+
+
 def test_the_company_of_a_phrase_does_not_change_its_embedding() -> None:
     model = minilm.MiniLm()
     together = model.encode(["cat", "a very much longer phrase that pads the batch"])[0]

@@ -82,9 +82,9 @@ def test_a_gallery_larger_than_the_data_set_shows_every_image_once() -> None:
 def sentences(**changes: object) -> str:
     """The caveats of a faultless evaluation with some changes."""
     values: dict = {
-        "seen": {"cat": True, "cow": False},
-        "matches": {"cat": 7, "cow": 9},
-        "labelled_with": None,
+        "had_masks": {"sofa": True, "cat": True, "cow": False},
+        "offered": ["cat", "cow"],
+        "whole_list": False,
         "missing": {"without_labels": (0, []), "without_truth": (0, [])},
         "runs": ["r"],
     }
@@ -93,14 +93,14 @@ def sentences(**changes: object) -> str:
 
 def test_caveats_say_why_numbers_may_mislead() -> None:
     assert sentences() == ""
-    assert "not zero-shot" in sentences(seen={"cat": True, "cow": True})
-    assert "never had training masks of cat" in sentences(seen={"cat": False, "cow": False})
-    assert "data set lacks count as wrong: unicorn" in sentences(
-        seen={"unicorn": False}, matches={"unicorn": UNKNOWN}
+    assert "not zero-shot" in sentences(had_masks={"sofa": True, "cat": True, "cow": True})
+    assert "never had training masks of cat" in sentences(
+        had_masks={"sofa": True, "cat": False, "cow": False}
     )
+    assert sentences(had_masks=dict.fromkeys(("sofa", "cat", "cow"))) == "", "a table that does not say"
+    assert "labels of them count as wrong: unicorn" in sentences(offered=["cat", "cow", "unicorn"])
     assert "they have no labels: a, b (2 in all)" in sentences(
         missing={"without_labels": (2, ["a", "b"]), "without_truth": (0, [])}
     )
     assert "mixes 2 labelling runs" in sentences(runs=["r", "s"])
-    short = Vocabulary(name="short", classes=(ClassEntry(id=1, name="couch"), ClassEntry(id=2, name="cow")))
-    assert "no name for cat:" in sentences(labelled_with=short)
+    assert "no name for cat:" in sentences(offered=["couch", "cow"], whole_list=True)

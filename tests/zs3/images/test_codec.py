@@ -16,7 +16,15 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from zs3.images.codec import ImageError, decode, decode_label_png, encode_label_png, image_ids, voc_palette
+from zs3.images.codec import (
+    ImageError,
+    decode,
+    decode_label_png,
+    encode_label_png,
+    image_ids,
+    keeps_size_when_turned,
+    voc_palette,
+)
 from zs3.images.header_checks import Kind
 
 SIZES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -81,6 +89,21 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts() -> None:
     end = len(data) - 12
     rotated = data[:end] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\x00\x00")) + data[end:]
     np.testing.assert_array_equal(decode(rotated), np.rot90(picture(), -1))
+
+
+@pytest.mark.parametrize(("size", "hidden"), [((40, 30), {2, 3, 4}), ((30, 30), {2, 3, 4, 5, 6, 7, 8})])
+def test_an_orientation_that_sizes_cannot_show_is_told_from_the_start_of_a_file(
+    size: tuple[int, int], hidden: set[int]
+) -> None:
+    found = set()
+    for orientation in range(1, 10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(Image.new("RGB", size), "JPEG", exif=exif)
+        if keeps_size_when_turned(data[:-20]):
+            found.add(orientation)
+    assert found == hidden
+    assert not keeps_size_when_turned(b"") and not keeps_size_when_turned(b"\xff\xd8\xff\xe1broken")
 
 
 def test_an_impossible_orientation_leaves_the_picture_as_it_is() -> None:

@@ -156,7 +156,7 @@ def test_the_spread_of_replicates_is_the_standard_error_of_a_mean() -> None:
     sums = bootstrap_sums([values], 1200, replicates=4000)
     # 4,000 replicates know a deviation to 1.1 %; 5 % would let no forgotten factor through.
     assert sums.std() / 1200 == pytest.approx(values.std() / np.sqrt(1200), rel=0.05)
-    (low,), (high,) = intervals(sums / 1200)
+    (low,), (high,) = intervals(sums / 1200, 1200)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(1200), rel=0.08)
 
 

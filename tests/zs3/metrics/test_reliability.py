@@ -38,3 +38,11 @@ def test_bins_hold_pixels_mean_score_and_accuracy_of_counted_pixels() -> None:
 def test_nothing_counted_gives_no_number() -> None:
     assert np.isnan(Reliability().errors()["all"])
     assert all(line["score"] is None for line in Reliability().curve())
+
+
+def test_scores_that_are_no_probabilities_are_counted_and_not_cut_to_one() -> None:
+    held = Reliability()
+    truth = np.array([[1, 1, 2, 2]])
+    held.add(confusion(truth, truth, ignore_id=255), {1: 2.4, 2: 0.5}, CLASSES, PROTOCOLS["zs3"])
+    assert held.outside == 2
+    assert [line["score"] for line in held.curve() if line["pixels"]] == [0.5]

@@ -72,7 +72,7 @@ ITEM = GalleryItem(
     errors=(Layer(classes=(2, 2), uri="data:image/png;base64,DDDD"),),
     void=None,
     wrong=4.0,
-    legend=(LegendEntry(class_id=2, name="cow", colour="#123456", seen=False, iou=None),),
+    legend=(LegendEntry(class_id=2, name="cow", colour="#123456", seen=False, iou=None, labelled=24.6, true=0.0),),
 )
 
 
@@ -134,7 +134,12 @@ def test_the_page_fetches_nothing_and_runs_its_own_script_alone() -> None:
     assert "default-src 'none'" in policy and "unsafe-inline'; script-src" in policy
 
 
-HOSTILE = '</script></style><script>alert("x")</script><img src=x onerror=alert(1)>" onload="alert(2)\'|`\n&'
+HOSTILE = (
+    '</script></style><script>alert("x")</script><img src=x onerror=alert(1)>'
+    '" onload="alert(2)\'|`\n&\x1b[31m\x00\x9b\u202e'
+)
+CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""All but the ends of lines."""
 
 
 def test_names_from_outside_cannot_become_markup() -> None:
@@ -142,16 +147,32 @@ def test_names_from_outside_cannot_become_markup() -> None:
     values["missing"] = {"without_labels": {"count": 1, "ids": [HOSTILE]}}
     values["failures"] = {HOSTILE: HOSTILE}
     values["confusion"] = {"classes": [HOSTILE, "dog"], "pixels": [[1, 2], [3, 4]], "other": [0, 0]}
+    values["absent"], values["protocol"]["words"] = [HOSTILE], [HOSTILE]
+    values["diagnostics"][0] |= {"title": HOSTILE, "note": HOSTILE}
+    values["error_split"] = split()
+    for oracle in values["error_split"].values():
+        oracle["classes"][0]["name"] = HOSTILE
+    curve = [
+        {"seen": 1.0, "unseen": 2.0, "calibration": 0.1},
+        {"seen": 2.0, "unseen": 1.0, "calibration": 0.2},
+    ]
+    values["provenance"] |= {HOSTILE: HOSTILE}
+    values["provenance"]["labels"] |= {
+        "tuning": {"title": HOSTILE, "curve": curve},
+        "uri": f"/photos/{HOSTILE}",
+    }
     entry = replace(ITEM.legend[0], name=HOSTILE)
-    seen = read(page.render(values, [replace(ITEM, image_id=HOSTILE, legend=(entry,))]))
+    text = page.render(values, [replace(ITEM, image_id=HOSTILE, legend=(entry,))])
+    seen = read(text)
+    assert not CONTROLS.search(text) and "\\x1b[31m" in text
     harmless = read(page.render(report(), [ITEM]))
     assert seen.tags.count("script") == 1 and seen.scripts == harmless.scripts
     assert seen.tags.count("img") == harmless.tags.count("img")
     assert not [key for key, _ in seen.attributes if key.startswith("on")]
-    written = markdown.render(report(name=HOSTILE, note=HOSTILE, title=HOSTILE, value=HOSTILE))
-    assert "<script" not in written
+    written = markdown.render(values)
+    assert "<script" not in written and not CONTROLS.search(written)
     rows = [line for line in written.splitlines() if line.startswith("| ") and "alert" in line]
-    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (3, 6, 7) for row in rows)
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) in (3, 5, 7, 8) for row in rows)
 
 
 @pytest.mark.parametrize("form", ["page", "markdown", "terminal"])
@@ -245,7 +266,7 @@ def test_the_split_holds_four_scores_of_each_class_in_the_truth_and_what_each_or
         False,
         [pytest.approx(100 / 3), 100.0, pytest.approx(100 / 3), 100.0],
     )
-    assert "is 40.0. It would be 100.0 (+60.0) if the same masks" in split_sentence(held)
+    assert "is 40.0. It would be 100.0 (+60.0) if each piece of the same masks" in split_sentence(held)
     assert "40.0 (+0.0) if the true masks" in split_sentence(held)
     assert checked_diagnostic(split_diagnostics(held)[0])["all"] == 100.0
     nothing = split()
@@ -356,6 +377,6 @@ def test_the_confusion_matrix_holds_the_classes_of_most_mistakes_and_loses_no_pi
 
 
 def test_oracles_of_a_label_table_come_as_diagnostics_of_a_report() -> None:
-    both = region_diagnostics(total([]), total([]), CLASSES, PROTOCOLS["zs3"])
+    both = region_diagnostics(np.zeros((3, 4)), total([]), CLASSES, PROTOCOLS["zs3"])
     assert [entry["title"] for entry in both] == ["Masks alone", "Names alone"]
     assert all(entry.keys() == {"title", "note", "seen", "unseen", "harmonic", "all"} for entry in both)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zs3.checkpoint import Checkpoint
+from zs3.checkpoint import Checkpoint, load_checkpoint
 from zs3.classification.classifier import SegmentClassifier, branches
 from zs3.config import NamingSettings, TextConfig
 from zs3.encoders import EncoderConfig
@@ -175,3 +175,15 @@ def test_only_banks_that_name_are_checked(tiny_recipe):
     assert of(with_images, "both_own") == ("query", "image")
     assert of(with_images, "query") == ("query",) and of(with_images, "image") == ("image",)
     assert of(tiny_recipe, "both") == of(tiny_recipe, "image") == of(baseline, "both") == ("query",)
+
+
+@pytest.mark.parametrize("names", [("猫", "狗"), ("ꆈ", "ꌠ")])
+def test_names_that_the_text_encoder_cannot_read_are_told_with_their_tokens_and_refused_where_equal(names):
+    classifier = SegmentClassifier(
+        load_checkpoint("zs3-mini"), parse_class_list("\n".join(names), "some"), device=CPU
+    )
+    told = classifier.unread_names()
+    assert [f"all of class {name!r}, which it reads as [UNK]; name the class in English" in line
+            for name, line in zip(names, told, strict=True)] == [True, True]  # fmt: skip
+    with pytest.raises(ValueError, match=f"classes {names[0]!r} and {names[1]!r} have the same embedding"):
+        classifier.confusable()
