@@ -227,7 +227,8 @@ def _refuse_incomplete(
         raise ValueError(
             f"{unscored} of {number_of(truth.images, 'image')} of {request.title} have no {source.verb}s "
             f"({first_names(first, count=unscored)}; {failed} of them {source.failed}{reason}), and "
-            f"{number_of(outside, f'{source.done} image')} not in it ({first_names(first_outside, count=outside)}); "
+            f"{number_of(outside, f'{source.done} image is', f'{source.done} images are')} not in it "
+            f"({first_names(first_outside, count=outside)}); "
             f"{source.verb} the rest, or score the {scored} that have both with --allow-missing"
         )
     return {"without_labels": (unscored, first), "without_truth": (outside, first_outside)}

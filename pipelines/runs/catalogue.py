@@ -88,6 +88,9 @@ class Catalogue:
         lock = lock_folder(Path(self._folder.name))
         weakref.finalize(self, os.close, lock)
         self.connection = duckdb.connect(str(Path(self._folder.name) / "catalogue.duckdb"))
+        self.connection.create_function(
+            "without_secrets", _without_secrets, ["VARCHAR", "VARCHAR"], "VARCHAR"
+        )
         for setting in (f"memory_limit = '{MEMORY}'", "threads = 2", "enable_progress_bar = false"):
             self.connection.execute(f"SET {setting}")
         stream = iter(batches)
@@ -106,9 +109,6 @@ class Catalogue:
             skip = len(root or common.rpartition("/")[0])
             self.connection.execute(f"UPDATE once SET image_id = ltrim(substr(uri, {skip + 1}), '/')")
         if not has_ids:
-            self.connection.create_function(
-                "without_secrets", _without_secrets, ["VARCHAR", "VARCHAR"], "VARCHAR"
-            )
             self.connection.execute(
                 "UPDATE once SET image_id = without_secrets(image_id, uri) "
                 "WHERE uri LIKE 'http%' AND regexp_matches(image_id, '[=@]')"

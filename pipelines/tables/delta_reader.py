@@ -52,9 +52,10 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
     differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
     if not differing:
         return ""
+    differing_classes = _differing_classes(origin, provenance)
     details = ", ".join(
-        f"class list ({differences_in_words(*lists)})"
-        if key == "vocabulary" and (lists := _class_lists(origin, provenance))
+        f"class list ({differing_classes})"
+        if key == "vocabulary" and differing_classes
         else f"{key} ({_short(stored.get(key))} there, {_short(wanted.get(key))} now)"
         for key in differing
     )
@@ -64,10 +65,12 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
     )
 
 
-def _class_lists(*provenances: Mapping[str, Any]) -> list[Vocabulary]:
-    """The class list of each provenance; none if one has none."""
-    contents = [provenance.get("vocabulary") for provenance in provenances]
-    return [Vocabulary.from_json(content) for content in contents] if all(contents) else []
+def _differing_classes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """How the class lists of two provenances differ; empty if one has none."""
+    if not (stored.get("vocabulary") and wanted.get("vocabulary")):
+        return ""
+    there, now = (Vocabulary.from_json(part["vocabulary"]) for part in (stored, wanted))
+    return differences_in_words(there, now)
 
 
 def existing_table(uri: str) -> DeltaTable | None:

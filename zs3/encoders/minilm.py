@@ -108,6 +108,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def unknown_phrases(phrases: Sequence[str]) -> dict[str, list[str]]:
     """The phrases with parts that are in no word piece, as in most scripts but the Latin one, and their tokens."""
     tokenizer = load_tokenizer(package_folder())
+    tokenizer.no_padding()
     read = {phrase: tokenizer.encode(phrase, add_special_tokens=False).tokens for phrase in phrases}
     return {phrase: tokens for phrase, tokens in read.items() if UNKNOWN in tokens}
 

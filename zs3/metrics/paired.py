@@ -4,6 +4,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import pyarrow as pa
@@ -77,15 +79,17 @@ def paired(
     null = [run.scores(sums_RC, resamples=True) for run, sums_RC in zip(counts, exchanged, strict=True)]
     keys = list(whole[0].means)
     sets = (whole, resampled, null)
-    means = _differences(*([_stacked(scores, keys) for scores in pair] for pair in sets), images)
-    by_class = _differences(
-        *([scores.iou_RK for scores in pair] for pair in sets), counts[0].images_with_class
+    by_mean, by_class = (
+        [(part(first), part(second)) for first, second in sets]
+        for part in (partial(_stacked, keys=keys), attrgetter("iou_RK"))
     )
+    means = _differences(*by_mean, images_C=images)
+    classes_K = _differences(*by_class, images_C=counts[0].images_with_class)
     return Paired(
         means=dict(zip(keys, means, strict=True)),
         classes=tuple(
             (entry.name, entry.role != "unseen", difference)
-            for entry, difference in zip(scored_classes(classes, protocol), by_class, strict=True)
+            for entry, difference in zip(scored_classes(classes, protocol), classes_K, strict=True)
         ),
     )
 
@@ -94,6 +98,7 @@ def _differences(
     whole: Sequence[np.ndarray],
     resampled: Sequence[np.ndarray],
     null: Sequence[np.ndarray],
+    *,
     images_C: np.ndarray | int,
 ) -> list[Difference]:
     """One difference per column of (R, C) scores, each given for the first and the second run.

@@ -19,7 +19,8 @@ GROUPS = ("seen", "unseen", "harmonic", "all")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """One class: iou and accuracy in percent, NaN where the class has no true pixel that counts."""
+    """One class: iou and accuracy in percent, NaN where the class has no true pixel that counts; and of the pixels that
+    count, how many truly are the class and how many are labelled it."""
 
     id: int
     name: str
@@ -27,6 +28,7 @@ class ClassScore:
     iou: float
     accuracy: float
     pixels: int
+    labelled: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ def scores(confusion: Confusion, classes: Sequence[EvaluatedClass], protocol: Pr
         lengths, confusion.truth, confusion.prediction, confusion.pixels, classes, protocol
     )
     arrays = score_arrays(counts_13K, unseen_K, protocol)
-    true_K = counts_13K[0, TRUE].astype(np.int64)
+    true_K, labelled_K = (counts_13K[0, part].astype(np.int64) for part in (TRUE, PREDICTED))
     return Scores(
         **{group: float(arrays.means["iou", group][0]) for group in GROUPS},
         pixel_accuracy=float(arrays.means["pixel_accuracy", "all"][0]),
@@ -93,6 +95,7 @@ def scores(confusion: Confusion, classes: Sequence[EvaluatedClass], protocol: Pr
                 iou=float(arrays.iou_RK[0, k]),
                 accuracy=float(arrays.accuracy_RK[0, k]),
                 pixels=int(true_K[k]),
+                labelled=int(labelled_K[k]),
             )
             for k, entry in enumerate(scored)
         ),

@@ -53,7 +53,8 @@ def group_words(classes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def masks_word(entry: Mapping[str, Any]) -> str:
     """Whether the labeller had training masks of a class; an en dash where that is not known."""
-    return {True: "yes", False: "no"}.get(entry.get("trained"), "–")
+    trained = entry.get("trained")
+    return "–" if trained is None else "yes" if trained else "no"
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -53,7 +53,8 @@ def _scores(report: Mapping[str, Any]) -> Table:
 
 
 def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
-    """Classes that occur in the truth, best first, with bars."""
+    """Classes that occur in the truth, best first, with bars, and how much of all counted pixels truly is the class and
+    is labelled it."""
     present = [entry for entry in report["classes"] if entry["iou"] is not None]
     chosen = sorted(present, key=lambda entry: -entry["iou"])[-max_classes:]
     caption = (
@@ -65,7 +66,7 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
     split = report.get("error_split")
     by_class = {name: ious[1:] for name, _, ious in split_classes(split)} if split else {}
     oracles = [title.lower() for title in list(TITLES.values())[1:]] if split else []
-    for column in ("class", "group", "IoU %", *oracles, ""):
+    for column in ("class", "group", "IoU %", *oracles, "", "true %", "labelled %"):
         table.add_column(column, justify="left" if column in ("class", "group", "") else "right")
     for entry in chosen:
         style = _SEEN if entry["seen"] else _UNSEEN
@@ -76,5 +77,6 @@ def _classes(report: Mapping[str, Any], max_classes: int) -> Table:
             percent(entry["iou"]),
             *map(percent, by_class.get(entry["name"], ())),
             bar,
+            *(percent(100 * entry[part] / report["pixels"]) for part in ("pixels", "labelled")),
         )
     return table

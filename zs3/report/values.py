@@ -47,7 +47,7 @@ def report_values(
         "images": images,
         "pixels": scores.pixels,
         "classes": [
-            {key: getattr(entry, key) for key in ("name", "seen", "iou", "accuracy", "pixels")}
+            {key: getattr(entry, key) for key in ("name", "seen", "iou", "accuracy", "pixels", "labelled")}
             for entry in scores.classes
         ],
         "absent": list(scores.absent),

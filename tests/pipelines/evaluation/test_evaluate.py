@@ -202,7 +202,7 @@ def test_images_without_labels_or_truth_stop_the_run_unless_allowed(
     publish(failures, FAILURES, [write_data_file(f"{labels}/failures", failed)], run="r", written_ms=0)
     message = refused(labels, farm, tmp_path / "out")
     assert "3 of 5 images" in message and "(c, d, e; 1 of them are in the table of failures)" in message
-    assert "1 labelled images are not in it (stranger)" in message and "--allow-missing" in message
+    assert "1 labelled image is not in it (stranger)" in message and "--allow-missing" in message
 
     report = run(labels, farm, tmp_path / "out", allow_missing=True)
     assert report["images"] == 2

@@ -1,10 +1,14 @@
 """Listings of every kind give stable ids; a source without images is refused."""
 
+import re
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.runs.catalogue import Catalogue
+from pipelines.runs.listing import LISTED
 from tests.support.listings import list_images
 
 
@@ -121,3 +125,14 @@ def test_a_missing_source_and_a_limit_of_nothing_are_refused(folder):
         list_images(str(folder / "gone"))
     with pytest.raises(ValueError, match="limit is 0"):
         list_images(str(folder), 0)
+
+
+def test_ids_of_web_pages_hold_no_secret_and_stay_apart():
+    uris = [f"https://host/image?id={number}&sig=s3cr3t{number}" for number in (1, 2)]
+    uris += ["https://me:pw0rd@host/b.jpg?token=t0ken.x", "https://host/plain?id=7", "/photos/token=5.jpg"]
+    batch = pa.RecordBatch.from_pylist([{"uri": uri, "etag": ""} for uri in uris], schema=LISTED)
+    ids = {row["uri"]: row["image_id"] for part in Catalogue([batch]).rows() for row in part.to_pylist()}
+    assert len(set(ids.values())) == len(uris)
+    assert not [image_id for image_id in ids.values() if re.search("s3cr3t|pw0rd|t0ken", image_id)]
+    assert ids[uris[0]].startswith("image?id=1&sig=***-") and ids[uris[3]] == "plain?id=7"
+    assert ids["/photos/token=5.jpg"] == "token=5", "a name on this machine is no secret"

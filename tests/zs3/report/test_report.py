@@ -72,7 +72,9 @@ ITEM = GalleryItem(
     errors=(Layer(classes=(2, 2), uri="data:image/png;base64,DDDD"),),
     void=None,
     wrong=4.0,
-    legend=(LegendEntry(class_id=2, name="cow", colour="#123456", seen=False, iou=None, labelled=24.6, true=0.0),),
+    legend=(
+        LegendEntry(class_id=2, name="cow", colour="#123456", seen=False, iou=None, labelled=24.6, true=0.0),
+    ),
 )
 
 
