@@ -63,7 +63,7 @@ def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp
     code, result, err = retried(capfd, "--batch-size", "2", out=out)
     assert code == 3
     assert (result["images"], result["failed"], result["skipped"]) == (1, 1, 4)
-    assert "zs3 label of what failed: 2" in err and "1 images labelled, 1 failed" in err
+    assert "zs3 label of what failed: 2" in err and "1 image labelled, 1 failed" in err
     (state,) = status(out)
     assert (state.listed, state.done, state.failed, state.left) == (7, 5, 1, 1)
 

@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from zs3.images.codec import IMAGE_SUFFIXES
-from zs3.wording import first_names
+from zs3.wording import first_names, number_of
 
 Segmentations = dict[str, tuple[list[Any], list[Any] | None]]
 """Image id → its segmentations in COCO's JSON, and its height and width there, if it has them."""
@@ -45,11 +45,15 @@ class ReadAnnotations:
     def lines(self) -> list[str]:
         """One line for each kind that occurred."""
         kinds = {
-            "have no mask, and their box is used": self.boxes,
-            "are used without parts that are no polygon": self.trimmed,
-            "cannot be used and are left out": self.left_out,
+            "without a mask, of which the box is used": self.boxes,
+            "used without parts that are no polygon": self.trimmed,
+            "that cannot be used, left out": self.left_out,
         }
-        return [f"{len(ids)} annotations {what}: {first_names(ids)}" for what, ids in kinds.items() if ids]
+        return [
+            f"{number_of(len(ids), 'annotation')} {what}: {first_names(ids)}"
+            for what, ids in kinds.items()
+            if ids
+        ]
 
 
 def ids_by_name(ids: Collection[str]) -> dict[str, str]:
@@ -93,7 +97,8 @@ def no_image_error(source: str, names: Sequence[str], ids: Collection[str]) -> V
     """The error that no mask belongs to any of the images."""
     mask_names, image_names = (first_names(map(repr, sorted(some)), 3) for some in (names, ids))
     return ValueError(
-        f"the masks at {source!r} are for none of the {len(ids)} images: masks are for images called {mask_names}, and "
+        f"the masks at {source!r} are for none of the {number_of(len(ids), 'image')}: masks are for images "
+        f"called {mask_names}, and "
         f"the images are called {image_names}; masks are found by image id, a file's name without folder and extension"
     )
 
@@ -137,7 +142,8 @@ def _refuse_without_masks(source: str, segmentations: Segmentations, read: ReadA
     if not any(masks for masks, _ in segmentations.values()):
         why = "; ".join(read.lines()) or "it has no annotations of them"
         raise ValueError(
-            f"{source!r} gives no mask for any of the {len(segmentations)} images that it is for: {why}; write a "
+            f"{source!r} gives no mask for any of the {number_of(len(segmentations), 'image')} that it is for: "
+            f"{why}; write a "
             "segmentation or a bbox for each annotation"
         )
 

@@ -63,12 +63,12 @@ SQUARE = [2, 2, 30, 2, 30, 20, 2, 20]
 @pytest.mark.parametrize(
     ("annotation", "expected", "lines"),
     [
-        ({"bbox": [2, 2, 28, 18]}, [SQUARE], "1 annotations have no mask, and their box is used: 7"),
-        ({"segmentation": [], "bbox": [2, 2, 28, 18]}, [SQUARE], "their box is used: 7"),
-        ({"segmentation": [[5, 5]], "bbox": [2, 2, 28, 18]}, [SQUARE], "their box is used: 7"),
+        ({"bbox": [2, 2, 28, 18]}, [SQUARE], "1 annotation without a mask, of which the box is used: 7"),
+        ({"segmentation": [], "bbox": [2, 2, 28, 18]}, [SQUARE], "the box is used: 7"),
+        ({"segmentation": [[5, 5]], "bbox": [2, 2, 28, 18]}, [SQUARE], "the box is used: 7"),
         ({"segmentation": [SQUARE, [5, 5]]}, [SQUARE], "used without parts that are no polygon: 7"),
         ({"segmentation": SQUARE}, [SQUARE], ""),
-        ({"segmentation": [[5, 5]]}, None, "cannot be used and are left out: 7"),
+        ({"segmentation": [[5, 5]]}, None, "that cannot be used, left out: 7"),
         ({"segmentation": None}, None, "left out: 7"),
         ({"segmentation": [["a"] * 6], "bbox": [1, 1, 0, 4]}, None, "left out: 7"),
         ({"segmentation": [[0, 0, float("nan"), 0, 2, 2]]}, None, "left out: 7"),
@@ -99,12 +99,12 @@ def test_results_meet_images_by_id_or_number():
 @pytest.mark.parametrize(
     ("document", "ids", "message"),
     [
-        (annotated("a.jpg"), ["b"], r"none of the 1 images: masks are for images called 'a\.jpg', and .* called 'b'"),
+        (annotated("a.jpg"), ["b"], r"none of the 1 image: masks are for images called 'a\.jpg', and .* called 'b'"),
         ([], ["b"], "for images called none"),
         ([{"image_id": 1, "segmentation": MASK}], ["b"], "for images called '1'"),
         ([{"image_id": 1, "segmentation": MASK}], ["1a", "01", "001"], "of image 1, which may be '01' or '001'"),
-        ([{"image_id": 1}], ["1"], "gives no mask for any of the 1 images .* 1 annotations cannot be used"),
-        (annotated("a.jpg"), ["a"], "gives no mask for any of the 1 images .* it has no annotations of them"),
+        ([{"image_id": 1}], ["1"], "gives no mask for any of the 1 image .* 1 annotation that cannot be used"),
+        (annotated("a.jpg"), ["a"], "gives no mask for any of the 1 image .* it has no annotations of them"),
         (annotated("a/1.jpg", "b/1.jpg"), ["1"], "two images for the id '1', one of them 'b/1.jpg'"),
         (annotated("a.jpg", annotations=[5]), ["a"], "left out: number 0 in the file .of image 5, which is not in"),
         ({"images": [], "annotations": {}}, ["a"], "not COCO's JSON: expected an object with the lists"),

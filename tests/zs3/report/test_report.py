@@ -84,8 +84,22 @@ def test_report_json_keeps_the_contract_that_scripts_rely_on() -> None:
     assert values["unseen"]["miou"] == pytest.approx(75.0)
     assert values["harmonic"]["miou"] == pytest.approx(2 * 50 * 75 / 125)
     assert values["all"]["miou"] == pytest.approx((50 + 50 + 75) / 3)
-    assert values["classes"][2] == {"name": "cow", "seen": False, "iou": 75.0, "accuracy": 75.0, "pixels": 4}
-    assert values["classes"][3] == {"name": "yak", "seen": False, "iou": None, "accuracy": None, "pixels": 0}
+    assert values["classes"][2] == {
+        "name": "cow",
+        "seen": False,
+        "iou": 75.0,
+        "accuracy": 75.0,
+        "pixels": 4,
+        "labelled": 3,
+    }
+    assert values["classes"][3] == {
+        "name": "yak",
+        "seen": False,
+        "iou": None,
+        "accuracy": None,
+        "pixels": 0,
+        "labelled": 0,
+    }
     assert values["absent"] == ["yak"] and values["images"] == 3
     assert values["protocol"]["name"] == "zs3" and len(values["protocol"]["words"]) >= 4
     assert values["provenance"]["labels"]["digest"] == "v1"
@@ -293,7 +307,8 @@ def test_every_form_shows_where_the_error_is(form: str) -> None:
 def test_a_long_class_list_is_cut_to_its_worst_in_a_terminal_only() -> None:
     values = report()
     values["classes"] = [
-        {"name": f"class {k}", "seen": True, "iou": float(k), "accuracy": 1.0, "pixels": 1} for k in range(90)
+        {"name": f"class {k}", "seen": True, "iou": float(k), "accuracy": 1.0, "pixels": 1, "labelled": 1}
+        for k in range(90)
     ]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
     console.print(summary(values, max_classes=10))
