@@ -53,6 +53,14 @@ class Checkpoint:
         return {entry.id: known(entry, concepts) for entry in entries}
 
     @property
+    def trained_concepts(self) -> frozenset[str]:
+        """The concepts that had training masks: of each name of the seen classes where the recipe compares names."""
+        if self.recipe.seen_by != "name":
+            return self.seen_concepts
+        entries = (ClassEntry(id=0, name=name) for name in self.seen_classes)
+        return frozenset(concept(name) for entry in entries for name in names_of(entry))
+
+    @property
     def query_logit_scale(self) -> float:
         """1 / temperature of the query branch: the recipe's, or what an FC-CLIP learned."""
         if self.recipe.model.architecture == "fcclip":

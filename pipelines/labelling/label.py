@@ -95,7 +95,7 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
         return classifier
 
     return ModelInfo(
-        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.seen_concepts, names=names
+        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts, names=names
     )
 
 

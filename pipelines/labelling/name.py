@@ -84,7 +84,7 @@ def describe_classifier(
     settings = naming_settings(loaded, naming)
     parts = naming_provenance(loaded, vocabulary, settings, segments, naming.get(TEMPLATES))
     seen = loaded.seen(vocabulary.candidates)
-    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.seen_concepts)
+    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts)
 
 
 def load_classifier(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> SegmentClassifier:

@@ -122,7 +122,7 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
         gammas=gammas,
         classifiers=classifiers,
         vocabulary=vocabulary,
-        trained=checkpoint.seen_concepts,
+        trained=checkpoint.trained_concepts,
         matches=class_matches([entry.name for entry in vocabulary.candidates], dataset.vocabulary),
         segments={"uri": uri, "version": table.version()},
         files=tuple(file_uris(table)),

@@ -183,7 +183,7 @@ def test_a_damaged_row_is_named_with_its_reason_and_can_be_left_out(ray_session,
 def test_images_of_another_split_are_named_and_cost_nothing(ray_session, world, tmp_path):
     root, *_ = world
     told = refused(root, tmp_path / "out", segments=str(root / "kept"), split="few")
-    assert "0 of 4 images" in told and "1 segmented images are not in it (p0)" in told
+    assert "0 of 4 images" in told and "1 segmented image is not in it (p0)" in told
     assert "segment the rest, or score the 4" in told
 
 
