@@ -50,7 +50,8 @@ class SegmentSettings:
     image_branch: bool = True
     """Off: no crops are made and segments carry no image embedding (ZegFormer-seg)."""
     crop_empty_masks: bool = True
-    """On, as published: masks without a pixel go through the encoder too. Off: their image embedding is zero."""
+    """On, as published: masks without a pixel go through the encoder too. Off: their image embedding is zero. In an
+    FC-CLIP, masks without a cell of CLIP's map; the released ResNets have it off."""
     min_share: float = 0.0
     """Segments whose share of every pixel is lower are dropped before any crop is made
     (`zs3.segmentation.segmenter.max_shares`). 0, as published, keeps all."""

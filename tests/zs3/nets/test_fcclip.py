@@ -9,6 +9,7 @@ from zs3.nets.clip_trunk import ClipTrunk, bounded_scale, masked_mean
 from zs3.nets.deformable import DeformableAttention, cell_centres
 from zs3.nets.masked_decoder import Prediction, blocked_cells
 from zs3.nets.networks import build_network
+from zs3.recipes import recipe
 from zs3.segmentation.segmenter import normalise_and_pad, resize
 
 IMAGES = [("convnext", "img0"), ("convnext", "img1"), ("convnext", "img2"), ("rn", "img4"), ("rn", "img5")]
@@ -164,3 +165,21 @@ def test_a_clip_that_is_not_convolutional_or_not_known_is_refused():
             ClipTrunk("ViT-B-32")
         with pytest.raises(ValueError, match=r"no architecture 'RN7'"):
             ClipTrunk("RN7")
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "trained"),
+    [
+        ("fcclip_convnext_large", 372.5, 20.72),
+        ("fcclip_r50", 123.0, 21.03),
+        ("fcclip_r101", 140.6, 20.90),
+        ("fcclip_r50x4", 199.5, 21.18),
+        ("fcclip_r50x16", 312.4, 21.46),
+        ("fcclip_r50x64", 645.3, 22.02),
+    ],
+)
+def test_the_released_sizes_have_the_released_numbers_of_parameters(name, millions, trained):
+    with torch.device("meta"):
+        parameters = list(build_network(recipe(name).model).parameters())
+    assert abs(sum(value.numel() for value in parameters) / 1e6 - millions) < 0.06
+    assert abs(sum(value.numel() for value in parameters if value.requires_grad) / 1e6 - trained) < 0.006

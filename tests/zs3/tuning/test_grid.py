@@ -95,3 +95,16 @@ def test_what_cannot_be_tried_is_named(values, message):
 def test_what_cannot_be_gamma_is_named(values, message):
     with pytest.raises(ValueError, match=message):
         gammas_of(replace(ALONE, calibration=values), OWN)
+
+
+def test_shares_that_the_fusion_does_not_use_are_not_tried():
+    own = replace(OWN, branches="geometric_ensemble")
+    grid = replace(ALONE, weight=(0.1, 0.9), image_weight_seen=(0.2, 0.6), image_weight_unseen=(0.7,))
+    tried = {(n.settings.weight, n.settings.image_weight_seen) for n in namings_of(grid, own, ["plain"])[1:]}
+    assert tried == {(0.6, 0.2), (0.6, 0.6)}
+    tried = {(n.settings.weight, n.settings.image_weight_seen) for n in namings_of(grid, OWN, ["plain"])[1:]}
+    assert tried == {(0.1, 0.4), (0.9, 0.4)}
+    with pytest.raises(
+        ValueError, match=r"image_weight_seen is to be tried at 2; expected a share in \[0, 1\]"
+    ):
+        namings_of(replace(grid, image_weight_seen=(2,)), own, ["plain"])
