@@ -13,7 +13,8 @@ REPORT: dict[str, Any] = {
     "title": "voc val",
     **{key: {"miou": 50.0} for key in ("seen", "unseen", "harmonic", "all")},
     "images": 7,
-    "classes": [{"name": "sheep", "seen": False, "iou": 50.0, "accuracy": 60.0, "pixels": 5}],
+    "pixels": 50,
+    "classes": [{"name": "sheep", "seen": False, "iou": 50.0, "accuracy": 60.0, "pixels": 5, "labelled": 10}],
     "absent": [],
     "notes": ["mind the gap"],
     "diagnostics": [],
@@ -44,6 +45,7 @@ def test_a_table_goes_to_standard_output_and_names_the_report(
     assert door.main(ARGUMENTS) == 0
     out = capsys.readouterr().out
     assert "sheep" in out and "mind the gap" in out and "o/report.html" in out
+    assert "10.0" in out and "20.0" in out, "true and labelled, in percent of the counted pixels"
     assert (asked[0].protocol, asked[0].allow_missing, asked[0].gallery) == ("zs3", False, 12)
 
 
