@@ -49,7 +49,8 @@ def _run(options: LabelOptions, model: LabellerFactory | None) -> int:
     if not options.dry_run:
         return carry_out(request, options, model)
     prepared = prepare_label(request, model)
-    pairs = prepared.info.names().confusable() if prepared.info.names else []
+    allowed, names = request.allow_confusable, prepared.info.names
+    pairs = names(allowed).confusable(allow_identical=allowed) if names else []
     values = class_values(prepared.vocabulary, prepared.info.seen, pairs)
     return print_dry_run(prepared.work, options, _dry_run_lines(prepared, options), values)
 

@@ -48,7 +48,7 @@ def _run(options: NameOptions, model: SegmentClassifierFactory | None) -> int:
     if not options.dry_run:
         return carry_out(request, options, model)
     prepared = prepare_name(request, model)
-    pairs = prepared.classifier().confusable()
+    pairs = prepared.classifier().confusable(allow_identical=request.allow_confusable)
     values = class_values(prepared.vocabulary, prepared.info.seen, pairs)
     return print_dry_run(prepared.work, options, _dry_run_lines(prepared), values)
 

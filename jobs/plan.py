@@ -37,6 +37,8 @@ class PlanOptions(ImagesRequest, RunOptions):
     """The command whose run is estimated."""
     classes: str | None = None
     """Class list, for label: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    allow_confusable: bool = False
+    """Run although two classes have the same embedding, for label."""
     masks: str | None = None
     """External masks, for segment."""
     store: str | None = None

@@ -16,6 +16,7 @@ from jobs.cli.options import print_json
 from jobs.cli.progress import clock
 from jobs.cli.run_options import TableOptions, parse_run_options
 from jobs.cli.terminal import write_lines
+from pipelines.runs.listing import files_in_words
 from pipelines.runs.status import Commit, TableStatus, status
 from zs3.wording import number_of
 
@@ -69,6 +70,7 @@ def _lines(table: TableStatus, out: str) -> list[str]:
         ("time left", _time_left(table)),
         ("run", " ".join(filter(None, [table.verb, table.digest[:12]])) + f": {', '.join(parts)}"),
         ("listing", table.listing[:12]),
+        ("left out", f"{others}: no images" if (others := files_in_words(table.other_files)) else ""),
         *(
             ("last commits" if index == 0 else " ", _commit(commit))
             for index, commit in enumerate(table.commits)

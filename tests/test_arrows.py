@@ -13,28 +13,28 @@ LAYERS = ("zs3", "pipelines", "jobs")
 
 ZS3 = {
     # values and what needs nothing of ours
-    "class_lists": "",
-    "files": "",
     "wording": "",
+    "files": "",
+    "class_lists": "wording",
     "vocabulary": "class_lists files wording",
     "tables": "wording",
     "metrics": "wording",
     "images": "",
     "nets": "",
-    "tensor_files": "files",
+    "tensor_files": "files wording",
     "encoders": "tensor_files",
     # data and training
-    "datasets": "images files vocabulary wording",
-    "masks": "images wording",
+    "datasets": "files images vocabulary wording",
+    "masks": "files images wording",
     "label_rows": "masks wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
     "config": "nets encoders learning",
-    "checkpoint": "tensor_files files config nets vocabulary",
+    "checkpoint": "files tensor_files config nets vocabulary wording",
     "recipes": "config nets encoders learning",
-    "convert": "tensor_files encoders checkpoint config recipes nets vocabulary",
-    "text": "tensor_files config encoders vocabulary",
+    "convert": "files tensor_files encoders checkpoint config recipes nets vocabulary wording",
+    "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "config nets encoders masks wording",
     "classification": "segmentation text encoders masks checkpoint config vocabulary",

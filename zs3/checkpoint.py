@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from zs3.config import Recipe, contents, digest_of, recipe_from_json
-from zs3.files import filesystem_and_path
+from zs3.files import parsed_json, read_file
 from zs3.nets.clip_trunk import bounded_scale
 from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
-from zs3.tensor_files import parse_tensors, refuse_not_finite
+from zs3.tensor_files import MAX_BYTES, parse_tensors, refuse_not_finite
 from zs3.vocabulary import ClassEntry, concept, known, names_of
+from zs3.wording import shortened
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.json"
@@ -132,11 +133,10 @@ def load_checkpoint(source: str) -> Checkpoint:
         ValueError: there is no checkpoint of zs3, or it cannot be read.
     """
     folder = str(SHIPPED / source) if (SHIPPED / source / RECIPE).is_file() else source
-    filesystem, root = filesystem_and_path(folder)
     parts = {}
     for name in (RECIPE, CLASSES, WEIGHTS):
         try:
-            parts[name] = filesystem.cat_file(f"{root}/{name}")
+            parts[name] = read_file(f"{folder.rstrip('/')}/{name}", *([MAX_BYTES] if name == WEIGHTS else []))
         except (FileNotFoundError, NotADirectoryError) as error:
             shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{RECIPE}"))) or "none"
             raise ValueError(
@@ -146,7 +146,9 @@ def load_checkpoint(source: str) -> Checkpoint:
     try:
         state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)
         refuse_not_finite(state, WEIGHTS)
-        recipe, seen = json.loads(parts[RECIPE]), json.loads(parts[CLASSES])
+        recipe, seen = (parsed_json(parts[name], name) for name in (RECIPE, CLASSES))
+        if not isinstance(seen, list) or not all(isinstance(name, str) for name in seen):
+            raise ValueError(f"{CLASSES} is {shortened(seen)}, expected a list of class names")
     except ValueError as error:
         raise ValueError(
             f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain"

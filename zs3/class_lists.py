@@ -5,7 +5,6 @@ header, YAML with `names`, CVAT's labelmap.txt, names in quotes, and names on on
 that could mean two things is refused with its line.
 """
 
-import codecs
 import csv
 import re
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,8 @@ from typing import Literal
 
 import yaml
 
+from zs3.wording import shortened
+
 MAX_BYTES = 16 << 20
 """A file that is larger is no class list."""
 
@@ -21,10 +22,6 @@ NO_CLASS = frozenset({"background", "unlabeled", "unlabelled", "void", "ignore"}
 """Labels by which other tools mark pixels of no class. With an id, in YAML or in labelmap.txt they have the role
 `background`; in a plain list they are classes like others, as nothing else in it can be a role."""
 
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
 _NAME_COLUMNS = ("name", "class_name", "label_name", "class", "label", "category")
 _ID_COLUMNS = ("id", "class_id", "label_id", "category_id", "train_id", "trainid", "index", "idx", "value")
 _ID_FIRST = re.compile(r"(\d+)(?:\s*[:,;=]\s*|[.)]\s+|\s+)(\S.*)")
@@ -44,32 +41,6 @@ class ListedClass:
     """None in lists without ids."""
     role: Literal["seen", "unseen", "background"] = "seen"
     synonyms: tuple[str, ...] = ()
-
-
-def decoded(data: bytes, origin: str) -> str:
-    """The text of a file: UTF-8, or what its byte order mark tells.
-
-    Args:
-        origin: what messages call the file.
-
-    Raises:
-        ValueError: it is in another encoding, or is no text.
-    """
-    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"class list {origin!r}, line {line}: byte {data[error.start]:#04x} is not {encoding.upper()} text; save "
-            "the file as UTF-8"
-        ) from error
-    if "\0" in text:
-        raise ValueError(
-            f"class list {origin!r}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a zero byte is no text; "
-            "save the file as UTF-8"
-        )
-    return text
 
 
 def listed_classes(text: str, origin: str) -> list[ListedClass]:
@@ -270,6 +241,4 @@ def _unquoted(text: str) -> str:
 
 
 def _unreadable(origin: str, number: int, value: object, problem: str) -> ValueError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return ValueError(f"class list {origin!r}, line {number}: {shown}: {problem}")
+    return ValueError(f"class list {origin!r}, line {number}: {shortened(value)}: {problem}")

@@ -13,9 +13,9 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -25,13 +25,26 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from zs3.files import filesystem_and_path
+from zs3.files import filesystem_and_path, read_file
+from zs3.wording import first_names
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which checkpoints keep their state dict (detectron2; open_clip and timm)."""
 
 MAX_EXPANSION = 50
-"""Upper bound on how much an .npz grows beyond 16 MiB when it is unpacked; weights shrink by a tenth."""
+"""Upper bound on how much a zip grows beyond 16 MiB when it is unpacked; weights shrink by a tenth."""
+
+MAX_SHARING = 4
+"""Upper bound on how many times the bytes of a torch file its tensors may have: tied weights are stored once."""
+
+MAX_PATH = 200
+"""Characters of the keys under which a dictionary in dictionaries is still searched for tensors."""
+
+MAX_BYTES = 64 << 30
+"""Largest file of weights that is read into memory."""
+
+MAX_NAMES = 12
+"""Tensors of one kind of misfit that a message names."""
 
 # What the unpickler of torch raises on damaged bytes, and the zip reader on half a file.
 _UNREADABLE = (
@@ -47,6 +60,18 @@ _ARRAY_CLASSES = {
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
+def read_nested_tensors(uri: str) -> dict[str, Tensor]:
+    """All tensors of a file by their place in it, as `model.backbone.stem.conv1.weight`; other values are left out.
+
+    Args and errors are those of `read_tensors`.
+    """
+    file, suffix = _existing_file(uri)
+    tensors = dict(_named_tensors(_dictionary(file, suffix, uri)))
+    if not tensors:
+        raise ValueError(f"{uri} holds no dictionary of tensors, at any depth; save a model's state_dict()")
+    return tensors
+
+
 def read_tensors(uri: str) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU: a torch checkpoint (.pth), .safetensors, .npz, or a pickle of arrays
     (.pkl, as detectron2 publishes backbones).
@@ -60,11 +85,8 @@ def read_tensors(uri: str) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated, would run code, or holds something other than named tensors.
     """
-    filesystem, path = _existing_file(uri)
-    local = isinstance(filesystem, LocalFileSystem)
-    return parse_tensors(
-        path if local else filesystem.cat_file(path), PurePosixPath(path).suffix.lower(), uri
-    )
+    file, suffix = _existing_file(uri)
+    return parse_tensors(file, suffix, uri)
 
 
 def parse_tensors(file: str | bytes, suffix: str, origin: str) -> dict[str, Tensor]:
@@ -74,16 +96,10 @@ def parse_tensors(file: str | bytes, suffix: str, origin: str) -> dict[str, Tens
         suffix: `.pth`, `.safetensors`, `.npz` or `.pkl`.
         origin: what messages call the file.
     """
-    try:
-        content = _content(file, suffix)
-    except _UNREADABLE as error:
-        raise ValueError(f"{origin} does not load as plain tensors: {_reason(error)}") from error
-    if isinstance(content, dict):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content:
-        kind = "an empty one" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise ValueError(f"{origin} holds no dictionary of tensors but {kind}; save a model's state_dict()")
-    tensors = {key: _tensor(value) for key, value in content.items()} if suffix == ".pkl" else content
+    content = _dictionary(file, suffix, origin)
+    wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), dict) and content[key])
+    content = next(wrapped, content)
+    tensors = {key: _tensor(value) for key, value in content.items()}
     others = [
         key for key, value in tensors.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
@@ -92,7 +108,7 @@ def parse_tensors(file: str | bytes, suffix: str, origin: str) -> dict[str, Tens
             f"{origin} holds no dictionary of tensors: {len(others)} of {len(tensors)} entries are none, the first is "
             f"{others[0]!r}; save a model's state_dict()"
         )
-    return dict(tensors)
+    return tensors
 
 
 def read_matrix(path: Path) -> NDArray[np.floating]:
@@ -120,7 +136,7 @@ def file_digest(uri: str) -> str:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    filesystem, path = _existing_file(uri)
+    filesystem, path = _existing_path(uri)
     with filesystem.open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -129,7 +145,8 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[
     """Raise unless the tensors have exactly the expected names and shapes.
 
     Raises:
-        ValueError: names are missing, not expected, or of another shape; the message lists every one of them.
+        ValueError: names are missing, not expected, or of another shape; the message has the number of each kind, and
+            the first `MAX_NAMES`.
     """
     other_shapes = [
         f"{name} is {_shape(state[name].shape)} instead of {_shape(shape)}"
@@ -141,9 +158,25 @@ def refuse_misfits(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[
         "not expected": [name for name in state if name not in expected],
         "of another shape": other_shapes,
     }
-    parts = [f"{len(names)} {kind} ({', '.join(names)})" for kind, names in misfits.items() if names]
+    parts = [
+        f"{len(names)} {kind} ({first_names(names, MAX_NAMES)})" for kind, names in misfits.items() if names
+    ]
     if parts:
         raise ValueError(f"{origin}: of {len(expected)} tensors {'; '.join(parts)}; is it of another model?")
+
+
+def as_float32(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """The tensors as float32.
+
+    Raises:
+        ValueError: one holds no floating-point numbers, as quantised weights do not.
+    """
+    if others := [name for name, value in state.items() if not value.is_floating_point()]:
+        raise ValueError(
+            f"{origin}: {len(others)} of {len(state)} tensors are no floating-point numbers, the first is "
+            f"{others[0]!r} of {state[others[0]].dtype}; save the weights before they are quantised"
+        )
+    return {name: value.float() for name, value in state.items()}
 
 
 def refuse_not_finite(state: Mapping[str, Tensor], origin: str) -> None:
@@ -198,6 +231,14 @@ def scalar(kind: np.dtype[Any], content: bytes) -> Any:
     return np.frombuffer(content, kind)[0]
 
 
+# What torch's own unpickler also builds: numpy's numbers, which training loops keep as their iteration or best score.
+_NUMBERS: list[Any] = [
+    *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+]
+
+
 def _latin1(text: str, encoding: str) -> bytes:
     """The bytes that a pickle of protocol 2 stores as text; no other codec is looked up."""
     if encoding not in ("latin1", "latin-1"):
@@ -205,11 +246,43 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _existing_file(uri: str) -> tuple[Any, str]:
+def _existing_path(uri: str) -> tuple[Any, str]:
     filesystem, path = filesystem_and_path(uri)
     if not filesystem.isfile(path):
         raise FileNotFoundError(f"no weights at {uri!r}; check the path")
     return filesystem, path
+
+
+def _existing_file(uri: str) -> tuple[str | bytes, str]:
+    """The local path or the content of a file, and its suffix."""
+    filesystem, path = _existing_path(uri)
+    local = isinstance(filesystem, LocalFileSystem)
+    return path if local else read_file(uri, MAX_BYTES), PurePosixPath(path).suffix.lower()
+
+
+def _dictionary(file: str | bytes, suffix: str, origin: str) -> dict[Any, Any]:
+    """The dictionary that a file holds, not empty; arguments and errors as of `parse_tensors`."""
+    try:
+        content = _content(file, suffix)
+    except _UNREADABLE as error:
+        raise ValueError(f"{origin} does not load as plain tensors: {_reason(error)}") from error
+    if not isinstance(content, dict) or not content:
+        kind = "an empty one" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ValueError(f"{origin} holds no dictionary of tensors but {kind}; save a model's state_dict()")
+    return content
+
+
+def _named_tensors(content: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a dictionary and of those in it, each with its place."""
+    waiting, visited = [("", content)], {id(content)}
+    while waiting:
+        path, dictionary = waiting.pop(0)
+        for key, value in dictionary.items():
+            if isinstance(value, dict) and id(value) not in visited and len(path) < MAX_PATH:
+                visited.add(id(value))
+                waiting.append((f"{path}{key}.", value))
+            elif isinstance(tensor := _tensor(value), Tensor):
+                yield f"{path}{key}", tensor
 
 
 def _content(file: str | bytes, suffix: str) -> Any:
@@ -224,10 +297,18 @@ def _content(file: str | bytes, suffix: str) -> Any:
         if suffix == ".npz":
             with np.load(stream, allow_pickle=False) as arrays:
                 _refuse_claims(arrays.zip)
+                _refuse_growth(arrays.zip, stream)
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         if suffix == ".pkl":
             return _ArrayUnpickler(io.BytesIO(stream.read()), encoding="latin1").load()
-        return torch.load(stream, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(stream):
+            with zipfile.ZipFile(stream) as archive:
+                _refuse_growth(archive, stream)
+        stream.seek(0)
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+        _refuse_claimed_tensors(content, stream)
+        return content
 
 
 def _refuse_claims(archive: zipfile.ZipFile) -> None:
@@ -245,14 +326,38 @@ def _refuse_claims(archive: zipfile.ZipFile) -> None:
                 raise ValueError(
                     f"{entry.filename} claims the shape {shape}, and has {entry.file_size} bytes"
                 )
-    size = sum(entry.file_size for entry in archive.infolist())
-    packed = sum(entry.compress_size for entry in archive.infolist())
+
+
+def _refuse_growth(archive: zipfile.ZipFile, stream: IO[bytes]) -> None:
+    """Raise if the records of a zip become far more than its bytes can be worth."""
+    size, packed = sum(entry.file_size for entry in archive.infolist()), _length(stream)
     if size > MAX_EXPANSION * packed + (16 << 20):
         raise ValueError(f"its {packed} bytes become {size}, more than {MAX_EXPANSION} times as many")
 
 
+def _refuse_claimed_tensors(content: Any, stream: IO[bytes]) -> None:
+    """Raise if the tensors of a torch file are not plain ones, or far larger than the file.
+
+    With a stride of 0, four bytes are a tensor of any size.
+    """
+    tensors = dict(_named_tensors(content)) if isinstance(content, dict) else {}
+    for name, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise ValueError(f"tensor {name!r} is no plain one, but {value.layout} on {value.device}")
+    claimed, size = sum(value.numel() * value.element_size() for value in tensors.values()), _length(stream)
+    if claimed > MAX_SHARING * size:
+        raise ValueError(f"its tensors claim {claimed} bytes, and it has {size}")
+
+
+def _length(stream: IO[bytes]) -> int:
+    """Bytes of a file."""
+    return stream.seek(0, io.SEEK_END)
+
+
 def _tensor(value: Any) -> Any:
-    """An array of numbers as a tensor of its own memory; anything else as it is."""
+    """A tensor without its gradient, an array of numbers as a tensor of its own memory; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach()
     is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
     return torch.from_numpy(np.array(value)) if is_numeric else value
 

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-from zs3.class_lists import MAX_BYTES, decoded, listed_classes
-from zs3.files import filesystem_and_path
-from zs3.wording import first_names
+from zs3.class_lists import MAX_BYTES, listed_classes
+from zs3.files import decoded, parsed_json, read_file
+from zs3.wording import first_names, shortened
 
 Role = Literal["seen", "unseen", "background", "excluded"]
 
@@ -89,7 +89,7 @@ class Vocabulary:
         if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
             raise ValueError(
                 f"vocabulary {name!r}: expected a JSON object with a list 'classes' of objects with id, "
-                f"name, role, found {_shortened(content)}"
+                f"name, role, found {shortened(content)}"
             )
         name = str(content.get("name", name))
         ignore_id = content.get("ignore_id", content.get("ignore_index", _IGNORE_8_BIT))
@@ -118,9 +118,7 @@ def load_vocabulary(source: str) -> Vocabulary:
         return Vocabulary.from_json(_shipped_json(source), name=source)
     path = PurePosixPath(source)
     try:
-        filesystem, place = filesystem_and_path(source)
-        with filesystem.open(place, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(source, MAX_BYTES)
     except (FileNotFoundError, IsADirectoryError) as error:
         if "," in source and not re.search(r"[:/\\\n]", source) and path.suffix.lower() not in _SUFFIXES:
             return parse_class_list(source.replace(",", "\n"), name="classes")
@@ -129,15 +127,10 @@ def load_vocabulary(source: str) -> Vocabulary:
             f"class list {source!r} is neither a file nor a shipped name ({shipped}); check the path, or write names "
             "with commas between them (cat,dog)"
         ) from error
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"class list {source!r} has more than {MAX_BYTES} bytes; is it a list of classes?")
-    text = decoded(data, source)
+    origin = f"class list {source!r}"
     if path.suffix.lower() != ".json":
-        return parse_class_list(text, name=path.stem, origin=source)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"class list {source!r} is not valid JSON: {error}") from error
+        return parse_class_list(decoded(data, origin), name=path.stem, origin=source)
+    content = parsed_json(data, origin, "write one class name a line in a .txt file instead")
     name = path.parent.name if path.name == "classes.json" else path.stem
     if isinstance(content, list) and content and all(isinstance(line, str) for line in content):
         return parse_class_list("\n".join(content), name=name, origin=source)
@@ -288,15 +281,17 @@ def _refuse_bad_entries(vocabulary: Vocabulary) -> None:
 
 def _entry_from_json(entry: Any, vocabulary: str) -> ClassEntry:
     try:
+        if not isinstance(entry["name"], str):
+            raise TypeError(f"name is {shortened(entry['name'])}; expected a text")
         return ClassEntry(
             id=_whole(entry["id"], "id"),
-            name=str(entry["name"]),
+            name=entry["name"],
             role=entry.get("role", "seen"),
             synonyms=_texts(entry.get("synonyms")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"vocabulary {vocabulary!r}: class entry {_shortened(entry)} needs an integer 'id' and a 'name' "
+            f"vocabulary {vocabulary!r}: class entry {shortened(entry)} needs an integer 'id' and a 'name' "
             f"({error})"
         ) from error
 
@@ -315,7 +310,7 @@ def _whole(value: Any, what: str) -> int:
     if isinstance(number, int) and not isinstance(number, bool):
         return number
     raise TypeError(
-        f"{what} is {_shortened(value)}, a {type(value).__name__}; expected a whole number such as 255"
+        f"{what} is {shortened(value)}, a {type(value).__name__}; expected a whole number such as 255"
     )
 
 
@@ -328,13 +323,8 @@ def _texts(value: Any) -> tuple[str, ...]:
     if value is None or isinstance(value, str):
         return (value,) if value else ()
     if not isinstance(value, list | tuple):
-        raise TypeError(f"synonyms is {_shortened(value)}; expected a list of names")
+        raise TypeError(f"synonyms is {shortened(value)}; expected a list of names")
     return tuple(str(text) for text in value)
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _shipped_json(name: str) -> Any:

@@ -56,6 +56,12 @@ def map_texts(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
+def shortened(value: object) -> str:
+    """A value as Python writes it, without the end of a long one."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def first_names(names: Iterable[object], most: int = 5, *, count: int | None = None) -> str:
     """The first few of some names, as `a, b, c and 5 more`; `none` where there are none.
 

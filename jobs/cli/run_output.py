@@ -14,6 +14,7 @@ from jobs.cli.exit_codes import DONE, SOME_FAILED
 from jobs.cli.options import print_json
 from jobs.cli.run_options import TableOptions
 from jobs.cli.terminal import write_lines, write_messages
+from pipelines.runs.listing import files_in_words
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.run import RunResult
 from pipelines.tables.delta_reader import delta_uri, table_uri
@@ -45,6 +46,7 @@ def print_summary(
         f"{retry if result.failed_before else ''}; "
         f"{result.seconds:.1f} s, {result.images_per_second:.2f} images/s, "
         f"after {result.startup_seconds:.1f} s of start-up",
+        *([f"left out, as no images: {others}"] if (others := files_in_words(result.other_files)) else []),
         *([f"why they failed:     {query(result.out, 'failures', FAILURES_QUERY)}"] if failed else []),
         *next_steps,
     ]
@@ -86,6 +88,7 @@ def print_dry_run(
             "retried": work.retried,
             "changed": work.changed,
             "replaces": work.replaces,
+            "other_files": work.other_files,
             "out": work.target.out,
             "digest": work.target.digest,
         }
@@ -118,7 +121,9 @@ def work_summary(work: RemainingWork, source: str, verb: str) -> str:
         parts.append(f"{work.untouched} not tried yet, for a run without --retry-failures")
     if work.failed_before:
         parts.append(f"{work.failed_before} failed before, for --retry-failures")
-    return f"{work.listed} at {source}: {', '.join(parts)}"
+    others = files_in_words(work.other_files)
+    left_out = f"; left out, as no images: {others}" if others else ""
+    return f"{work.listed} at {source}: {', '.join(parts)}{left_out}"
 
 
 def class_values(

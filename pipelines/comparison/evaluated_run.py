@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from deltalake import DeltaTable
 from pipelines.evaluation.outputs import REPORT_VERSION
 from pipelines.storage.objects import read_bytes
 from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from zs3.files import parsed_json
 from zs3.metrics.protocols import Protocol, differences
 from zs3.tables import SCORES
 from zs3.vocabulary import Vocabulary
@@ -77,11 +77,10 @@ def read_report(source: str) -> dict[str, Any]:
     """
     uri = table_uri(_folder(source), "report.json")
     try:
-        content = json.loads(read_bytes(uri))
+        data = read_bytes(uri)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"no report at {uri}; give the --out of a `zs3 evaluate` run") from error
-    except ValueError as error:
-        raise ValueError(f"{uri} is not valid JSON ({error}); evaluate again") from error
+    content = parsed_json(data, uri, "evaluate again")
     if not isinstance(content, dict) or not {"harmonic", "protocol", "provenance"} <= content.keys():
         raise ValueError(f"{uri} is no report of zs3; give the --out of a `zs3 evaluate` run")
     if content.get("version") != REPORT_VERSION:

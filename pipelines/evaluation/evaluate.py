@@ -157,10 +157,18 @@ def _open_source(
             checkpoint=request.checkpoint,
             naming=request.naming,
             settings=request.settings,
+            allow_confusable=request.allow_confusable,
         )
         return SegmentsSource(naming, classes, protocol, names or SegmentClassifierFactory(), execution)
     assert request.checkpoint is not None
-    return CheckpointSource(request.checkpoint, classes, model or LabellerFactory(), execution)
+    return CheckpointSource(
+        request.checkpoint,
+        classes,
+        model or LabellerFactory(),
+        execution,
+        allow_confusable=request.allow_confusable,
+        alpha=request.alpha,
+    )
 
 
 def _score_all(

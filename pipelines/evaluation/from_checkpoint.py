@@ -19,10 +19,10 @@ from pipelines.evaluation.image_scores import score_labelled_images
 from pipelines.evaluation.source import Rows, Source, in_memory_labels, labels_by_image
 from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan
 from pipelines.labelling.image_stage import read_and_decode
-from pipelines.labelling.label import LabelActor, LabellerFactory
+from pipelines.labelling.label import LabelActor, LabellerFactory, info_with_alpha
 from pipelines.ray_session import cluster_nodes
 from pipelines.runs.run import RETRIES
-from zs3.images.codec import DEFAULT_MAX_PIXELS
+from zs3.images.codec import DEFAULT_MAX_PIXELS, Alpha
 from zs3.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -38,11 +38,21 @@ class CheckpointSource(Source):
     """
 
     def __init__(
-        self, checkpoint: str, vocabulary: Vocabulary, model: LabellerFactory, execution: Execution
+        self,
+        checkpoint: str,
+        vocabulary: Vocabulary,
+        model: LabellerFactory,
+        execution: Execution,
+        *,
+        allow_confusable: bool = False,
+        alpha: Alpha = "white",
     ) -> None:
-        info = model.describe(checkpoint, vocabulary)
+        labeller = model.describe(checkpoint, vocabulary)
+        info = info_with_alpha(labeller, alpha)
+        self._labeller_digest, self._alpha = labeller.digest, alpha
         self.labels = in_memory_labels(info, vocabulary, {"checkpoint": checkpoint})
-        self._model, self._execution = model.with_names(info), execution
+        self._model = model.with_names(info, allow_confusable=allow_confusable)
+        self._execution = execution
 
     def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:
         slices = truth.slices(self._execution.images_per_block)
@@ -83,10 +93,11 @@ class CheckpointSource(Source):
             "checkpoint": self.labels.provenance["checkpoint"],
             "vocabulary": self.labels.vocabulary,
             "run": run,
+            "labeller_digest": self._labeller_digest,
             "actors": actors,
         }
         return slices.map_batches(
-            functools.partial(_decode_slices, refs=refs, run=run),
+            functools.partial(_decode_slices, refs=refs, run=run, alpha=self._alpha),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=DECODE_CPUS,
@@ -101,7 +112,9 @@ class CheckpointSource(Source):
         )
 
 
-def _decode_slices(slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str) -> Iterator[pa.Table]:
+def _decode_slices(
+    slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str, alpha: Alpha
+) -> Iterator[pa.Table]:
     """The pixels of the images in some slices of `refs`, one image at a time."""
     import ray
 
@@ -109,4 +122,4 @@ def _decode_slices(slices: pa.Table, *, refs: ray.ObjectRef[pa.Table], run: str)
     for row in slices.to_pylist():
         part = listed.slice(row["start"], row["stop"] - row["start"])
         images = pa.table({"image_id": part["image_id"], "uri": part["image_uri"]})
-        yield from read_and_decode(images, max_pixels=DEFAULT_MAX_PIXELS, run=run)
+        yield from read_and_decode(images, max_pixels=DEFAULT_MAX_PIXELS, run=run, alpha=alpha)

@@ -91,7 +91,9 @@ class SegmentsSource(Source):
         self._segments, self._files = request.segments, tuple(file_uris(table))
         self._protocol, self._execution = protocol, execution
         self.classifier: Callable[[], SegmentClassifier] = functools.cache(
-            functools.partial(model.load, checkpoint, vocabulary, naming)
+            functools.partial(
+                model.load, checkpoint, vocabulary, naming, allow_confusable=request.allow_confusable
+            )
         )
 
     def graph(self, truth: Truth, matches: Mapping[str, int]) -> ray.data.Dataset:

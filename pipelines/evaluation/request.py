@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.storage.objects import read_bytes
 from zs3.datasets.listing import title
+from zs3.files import parsed_json
+from zs3.images.codec import Alpha
 from zs3.metrics.intervals import REPLICATES
 from zs3.report.values import checked_diagnostic
 
@@ -36,10 +37,15 @@ class EvaluateRequest:
     With --segments: the checkpoint that made them, if it was moved since."""
     classes: str | None = None
     """Class list to label with, with --checkpoint or --segments; by default the data set's own."""
+    allow_confusable: bool = False
+    """Run although two classes have the same embedding, so that one of them gets the segments of both."""
     naming: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `NamingSettings`, and `templates`, that replace the checkpoint's own, with segments."""
     settings: str | None = None
     """The --out of a `zs3 tune` run, or its tune.json: name with the tuned settings, with --segments."""
+    alpha: Alpha = "white"
+    """What becomes of transparency in the images, with --checkpoint: laid on white, or dropped as in the published
+    code."""
     protocol: Literal["zs3", "paper", "voc21", "all"] = "zs3"
     """Which pixels count and how classes are averaged. `zs3` and `paper` ignore background, as the paper does.
     `paper` repeats the published evaluator: one class absent from the truth leaves its group's mean undefined.
@@ -72,10 +78,7 @@ def read_diagnostics(source: str | None) -> list[dict[str, Any]]:
     """
     if source is None:
         return []
-    try:
-        content = json.loads(read_bytes(source))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"diagnostics {source!r} is not valid JSON: {error}") from error
+    content = parsed_json(read_bytes(source), f"diagnostics {source!r}", "write it again")
     if not isinstance(content, list):
         raise ValueError(
             f"diagnostics {source!r} holds a {type(content).__name__}; expected a list of score sets"
@@ -94,6 +97,10 @@ def refuse_unclear(request: EvaluateRequest) -> None:
         raise ValueError(
             "give --labels, a table to score, --segments, to name and score, or --checkpoint, a model to score; "
             "one of the three, but --segments may have its --checkpoint beside it"
+        )
+    if request.alpha != "white" and (checkpoint is None):
+        raise ValueError(
+            "--alpha goes with --checkpoint alone; label tables and segments keep what was chosen when they were made"
         )
     if request.classes is not None and request.labels is not None:
         raise ValueError(

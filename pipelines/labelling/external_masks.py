@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.labelling.image_stage import PARALLEL_READS, PIXELS, read_and_decode
 from pipelines.runs.rows import failure_of
 from pipelines.storage.objects import filesystem_of, read_bytes, uri_of
-from zs3.images.codec import ImageError, decode_label_png
+from zs3.images.codec import Alpha, ImageError, decode_label_png
 from zs3.masks.binary import pack_masks
 from zs3.masks.external import (
     ExternalMaskError,
@@ -71,7 +71,7 @@ def list_masks(source: str, ids: Collection[str]) -> ExternalMasks:
         raise FileNotFoundError(
             f"no masks at {source!r}; expected COCO's JSON, a folder of label PNGs, or one with a folder for each image"
         )
-    data, read = filesystem.cat_file(path), ReadAnnotations()
+    data, read = read_bytes(source), ReadAnnotations()
     segmentations_of = coco_segmentations(source, data, ids, read)
     for line in read.lines():
         logger.warning("zs3: warning: %s: %s", source, line)
@@ -86,19 +86,19 @@ def list_masks(source: str, ids: Collection[str]) -> ExternalMasks:
 
 
 def read_with_masks(
-    refs: pa.Table, *, max_pixels: int, run: str, journal_id: str | None = None
+    refs: pa.Table, *, max_pixels: int, run: str, alpha: Alpha = "white", journal_id: str | None = None
 ) -> Iterator[pa.Table]:
     """As `read_and_decode`, with rows of `PIXELS_AND_MASKS`; an image whose masks cannot be used becomes a failure.
 
     Args:
         refs: columns image_id, uri, and masks_at: JSON of `ExternalMasks.of_image`, empty where there is none.
         max_pixels: images and masks of more pixels are refused before they are decoded.
-        run, journal_id: as for `read_and_decode`.
+        run, alpha, journal_id: as for `read_and_decode`.
     """
     places = [json.loads(text) if text else None for text in refs["masks_at"].to_pylist()]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         contents = pool.map(_contents, places)
-        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run, journal_id=journal_id)
+        pictures = read_and_decode(refs, max_pixels=max_pixels, run=run, alpha=alpha, journal_id=journal_id)
         for picture, place, content in zip(pictures, places, contents, strict=True):
             (row,) = picture.drop_columns("pixels").to_pylist()
             row |= {"pixels": picture["pixels"][0].as_py(), "masks": b""}

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from pipelines.storage.objects import (
     describe_error,
     read_bytes,
 )
-from zs3.images.codec import DEFAULT_MAX_PIXELS, decode
+from zs3.images.codec import DEFAULT_MAX_PIXELS, Alpha, decode
 from zs3.tables import FAILURES
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class ImagesRequest(TableRequest):
     """Shipped name (zs3-mini), folder or uri of a checkpoint."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Images of more pixels are not decoded; they become failures."""
+    alpha: Alpha = "white"
+    """What becomes of transparency: laid on white, or dropped as in the published code. Another choice is another
+    run."""
+    ids: Literal["names", "relative"] = "names"
+    """names: an image's id is its file name without extension where those are unique, otherwise its path below the
+    listed folder; relative: always that path, which stays unique as the folder grows. Ids in tables stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +94,7 @@ class ImageRun:
     arguments: Callable[[ActorPlan], Mapping[str, Any]]
     """Of the actor's constructor, besides `journal_id`."""
     read: Callable[..., Iterator[pa.Table]]
-    """`read_and_decode` or `external_masks.read_with_masks`, with `max_pixels` and `run`."""
+    """`read_and_decode` or `external_masks.read_with_masks`, with all arguments but `refs` and `journal_id`."""
     max_images_per_file: int
     """Upper limit where the execution gives no number."""
     masks: Mapping[str, str] | None = None
@@ -100,6 +106,12 @@ class ImageRun:
             return images
         masks = [self.masks.get(image_id, "") for image_id in images["image_id"].to_pylist()]
         return images.append_column("masks_at", pa.array(masks, pa.large_string()))
+
+
+def with_alpha(parts: Mapping[str, str], alpha: Alpha) -> dict[str, str]:
+    """The parts of a run's digest with what becomes of transparency; the default, which runs had before it could be
+    chosen, is no part."""
+    return {**parts, **({} if alpha == "white" else {"alpha": alpha})}
 
 
 def image_graph(run: ImageRun, execution: Execution, chunk: Chunk) -> Dataset:
@@ -137,7 +149,7 @@ def image_graph(run: ImageRun, execution: Execution, chunk: Chunk) -> Dataset:
 
 
 def read_and_decode(
-    refs: pa.Table, *, max_pixels: int, run: str, journal_id: str | None = None
+    refs: pa.Table, *, max_pixels: int, run: str, alpha: Alpha = "white", journal_id: str | None = None
 ) -> Iterator[pa.Table]:
     """One table of one row (`PIXELS`) per image, one at a time, so that memory holds one picture.
 
@@ -145,6 +157,7 @@ def read_and_decode(
         refs: columns image_id and uri, and other columns of `rows.WORK` where there are any.
         max_pixels: images of more pixels are refused before they are decoded.
         run: digest of the run, for rows of `failures`.
+        alpha: as for `decode`.
         journal_id: which crash journal to keep (`pipelines.runs.crash_journal`); None keeps none.
 
     Raises:
@@ -153,14 +166,14 @@ def read_and_decode(
     """
     journal = CrashJournal(journal_id, "decode") if journal_id else None
     try:
-        yield from _decode_all(work_rows(refs), journal, max_pixels, run)
+        yield from _decode_all(work_rows(refs), journal, max_pixels, alpha, run)
     finally:
         if journal:
             journal.close()
 
 
 def _decode_all(
-    images: list[dict[str, Any]], journal: CrashJournal | None, max_pixels: int, run: str
+    images: list[dict[str, Any]], journal: CrashJournal | None, max_pixels: int, alpha: Alpha, run: str
 ) -> Iterator[pa.Table]:
     crashes = journal.crashes()[0] if journal else {}
     storage_errors = 0
@@ -185,7 +198,7 @@ def _decode_all(
                     raise crash_error(count)
                 if journal:
                     journal.enter([image["image_id"]])
-                pixels_HW3 = decode(content, max_pixels=max_pixels)
+                pixels_HW3 = decode(content, max_pixels=max_pixels, alpha=alpha)
                 row["height"], row["width"] = pixels_HW3.shape[:2]
                 row["pixels"] = pixels_HW3.tobytes()
             except CredentialsError:

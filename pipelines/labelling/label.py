@@ -26,11 +26,13 @@ from pipelines.labelling.image_stage import (
     image_graph,
     picture_at,
     read_and_decode,
+    with_alpha,
 )
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
+from zs3.images.codec import Alpha
 from zs3.label_rows import label_rows
 from zs3.tables import FAILURES, LABELS
 from zs3.text.confusable import confusable_warnings
@@ -58,6 +60,8 @@ class LabelRequest(ImagesRequest):
 
     classes: str
     """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    allow_confusable: bool = False
+    """Run although two classes have the same embedding, so that one of them gets the segments of both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +76,9 @@ class ModelInfo:
     """Class id → whether the checkpoint had masks of the class and the class list does not mark it unseen."""
     trained: frozenset[str] | None = None
     """Concepts (`zs3.vocabulary.concept`) that the checkpoint had masks of; None where that is not known."""
-    names: Callable[[], SegmentClassifier] | None = field(default=None, compare=False)
-    """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names."""
+    names: Callable[[bool], SegmentClassifier] | None = field(default=None, compare=False)
+    """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names. Its
+    argument is whether two classes may have the same embedding."""
 
 
 def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
@@ -89,9 +94,9 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
     parts = provenance(loaded, vocabulary)
     seen = loaded.seen(vocabulary.candidates)
 
-    def names() -> SegmentClassifier:
+    def names(allow_confusable: bool) -> SegmentClassifier:
         classifier = SegmentClassifier(loaded, vocabulary, device=torch.device("cpu"))
-        warn_about_confusable(classifier)
+        warn_about_confusable(classifier, allow_confusable)
         return classifier
 
     return ModelInfo(
@@ -108,10 +113,14 @@ def load_labeller(
     return load(checkpoint, vocabulary, device, names)
 
 
-def warn_about_confusable(names: SegmentClassifier) -> None:
-    """Warn about names that cannot be read and classes that are hard to tell apart; a ValueError for two that have the
-    same embedding."""
-    for lines in (names.unread_names, lambda: confusable_warnings(names.confusable())):
+def warn_about_confusable(names: SegmentClassifier, allow_confusable: bool) -> None:
+    """Warn about names that cannot be read and classes that are hard to tell apart.
+
+    Raises:
+        ValueError: two have the same embedding, and `allow_confusable` is off.
+    """
+    pairs = functools.partial(names.confusable, allow_identical=allow_confusable)
+    for lines in (names.unread_names, lambda: confusable_warnings(pairs())):
         for line in lines():
             logger.warning("zs3: warning: %s", printable(redacted(line)))
 
@@ -124,11 +133,11 @@ class LabellerFactory:
     load: Callable[..., Labeller | PixelLabeller] = load_labeller
     """Checkpoint, vocabulary, device, and `names` where `ModelInfo` has them → the labeller."""
 
-    def with_names(self, info: ModelInfo) -> LabellerFactory:
+    def with_names(self, info: ModelInfo, *, allow_confusable: bool = False) -> LabellerFactory:
         """This factory with the class names embedded now, once for all labellers."""
         if info.names is None:
             return self
-        return replace(self, load=functools.partial(self.load, names=info.names()))
+        return replace(self, load=functools.partial(self.load, names=info.names(allow_confusable)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +147,15 @@ class PreparedLabel:
     request: LabelRequest
     vocabulary: Vocabulary
     info: ModelInfo
+    """Of the labeller, with the digest of the run."""
+    labeller_digest: str
     model: LabellerFactory
     work: RemainingWork
 
     def image_run(self) -> ImageRun:
         """The run; embeds the class names, once for all actors."""
-        model, digest = self.model.with_names(self.info), self.info.digest
+        model = self.model.with_names(self.info, allow_confusable=self.request.allow_confusable)
+        digest = self.info.digest
         return ImageRun(
             work=self.work,
             actor=LabelActor,
@@ -152,9 +164,12 @@ class PreparedLabel:
                 "checkpoint": self.request.checkpoint,
                 "vocabulary": self.vocabulary,
                 "run": digest,
+                "labeller_digest": self.labeller_digest,
                 "actors": actors,
             },
-            read=functools.partial(read_and_decode, max_pixels=self.request.max_pixels, run=digest),
+            read=functools.partial(
+                read_and_decode, max_pixels=self.request.max_pixels, run=digest, alpha=self.request.alpha
+            ),
             max_images_per_file=MAX_IMAGES_PER_FILE,
         )
 
@@ -172,9 +187,10 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
-    images = catalogue_of(request.images, request.limit)
+    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
     model = model or LabellerFactory()
-    info = model.describe(request.checkpoint, vocabulary)
+    labeller = model.describe(request.checkpoint, vocabulary)
+    info = info_with_alpha(labeller, request.alpha)
     target = Target(
         out=request.out,
         results="labels",
@@ -185,7 +201,22 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
         replace=request.replace,
     )
     work = remaining_work(images, target, retry_failures=request.retry_failures)
-    return PreparedLabel(request=request, vocabulary=vocabulary, info=info, model=model, work=work)
+    return PreparedLabel(
+        request=request,
+        vocabulary=vocabulary,
+        info=info,
+        labeller_digest=labeller.digest,
+        model=model,
+        work=work,
+    )
+
+
+def info_with_alpha(info: ModelInfo, alpha: Alpha) -> ModelInfo:
+    """What is known about the labels of a labeller that sees pictures without their transparency."""
+    from zs3.config import digest_of
+
+    parts = with_alpha(info.provenance, alpha)
+    return info if parts == info.provenance else replace(info, provenance=parts, digest=digest_of(parts))
 
 
 def label_provenance(info: ModelInfo, checkpoint: str, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -227,6 +258,7 @@ class LabelActor:
         checkpoint: str,
         vocabulary: Vocabulary,
         run: str,
+        labeller_digest: str | None = None,
         actors: ActorPlan,
         journal_id: str | None = None,
     ) -> None:
@@ -234,7 +266,7 @@ class LabelActor:
             lambda device: model.load(checkpoint, vocabulary, device),
             origin=checkpoint,
             actors=actors,
-            digest=run,
+            digest=labeller_digest or run,
         )
         self._runner = BatchRunner(results="labels", stage="label", run=run, journal_id=journal_id)
         self._vocabulary, self._run = vocabulary, run

@@ -56,6 +56,8 @@ class NameRequest(TableRequest):
     """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
     classes: str
     """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    allow_confusable: bool = False
+    """Run although two classes have the same embedding, so that one of them gets the segments of both."""
     checkpoint: str | None = None
     """The checkpoint that made the segments, where it lies now. By default where it lay then."""
     naming: Mapping[str, Any] = field(default_factory=dict)
@@ -87,7 +89,9 @@ def describe_classifier(
     return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts)
 
 
-def load_classifier(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any]) -> SegmentClassifier:
+def load_classifier(
+    checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str, Any], *, allow_confusable: bool = False
+) -> SegmentClassifier:
     """The classifier of a checkpoint, with its text banks encoded and checked."""
     import torch
 
@@ -98,7 +102,7 @@ def load_classifier(checkpoint: str, vocabulary: Vocabulary, naming: Mapping[str
     loaded = with_prompt_set(load_checkpoint(checkpoint), naming.get(TEMPLATES))
     settings = naming_settings(loaded, naming)
     names = classifier.SegmentClassifier(loaded, vocabulary, settings, device=torch.device("cpu"))
-    warn_about_confusable(names)
+    warn_about_confusable(names, allow_confusable)
     return names
 
 
@@ -109,7 +113,7 @@ class SegmentClassifierFactory:
     describe: Callable[[str, Vocabulary, Mapping[str, Any], Mapping[str, str]], ModelInfo] = (
         describe_classifier
     )
-    load: Callable[[str, Vocabulary, Mapping[str, Any]], SegmentClassifier] = load_classifier
+    load: Callable[..., SegmentClassifier] = load_classifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +133,8 @@ class PreparedName:
 
     def classifier(self) -> SegmentClassifier:
         """The classifier, with its text banks encoded."""
-        return self.model.load(self.checkpoint, self.vocabulary, self.naming)
+        allowed = self.request.allow_confusable
+        return self.model.load(self.checkpoint, self.vocabulary, self.naming, allow_confusable=allowed)
 
     def graph(self, execution: Execution) -> Callable[[Chunk], Dataset]:
         """The graph of a chunk; see `run.PreparedRun`. Loads the classifier, which may refuse the class list."""

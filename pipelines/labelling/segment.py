@@ -25,6 +25,7 @@ from pipelines.labelling.image_stage import (
     image_graph,
     picture_at,
     read_and_decode,
+    with_alpha,
 )
 from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
@@ -109,7 +110,7 @@ class PreparedSegment:
                 "exporter_digest": self.exporter_digest,
                 "actors": actors,
             },
-            read=functools.partial(read, max_pixels=request.max_pixels, run=digest),
+            read=functools.partial(read, max_pixels=request.max_pixels, run=digest, alpha=request.alpha),
             max_images_per_file=MAX_IMAGES_PER_FILE,
             masks=self.masks.of_image if self.masks else None,
         )
@@ -131,10 +132,11 @@ def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | Non
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
-    images = catalogue_of(request.images, request.limit)
+    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
     model = model or SegmentExporterFactory()
     parts = dict(model.describe(request.checkpoint, request.store))
     exporter_digest, masks = digest_of(parts), None
+    parts = with_alpha(parts, request.alpha)
     if request.masks is not None:
         ids = [image_id for batch in images.rows() for image_id in batch["image_id"].to_pylist()]
         masks = list_masks(request.masks, ids)

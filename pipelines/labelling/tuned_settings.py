@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pipelines.storage.objects import read_bytes
 from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from zs3.files import parsed_json
 from zs3.tuning.settings_file import Tuned
 
 
@@ -30,12 +30,10 @@ def tuned_settings(settings: str | None, naming: Mapping[str, Any]) -> Tuned | N
         )
     uri = settings if settings.endswith(".json") else table_uri(settings, "tune.json")
     try:
-        content = json.loads(read_bytes(uri))
+        data = read_bytes(uri)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"no tuned settings at {uri}; give the --out of a `zs3 tune` run") from error
-    except ValueError as error:
-        raise ValueError(f"{uri} is not valid JSON ({error}); tune again") from error
-    return Tuned.from_json(content, uri)
+    return Tuned.from_json(parsed_json(data, uri, "tune again"), uri)
 
 
 def refuse_other_weights(tuned: Tuned, settings: str | None, checkpoint_digest: str | None) -> None:

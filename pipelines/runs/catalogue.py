@@ -13,7 +13,8 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,24 +63,36 @@ class Shard:
 class Catalogue:
     """Images as (image id, uri, etag), in a database on disk.
 
-    An id is the file name without folder and extension where those are unique in the whole listing; otherwise every id
-    is the path relative to the listing's root: the folder that was listed, or the deepest folder that holds all images.
-    The limit is applied last, so it changes no id. Secrets in uris of the web are left out of ids.
+    An id is the file name without folder and extension where those are unique in the whole listing; otherwise, or on
+    request, every id is the path relative to the listing's root: the folder that was listed, or the deepest folder that
+    holds all images. The limit is applied last, so it changes no id. `keep_ids` gives images the ids that they have in
+    tables. Secrets in uris of the web are left out of ids.
 
     Args:
         batches: with the columns of `listing.LISTED`, in any order; uris may repeat. A column `image_id` gives the ids.
         root: folder of the listing; by default the deepest that holds all.
         limit: how many images to take; None takes all.
+        other_files: of the listing (`listing.listed_images`).
+        relative_ids: whether every id is a path.
 
     Attributes:
         images: their number.
-        digest: of ids, uris and etags, 128 bits (hex).
+        has_ids: whether the batches gave the ids.
 
     Raises:
         ValueError: the limit is not positive, or the stream names no image.
     """
 
-    def __init__(self, batches: Iterable[pa.RecordBatch], root: str = "", limit: int | None = None) -> None:
+    def __init__(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        root: str = "",
+        limit: int | None = None,
+        other_files: Mapping[str, int] | None = None,
+        *,
+        relative_ids: bool = False,
+    ) -> None:
+        self.other_files = {} if other_files is None else other_files
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; expected at least 1, or leave it out to take every image")
         remove_old_folders(PREFIX, _NAMES)
@@ -96,19 +109,19 @@ class Catalogue:
         stream = iter(batches)
         first = next(stream, pa.RecordBatch.from_pylist([], schema=LISTED))
         load(self.connection, "listed", first.schema, itertools.chain([first], stream))
-        has_ids = "image_id" in first.schema.names
-        ids = "any_value(image_id)" if has_ids else _STEM
+        self.has_ids = "image_id" in first.schema.names
+        ids = "any_value(image_id)" if self.has_ids else _STEM
         self.connection.execute(
             f"CREATE TABLE once AS SELECT {ids} AS image_id, uri, max(etag) AS etag FROM listed GROUP BY uri"
         )
-        if not has_ids and self._value(
-            "SELECT EXISTS (SELECT 1 FROM once GROUP BY image_id HAVING count(*) > 1)"
-        ):
+        repeated = "SELECT EXISTS (SELECT 1 FROM once GROUP BY image_id HAVING count(*) > 1)"
+        if not self.has_ids and (relative_ids or self._value(repeated)):
             ends = self.connection.execute("SELECT min(uri), max(uri) FROM once").fetchone() or ("", "")
             common = os.path.commonprefix(ends)  # noqa: RUF071 -- uris are no paths
             skip = len(root or common.rpartition("/")[0])
-            self.connection.execute(f"UPDATE once SET image_id = ltrim(substr(uri, {skip + 1}), '/')")
-        if not has_ids:
+            relative = f"regexp_replace(substr(uri, {skip + 1}), '^/', '')"  # of `a//b.png`, one slash stays
+            self.connection.execute(f"UPDATE once SET image_id = {relative}")
+        if not self.has_ids:
             self.connection.execute(
                 "UPDATE once SET image_id = without_secrets(image_id, uri) "
                 "WHERE uri LIKE 'http%' AND regexp_matches(image_id, '[=@]')"
@@ -129,7 +142,33 @@ class Catalogue:
         for name in ("listed", "once", "ordered", "starts"):
             self.connection.execute(f"DROP TABLE {name}")
         self.images = int(self._value("SELECT count(*) FROM images"))
-        self.digest = f"{int(self._value(f'SELECT bit_xor(md5_number({_ROW})) FROM images') or 0):032x}"
+
+    @property
+    def digest(self) -> str:
+        """Of ids, uris and etags, 128 bits (hex)."""
+        return f"{int(self._value(f'SELECT bit_xor(md5_number({_ROW})) FROM images') or 0):032x}"
+
+    def keep_ids(self, stored: str) -> bool:
+        """Give images the ids that they have in a table, so that an id stays while the listing grows.
+
+        An image that is not in the table, and whose id another image of the listing has there, gets its uri as id.
+
+        Args:
+            stored: name of a table of this database with the columns image_id and uri.
+
+        Returns:
+            Whether an id has changed.
+        """
+        kept = self._value(
+            f"UPDATE images SET image_id = s.image_id FROM {stored} s "
+            "WHERE images.uri = s.uri AND images.image_id <> s.image_id"
+        )
+        moved = self._value(
+            f"""UPDATE images SET image_id = without_secrets(uri, uri)
+            WHERE uri NOT IN (SELECT uri FROM {stored}) AND image_id IN
+            (SELECT s.image_id FROM {stored} s WHERE s.uri IN (SELECT uri FROM images))"""
+        )
+        return bool(kept or moved)
 
     def shards(self) -> list[Shard]:
         """All shards in order; there is one for about a thousand images."""
@@ -164,10 +203,11 @@ def _without_secrets(image_id: str, uri: str) -> str:
     return image_id if plain == image_id else f"{plain}-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
 
 
-def catalogue_of(source: str, limit: int | None = None) -> Catalogue:
+def catalogue_of(source: str, limit: int | None = None, *, relative_ids: bool = False) -> Catalogue:
     """The images of a source; see `listing.listed_images` and `Catalogue`."""
-    root, batches = listed_images(source)
-    return Catalogue(batches, root, limit)
+    others: Counter[str] = Counter()
+    root, batches = listed_images(source, others)
+    return Catalogue(batches, root, limit, others, relative_ids=relative_ids)
 
 
 def load(

@@ -141,6 +141,7 @@ class Committer:
                 "this_run": self.done,
                 "of": len(work.pending),
                 "seconds": round(self.seconds, 3),
+                "other_files": dict(work.other_files),
             }
         }
 

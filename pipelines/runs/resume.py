@@ -171,6 +171,8 @@ class RemainingWork:
     """Ids with results whose earlier row of `failures` is still there."""
     replaces: bool
     """Whether the run starts a new version of tables that hold another run."""
+    other_files: Mapping[str, int]
+    """Extension → number of files in the listed folder that are no images (`listing.listed_images`)."""
 
     @property
     def skipped(self) -> int:
@@ -188,22 +190,22 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
         ValueError: the tables hold another run and are not to be replaced, or hold other images under these ids.
     """
     tables, replaces = _open_tables(target)
-    shards = catalogue.shards()
-    done_shards = _rows_of_shards(tables["shards"], {shard.digest for shard in shards})
-    done = frozenset(done_shards["digest"].to_pylist())
-    open_shards = [shard for shard in shards if shard.digest not in done]
-    numbers = pa.array([shard.number for shard in open_shards], pa.int64())
+    done_shards, open_shards = _done_and_open_shards(catalogue, tables["shards"])
     connection = catalogue.connection
     for name in ("failed", "processed", "open", "pending"):
         connection.execute(f"DROP TABLE IF EXISTS {name}")
     load(connection, "failed", _STORED, rows_of_images(tables["failures"]))
     load(connection, "processed", _STORED, rows_of_images(tables[target.results], open_shards))
-    load(connection, "open", pa.schema({"shard": pa.int64()}), iter([pa.record_batch([numbers], ["shard"])]))
     for name in ("failed", "processed"):  # tables hold uris without the passwords that the listing has
         connection.execute(
             f"UPDATE {name} SET uri = images.uri FROM images "
             f"WHERE images.image_id = {name}.image_id AND contains({name}.uri, '{REDACTED}')"
         )
+    connection.execute(f"CREATE OR REPLACE VIEW stored AS {_STORED_IDS}")
+    if not catalogue.has_ids and catalogue.keep_ids("stored"):
+        done_shards, open_shards = _done_and_open_shards(catalogue, tables["shards"])
+    numbers = pa.array([shard.number for shard in open_shards], pa.int64())
+    load(connection, "open", pa.schema({"shard": pa.int64()}), iter([pa.record_batch([numbers], ["shard"])]))
     _refuse_other_images(catalogue, target)
     stale = connection.execute(
         "SELECT DISTINCT f.image_id FROM failed f JOIN processed p USING (uri) WHERE p.etag = f.etag"
@@ -227,13 +229,16 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
         done_shards=done_shards,
         stale_failures=frozenset(image_id for (image_id,) in stale),
         replaces=replaces,
+        other_files=dict(catalogue.other_files),
     )
 
 
+_STORED_IDS = """
+SELECT uri, image_id, etag FROM processed
+UNION SELECT uri, image_id, etag FROM failed WHERE uri NOT IN (SELECT uri FROM processed)"""
+"""The images that have a row."""
+
 _NEW_OR_CHANGED = """
-WITH stored AS (
-  SELECT uri, etag FROM processed
-  UNION SELECT uri, etag FROM failed WHERE uri NOT IN (SELECT uri FROM processed))
 SELECT i.image_id, i.uri, i.etag, i.shard, 0 AS attempts, s.uri IS NOT NULL AS replaces
 FROM images i JOIN open USING (shard) LEFT JOIN stored s USING (uri)
 WHERE s.uri IS NULL OR (s.etag <> i.etag AND s.etag <> '' AND i.etag <> '')"""
@@ -273,6 +278,14 @@ def _open_tables(target: Target) -> tuple[dict[str, DeltaTable | None], bool]:
     if tables[target.results] is None and replaces:
         tables = dict.fromkeys(tables)
     return tables, replaces
+
+
+def _done_and_open_shards(catalogue: Catalogue, table: DeltaTable | None) -> tuple[pa.Table, list[Shard]]:
+    """The rows of `shards` that belong to a listing, and the shards of the listing that it does not hold."""
+    shards = catalogue.shards()
+    rows = _rows_of_shards(table, {shard.digest for shard in shards})
+    done = frozenset(rows["digest"].to_pylist())
+    return rows, [shard for shard in shards if shard.digest not in done]
 
 
 def _rows_of_shards(table: DeltaTable | None, digests: set[str]) -> pa.Table:
@@ -319,11 +332,12 @@ def _refuse_other_images(catalogue: Catalogue, target: Target) -> None:
     if other:
         raise ValueError(
             f"{target.out} already holds {target.results} of an image called {other[0]!r}, from {other[1]}; "
-            f"this one is {other[3]}; choose another --out"
+            f"this one is {other[3]}; list both in one folder as --images, where the new one gets its path as id, or "
+            "choose another --out"
         )
     renamed = catalogue.connection.execute(clash.format("uri", "image_id")).fetchone()
     if renamed:
         raise ValueError(
             f"{target.out} already holds {target.results} of {renamed[1]} under the id {renamed[0]!r}; in this listing "
-            f"its id is {renamed[2]!r}, as file names repeat; choose another --out"
+            f"its id is {renamed[2]!r}; choose another --out"
         )

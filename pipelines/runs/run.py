@@ -11,9 +11,9 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -80,6 +80,8 @@ class RunResult:
     """From the call to the first image at a model."""
     failed_before: int = 0
     """Failed in an earlier run and not tried again; part of `skipped`."""
+    other_files: Mapping[str, int] = field(default_factory=dict)
+    """Extension → number of files in the folder of images that are none; "" counts those without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +179,7 @@ def run_table(
         out=work.target.out,
         startup_seconds=time.monotonic() - called - seconds,
         failed_before=work.failed_before,
+        other_files=work.other_files,
     )
 
 

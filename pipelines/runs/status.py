@@ -86,6 +86,8 @@ class TableStatus:
     """Digest of the listing; empty where no commit of the run is in the log."""
     changed_by: str
     """Operation of another tool that has changed rows since the last commit; empty if there is none."""
+    other_files: Mapping[str, int]
+    """Extension → number of files in the folder of images that are none; "" counts those without one."""
 
     @property
     def left(self) -> int | None:
@@ -172,6 +174,7 @@ def _status(name: str, table: DeltaTable, failures: DeltaTable | None, now: floa
         run=provenance["run"],
         listing=last.get("listing", ""),
         changed_by=changed_by,
+        other_files=last.get("other_files", {}),
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from typing import IO, Any
+from typing import Any
+
+from zs3.files import open_local
 
 
 class FileTooLargeError(ValueError):
@@ -31,26 +31,11 @@ def refuse_large(uri: str, size: int | None, max_bytes: int | None) -> None:
         )
 
 
-def open_local(path: str) -> IO[bytes]:
-    """A regular file, to be read; symbolic links are followed.
-
-    Pipes, for which a reader would wait, and devices such as /dev/zero, which never end, are refused.
-
-    Raises:
-        OSError: it does not exist, is not a regular file, or cannot be read.
-    """
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "is not a regular file", path)
-    return file
-
-
 def read_local(path: str, max_bytes: int | None = None) -> bytes:
     """The whole content of a regular file.
 
     Raises:
-        OSError: as of `open_local`.
+        OSError: as of `zs3.files.open_local`.
         FileTooLargeError: it is larger than `max_bytes`.
     """
     with open_local(path) as file:

@@ -45,6 +45,8 @@ class TuneRequest:
     """The checkpoint that made the segments, if it was moved since."""
     classes: str | None = None
     """Class list to name with; by default the data set's own."""
+    allow_confusable: bool = False
+    """Run although two classes have the same embedding, so that one of them gets the segments of both."""
     protocol: Literal["zs3", "paper", "voc21"] = "zs3"
     """Which pixels count and how classes are averaged, as for `zs3 evaluate`."""
     allow_missing: bool = False
@@ -110,7 +112,7 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
     namings = namings_of(request.grid, own, encoded_sets(checkpoint))
     image_ids = _images_with_segments(request, dataset, name, frozenset(image_uris(table)))
     classifiers = load_classifiers(checkpoint, vocabulary, namings, device=torch.device("cpu"))
-    warn_about_confusable(classifiers[0])
+    warn_about_confusable(classifiers[0], request.allow_confusable)
     return PreparedTuning(
         request=request,
         dataset=dataset,

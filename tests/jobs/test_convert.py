@@ -39,6 +39,9 @@ def test_an_inferred_recipe_is_printed_with_its_reason(files, capsys, monkeypatc
         parameters=2,
         clip_tensors_left_out=3,
         seen_classes=15,
+        prefix="module.",
+        other_weights=("ema.",),
+        precision="bfloat16",
     )
     monkeypatch.setattr(command, "convert", lambda *asked, **options: done)
     assert command.main(["x.pth", "--out", "out"]) == 0
@@ -46,6 +49,8 @@ def test_an_inferred_recipe_is_printed_with_its_reason(files, capsys, monkeypatc
     assert (
         "recipe voc_r50, because of this; --recipe chooses another" in err
         and "3 tensors of CLIP left out" in err
+        and "weights below 'module.' are bfloat16 in the file and stored as float32; not used: those below 'ema.'"
+        in err
     )
 
 

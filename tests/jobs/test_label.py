@@ -58,6 +58,7 @@ def arguments(*more, images="photos", classes="classes.txt", out="out"):
 
 def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(ray_session, photos, capfd):
     (photos / "bad.jpg").write_bytes(b"no picture")
+    (photos / "bad.jp2").write_bytes(b"not read")
     code = command.main(arguments("--json", "--limit", "4", "--batch-size", "2"), model=shades())
     out, err = capfd.readouterr()
     assert code == 3
@@ -71,7 +72,9 @@ def test_a_run_with_a_bad_image_ends_with_3_one_json_line_and_queries_that_work(
         "out",
         "startup_seconds",
         "failed_before",
+        "other_files",
     ]
+    assert result["other_files"] == {".jp2": 1} and "left out, as no images: 1 of kind .jp2" in err
     assert (result["images"], result["failed"], result["skipped"], result["out"]) == (3, 1, 0, "out")
     assert "4/4 images" in err and "images/s" in err and "3 images labelled, 1 failed, 0 skipped" in err
 

@@ -77,7 +77,7 @@ def naming(broken=False):
         }
         return ModelInfo(digest=digest_of(parts), provenance=parts, seen={1: True, 2: False})
 
-    def load(checkpoint, vocabulary, changes):
+    def load(checkpoint, vocabulary, changes, *, allow_confusable=False):
         import torch
 
         from zs3.classification.semantic_map import semantic_map
@@ -89,7 +89,7 @@ def naming(broken=False):
             def unread_names(self):
                 return []
 
-            def confusable(self):
+            def confusable(self, *, allow_identical):
                 return []
 
             def name(self, segments):

@@ -1,6 +1,7 @@
 """A checkpoint comes back as it was saved, or says in one line why it cannot."""
 
 import json
+import os
 import resource
 
 import pytest
@@ -127,8 +128,30 @@ def test_a_recipe_with_a_strange_field_is_refused_by_its_name(saved, change, wor
         load_checkpoint(str(folder))
 
 
-def test_seen_classes_that_are_no_list_are_refused(saved):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("5", "is 5, expected a list of class names"),
+        ("[1]", r"is \[1\], expected"),
+        ('"cat"', "is 'cat', expected"),
+        ("[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_seen_classes_that_are_no_list_are_refused_with_what_they_are(saved, content, message):
     folder, _, _ = saved
-    (folder / CLASSES).write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
+    (folder / CLASSES).write_text(content)
+    with pytest.raises(ValueError, match=rf"cannot be read: seen_classes\.json .*{message}"):
+        load_checkpoint(str(folder))
+
+
+def test_parts_that_are_pipes_or_devices_are_refused_at_once(saved):
+    folder, _, _ = saved
+    (folder / CLASSES).unlink()
+    os.mkfifo(folder / CLASSES)
+    with pytest.raises(OSError, match="is not a regular file"):
+        load_checkpoint(str(folder))
+    (folder / RECIPE).unlink()
+    (folder / RECIPE).symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="is not a regular file"):
         load_checkpoint(str(folder))

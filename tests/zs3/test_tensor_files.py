@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from zs3.tensor_files import read_matrix, read_tensors, refuse_misfits
+from zs3.tensor_files import read_matrix, read_nested_tensors, read_tensors, refuse_misfits
 
 
 class Touch:
@@ -34,6 +34,17 @@ def test_a_state_dict_is_found_alone_and_in_a_checkpoint(tmp_path, content):
     torch.save(content, tmp_path / "some.pth")
     read = read_tensors(str(tmp_path / "some.pth"))
     assert list(read) == list(TENSORS) and torch.equal(read["a.weight"], TENSORS["a.weight"])
+
+
+def test_all_tensors_are_found_with_their_places_and_others_left_out(tmp_path):
+    content = {"model": TENSORS, "ema": {"state": {"a": torch.ones(1)}}, "epoch": np.int64(3)}
+    content["itself"] = content
+    torch.save(content, tmp_path / "some.pth")
+    assert set(read_nested_tensors(str(tmp_path / "some.pth"))) == {
+        "model.a.weight",
+        "model.b",
+        "ema.state.a",
+    }
 
 
 def test_safetensors_and_npz_are_read_too(tmp_path):
@@ -217,3 +228,28 @@ def test_an_npz_takes_no_memory_for_what_it_claims(tmp_path):
     (tmp_path / "some.npy").write_bytes(header.getvalue() + b"0000")
     with pytest.raises(ValueError, match=r"some\.npy does not load"):
         read_matrix(tmp_path / "some.npy")
+
+
+def test_a_torch_file_takes_no_memory_for_what_it_claims(tmp_path):
+    file = tmp_path / "some.pth"
+    torch.save({"w": torch.as_strided(torch.ones(1), (10**9,), (0,))}, file)
+
+    def read(message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            read_tensors(str(file))
+
+    assert (
+        most_memory_of(lambda: read(r"some\.pth .*its tensors claim 4000000000 bytes, and it has \d+"))
+        < 100_000
+    )
+    torch.save({"w": torch.zeros(30_000_000, dtype=torch.uint8)}, file)
+    with zipfile.ZipFile(file) as stored:
+        records = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in records.items():
+            packed.writestr(name, content)
+    assert most_memory_of(lambda: read("more than 50 times as many")) < 100_000
+    torch.save({"w": torch.zeros(30_000_000, dtype=torch.uint8).to_sparse()}, file)
+    read("tensor 'w' is no plain one, but torch.sparse_coo on cpu")
+    torch.save({"w": torch.zeros(10, device="meta")}, file)
+    read("tensor 'w' is no plain one, but torch.strided on meta")

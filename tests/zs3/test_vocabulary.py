@@ -226,6 +226,15 @@ def test_a_bad_vocabulary_is_refused(classes: tuple[ClassEntry, ...], message: s
             r"\[9\], a list; expected a whole",
         ),
         ("a.json", b'{"classes": ["cat"]}', "needs an integer 'id' and a 'name'"),
+        ("a.json", b'{"classes": [{"id": 1, "name": 5}]}', "name is 5; expected a text"),
+        (
+            "a.json",
+            b'{"classes": [{"id": 1, "name": "dog", "synonyms": "cat"}]}',
+        ),
+        ("a.json", b"[" * 200_000, "a.json' is not valid JSON: it is nested too deeply"),
+        ("a.json", b"1" * 5000, "a.json' is not valid JSON: Exceeds the limit"),
+        ("a.json", b"[\n\xe9]", "a.json', line 2: byte 0xe9 is not UTF-8 text"),
+        ("a.yaml", b"[" * 200_000, "a.yaml', line 1 is not valid YAML"),
         ("a.txt", b"caf\xe9", "line 1: byte 0xe9 is not UTF-8 text; save the file as UTF-8"),
     ],
 )

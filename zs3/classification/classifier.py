@@ -119,18 +119,18 @@ class SegmentClassifier:
             for name, tokens in unknown.items()
         ]
 
-    def confusable(self) -> list[ClosePair]:
+    def confusable(self, *, allow_identical: bool = False) -> list[ClosePair]:
         """The pairs of classes that are hard to tell apart under these settings, closest first.
 
         Raises:
-            ValueError: two classes cannot be told apart at all.
+            ValueError: two classes cannot be told apart at all, and `allow_identical` is off.
         """
         scales = {
             "query": (self.query_bank, self.query_logit_scale / self.settings.query_temperature),
             "image": (self.image_bank, self.image_logit_scale),
         }
         banks = [BranchBank(branch, *scales[branch]) for branch in self.branches]
-        return close_pairs(self.entries, banks)
+        return close_pairs(self.entries, banks, allow_identical=allow_identical)
 
     @torch.inference_mode()
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:

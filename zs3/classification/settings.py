@@ -68,7 +68,8 @@ def naming_provenance(
     """What defines labels of stored segments, part by part.
 
     With lossless masks these are the parts of `zs3.classification.provenance.provenance`, since the labels are the
-    same. Another mask store, external masks, and segments of another version of zs3 each add a part.
+    same. Another mask store, external masks, dropped transparency, and segments of another version of zs3 each add a
+    part.
 
     Args:
         naming: the settings in full.
@@ -88,8 +89,7 @@ def naming_provenance(
     parts = provenance(checkpoint, vocabulary, naming=naming) | {"segmenting": segments["segmenting"]}
     if segments["store"] != LOSSLESS:
         parts["store"] = segments["store"]
-    if "proposals" in segments:
-        parts["proposals"] = segments["proposals"]
+    parts |= {key: segments[key] for key in ("proposals", "alpha") if key in segments}
     with_prompt_set(checkpoint, templates)  # raises for an unknown set
     if templates and {templates} != encoded_sets(checkpoint):
         parts["templates"] = templates

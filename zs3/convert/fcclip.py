@@ -15,7 +15,7 @@ from zs3.convert.fcclip_names import CLIP, PIXELS, released_name
 from zs3.encoders import EncoderConfig, load_encoder
 from zs3.nets.fcclip import clip_architecture
 from zs3.nets.networks import tensor_shapes
-from zs3.tensor_files import read_tensors, refuse_misfits, refuse_not_finite
+from zs3.tensor_files import as_float32, read_tensors, refuse_misfits, refuse_not_finite
 
 VOID = "void_embedding.weight"
 CRITERION = "criterion.empty_weight"
@@ -127,10 +127,11 @@ def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dic
         name: v for name, v in state.items() if not (name.startswith(left_out) or name.endswith(COUNTER))
     }
     refuse_misfits(given, released, source)
+    given = as_float32(given, source)
     refuse_not_finite(given, source)
     counters = {name: torch.zeros((), dtype=torch.int64) for name in ours if name.endswith(COUNTER)}
     return counters | {
-        name: given[released_name(name)].float().reshape(shape)
+        name: given[released_name(name)].reshape(shape)
         for name, shape in ours.items()
         if name not in counters
     }

@@ -9,7 +9,7 @@ A mask's value is the COCO category id less one: 0..181, of which 171 occur; 255
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets.listing import ImageRef, by_stem, files_below, is_folder, joined, paired
+from zs3.datasets.listing import ImageRef, by_stem, files_below, images_below, is_folder, joined, paired
 from zs3.datasets.truth import checked_truth
 from zs3.images.codec import decode_label_png
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -34,7 +34,7 @@ def index(root: str, split: str) -> tuple[ImageRef, ...]:
     if split not in _FOLDERS:
         raise ValueError(f"coco_stuff has no split {split!r}; it has: {', '.join(_FOLDERS)}")
     folder = _FOLDERS[split]
-    images = by_stem(files_below(joined(root, "images", folder), (".jpg",)))
+    images = by_stem(images_below(joined(root, "images", folder)))
     masks = [joined(root, place, folder) for place in _MASK_FOLDERS]
     masks = [place for place in masks if is_folder(place)]
     return paired(

@@ -9,15 +9,15 @@
 Without splits.json there is one split, "all".
 """
 
-import json
 from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets.listing import ImageRef, files_below, is_folder, joined, paired, read_text
+from zs3.datasets.listing import ImageRef, files_below, images_below, is_folder, joined, paired
 from zs3.datasets.truth import checked_truth
-from zs3.images.codec import IMAGE_SUFFIXES, decode_label_png, image_ids
+from zs3.files import parsed_json, read_file
+from zs3.images.codec import decode_label_png, image_ids
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 
@@ -33,7 +33,7 @@ def index(root: str, split: str) -> tuple[ImageRef, ...]:
         FileNotFoundError: no images folder, or files of the split are missing.
         ValueError: no such split (those that exist are named), or `splits.json` is malformed.
     """
-    images = files_below(joined(root, "images"), IMAGE_SUFFIXES)
+    images = images_below(joined(root, "images"))
     ids = dict(zip(image_ids(list(images)), images))
     folder = joined(root, "masks")
     masks = files_below(folder, (".png",)) if is_folder(folder) else {}
@@ -57,11 +57,11 @@ def _mask_path(image_path: str) -> str:
 
 def _split_ids(root: str, split: str, every_id: list[str]) -> list[str]:
     try:
-        splits = json.loads(read_text(joined(root, "splits.json")))
+        data = read_file(joined(root, "splits.json"))
     except FileNotFoundError:
         splits = {"all": every_id}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"splits.json at {root!r} is not valid JSON: {error}") from error
+    else:
+        splits = parsed_json(data, f"splits.json at {root!r}", "correct it, or remove it to take every image")
     if not isinstance(splits, dict) or not all(isinstance(ids, list) for ids in splits.values()):
         raise ValueError(f"splits.json at {root!r} has to map each split's name to a list of image ids")
     if split not in splits:

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 
 from fsspec.implementations.local import LocalFileSystem
 
-from zs3.files import filesystem_and_path
+from zs3.files import decoded, filesystem_and_path, first_bytes, read_file
+from zs3.images.formats import FIRST_BYTES, begins_image, names_image
 from zs3.vocabulary import Vocabulary
 from zs3.wording import number_of
 
@@ -44,9 +45,8 @@ def joined(root: str, *parts: str) -> str:
 
 
 def read_text(uri: str) -> str:
-    """The content of a UTF-8 text file, local or remote."""
-    filesystem, path = filesystem_and_path(uri)
-    return bytes(filesystem.cat_file(path)).decode("utf-8-sig")
+    """The content of a text file, local or remote."""
+    return decoded(read_file(uri), uri)
 
 
 def is_folder(uri: str) -> bool:
@@ -75,6 +75,15 @@ def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
         if relative.lower().endswith(suffixes) and not hidden:
             files[relative] = path if local else filesystem.unstrip_protocol(path)
     return files
+
+
+def images_below(folder: str) -> dict[str, str]:
+    """Those of `files_below` that are read as pictures: by their names, or by their content where these do not tell."""
+    return {
+        path: uri
+        for path, uri in files_below(folder, ("",)).items()
+        if ((named := names_image(path)) is None and begins_image(first_bytes(uri, FIRST_BYTES))) or named
+    }
 
 
 def by_stem(files: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,16 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets.listing import ImageRef, by_stem, files_below, is_folder, joined, paired, read_text
+from zs3.datasets.listing import (
+    ImageRef,
+    by_stem,
+    files_below,
+    images_below,
+    is_folder,
+    joined,
+    paired,
+    read_text,
+)
 from zs3.datasets.truth import checked_truth
 from zs3.images.codec import decode_label_png
 from zs3.vocabulary import Vocabulary, load_vocabulary
@@ -45,7 +54,7 @@ def index(root: str, split: str) -> tuple[ImageRef, ...]:
     )
     return paired(
         ids,
-        images=by_stem(files_below(joined(root, "JPEGImages"), (".jpg",))),
+        images=by_stem(images_below(joined(root, "JPEGImages"))),
         truths=by_stem(files_below(masks, (".png",))) if is_folder(masks) else {},
         where=f"voc split {split!r} at {root!r}",
     )

@@ -10,21 +10,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zs3.images.formats import FORMATS, add_heif, container_format
 from zs3.images.header_checks import ImageError, Kind, check_header, prepared
+from zs3.images.time_limit import TimeLimitError, call_within
+
+Alpha = Literal["white", "drop"]
+"""What becomes of transparency. white: the picture is laid on white, as it is mostly shown; drop: it is ignored, as in
+the published code, so that colours appear which the file hides."""
 
 DEFAULT_MAX_PIXELS = 50_000_000
 """Largest picture that is decoded by default: 150 MB as RGB, beyond most cameras."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats that are read. The decoders of JPEG 2000 and AVIF turn a truncated file into a wrong picture."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-"""Extensions of files that count as images, where a folder is listed."""
+_LIMIT_S, _LIMIT_S_PER_PIXEL = 10.0, 2e-7
+"""CPU time that decoding may take: a part for each picture, and one for each pixel that it may have. At the default
+size 20 s; photographs of that size take one or two."""
 
 _ORIENTATION_TAG = 0x0112
 _STRIP_PIXELS = 4_000_000
@@ -46,24 +51,36 @@ _UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
-def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, alpha: Alpha = "white") -> NDArray[np.uint8]:
     """Upright RGB pixels of an encoded picture, (H, W, 3) uint8, contiguous.
 
     The EXIF orientation is applied. Grey, palette and CMYK become RGB; 16-bit grey is scaled from 0..65535
-    to 0..255; transparency is laid on white; the first of several frames is taken; colour profiles are
-    ignored. The size is checked before any pixel is decoded.
+    to 0..255; the first of several frames is taken; colour profiles are ignored. The size is checked before any pixel
+    is decoded.
 
     Args:
-        data: the whole file, in one of `FORMATS`.
+        data: the whole file, in one of `formats.FORMATS`.
         max_pixels: largest H * W accepted.
+        alpha: what becomes of transparency.
 
     Raises:
-        ImageError: with its `kind`.
+        ImageError: with its `kind`; it may also take far longer than any picture.
     """
+    try:
+        return call_within(
+            _LIMIT_S + _LIMIT_S_PER_PIXEL * max_pixels, lambda: _decoded(data, max_pixels, alpha)
+        )
+    except TimeLimitError as error:
+        raise ImageError(
+            "unsupported", f"decoding the file of {len(data)} bytes {error}; save it anew"
+        ) from error
+
+
+def _decoded(data: bytes, max_pixels: int, alpha: Alpha) -> NDArray[np.uint8]:
     image = _opened(data, max_pixels)
     try:
         # Pixels first: reading a PNG's orientation would load them too, and hide damage.
-        pixels = _rgb(image)
+        pixels = _rgb(image, alpha)
         orientation = _orientation(image)
     except (ImageError, MemoryError):
         raise
@@ -187,7 +204,11 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("unreadable", "the file is empty (0 bytes), expected a picture")
     Image.init()
-    for name in FORMATS:
+    add_heif()
+    container = container_format(data)
+    for name in [container] if container else FORMATS:
+        if name not in Image.OPEN:
+            continue
         factory, accept = Image.OPEN[name]
         if accept is not None and accept(data[:16]) is not True:
             continue
@@ -199,6 +220,11 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
         except Exception as error:
             raise _unreadable(data, name, error) from error
         return image
+    if container:
+        package = "zs3[heif] or pillow-heif" if container == "HEIF" else "a Pillow that has it"
+        raise ImageError(
+            "unsupported", f"the file is {container}, which Pillow does not read here; install {package}"
+        )
     raise ImageError(
         "unsupported",
         f"the file ({len(data)} bytes, starting {data[:8]!r}) is in none of the formats {', '.join(FORMATS)}",
@@ -223,7 +249,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, alpha: Alpha) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 pixels, converted in strips, so that no second picture of full size is made."""
     image.load()
     if image.mode in ("I", "F"):
@@ -233,19 +259,19 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
     if rows >= height:
-        return _strip_rgb(image)
+        return _strip_rgb(image, alpha)
     pixels_HW3 = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        pixels_HW3[top:bottom] = _strip_rgb(image.crop((0, top, width, bottom)))
+        pixels_HW3[top:bottom] = _strip_rgb(image.crop((0, top, width, bottom)), alpha)
     return pixels_HW3
 
 
-def _strip_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _strip_rgb(image: Image.Image, alpha: Alpha) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
         grey_HW = _EIGHT_BITS[np.array(image)]
         return np.repeat(grey_HW[..., None], 3, axis=2)
-    if image.has_transparency_data:
+    if alpha == "white" and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

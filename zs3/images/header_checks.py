@@ -21,6 +21,9 @@ MAX_SCANS = 256
 MIN_PIXELS_PER_PIECE = 64
 """Average pixels of a TIFF's tile; the format's smallest tiles have 256. Pieces of single rows are allowed too."""
 
+MAX_CHUNKS, BYTES_PER_CHUNK = 1000, 1024
+"""A PNG has at most this many chunks, and one for each of so many bytes. Encoders put 8 KiB of pixels into a chunk."""
+
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -42,10 +45,15 @@ def prepared(data: bytes, image_format: str) -> bytes:
     """The file for Pillow's reader of this format, usually unchanged.
 
     Raises:
-        ImageError: decoding it would take far more passes than any picture needs.
+        ImageError: decoding it would take far more passes than any picture needs, or it is cut off and its decoder
+            would not see that.
     """
     if image_format == "JPEG":
         _refuse_many_scans(data)
+    elif image_format == "PNG":
+        _has_png_end(data)
+    elif image_format in ("AVIF", "HEIF"):
+        _refuse_cut_boxes(data, image_format)
     elif image_format == "PPM" and data[:2] in (b"P1", b"P2", b"P3"):
         # Pillow copies the rest of a block for each comment in it: seconds for a megabyte.
         return re.sub(rb"#[^\r\n]*", b"", data)
@@ -65,8 +73,11 @@ def check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
             f"the picture is {width}x{height} = {width * height} pixels, more than the limit of "
             f"{max_pixels}; raise it with --max-pixels, or make the picture smaller",
         )
-    if image.format == "PNG":
-        _refuse_cut_png(data)
+    if image.format == "PNG" and not _has_png_end(data):
+        # Pillow accepts a missing end, but a chunk after the pixels may hold the orientation.
+        raise ImageError(
+            "truncated", f"the PNG stops after {len(data)} bytes without its end; copy or download it again"
+        )
     if isinstance(image, TiffImageFile):
         _refuse_huge_tiles(image, max_pixels)
 
@@ -89,18 +100,42 @@ def _refuse_huge_tiles(image: TiffImageFile, max_pixels: int) -> None:
         )
 
 
-def _refuse_cut_png(data: bytes) -> None:
-    # Pillow accepts a missing end, but a chunk after the pixels may hold the orientation.
-    position = len(_PNG_SIGNATURE)
+def _has_png_end(data: bytes) -> bool:
+    """Whether the chunks of a PNG end with its last one; an ImageError if there are too many."""
+    position, chunks, max_chunks = len(_PNG_SIGNATURE), 0, MAX_CHUNKS + len(data) // BYTES_PER_CHUNK
     while position + 12 <= len(data):
+        chunks += 1
+        if chunks > max_chunks:
+            raise ImageError(
+                "unsupported",
+                f"the PNG of {len(data)} bytes has more than {max_chunks} chunks, each read on its own; save it anew",
+            )
         (length,) = struct.unpack_from(">I", data, position)
         ends = data[position + 4 : position + 8] == b"IEND"
         position += 12 + length
         if ends and position <= len(data):
+            return True
+    return False
+
+
+def _refuse_cut_boxes(data: bytes, image_format: str) -> None:
+    """Refuse a file whose last box (ISO 14496-12) is longer than what is left of it; of 0 bytes is one without end.
+
+    What begins like no box was appended, and is ignored.
+    """
+    position = 0
+    while position < len(data) and data[position + 4 : position + 8].isalnum():
+        size = int.from_bytes(data[position : position + 4], "big")
+        if size == 1:
+            size = int.from_bytes(data[position + 8 : position + 16], "big")
+        if size == 0:
             return
-    raise ImageError(
-        "truncated", f"the PNG stops after {len(data)} bytes without its end; copy or download it again"
-    )
+        position += max(size, 8)
+    if position > len(data):
+        raise ImageError(
+            "truncated",
+            f"the {image_format} file stops after {len(data)} bytes, expected {position}; copy or download it again",
+        )
 
 
 def _refuse_many_scans(data: bytes) -> None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from zs3.images.codec import IMAGE_SUFFIXES
+from zs3.files import parsed_json
+from zs3.images.formats import IMAGE_SUFFIXES
 from zs3.wording import first_names, number_of
 
 Segmentations = dict[str, tuple[list[Any], list[Any] | None]]
@@ -118,10 +119,7 @@ def coco_segmentations(
     Raises:
         ValueError: it is no such JSON, for none of these images, or has no mask that can be used.
     """
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source!r} is no JSON: {error}; expected COCO's, or a folder of PNGs") from error
+    document = parsed_json(data, repr(source), "expected COCO's, or a folder of PNGs")
     read = ReadAnnotations() if read is None else read
     if isinstance(document, list):
         result = _of_results(source, document, ids, read)

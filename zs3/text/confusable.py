@@ -78,15 +78,18 @@ class ClosePair:
         return f"{message}; both may be called {names}" if names else message
 
 
-def close_pairs(entries: Sequence[ClassEntry], banks: Sequence[BranchBank]) -> list[ClosePair]:
+def close_pairs(
+    entries: Sequence[ClassEntry], banks: Sequence[BranchBank], *, allow_identical: bool = False
+) -> list[ClosePair]:
     """The pairs of classes that share a name, or are close in a branch; highest cosine first, at most `MAX_PAIRS`.
 
     Args:
         entries: the classes, in the order of the banks' rows.
         banks: of one branch or two.
+        allow_identical: whether classes may have the same embedding in every branch.
 
     Raises:
-        ValueError: two classes have the same embedding in every branch.
+        ValueError: two classes have it, and may not.
     """
     names = [_names(entry) for entry in entries]
     owners: dict[str, list[int]] = defaultdict(list)
@@ -116,7 +119,7 @@ def close_pairs(entries: Sequence[ClassEntry], banks: Sequence[BranchBank]) -> l
         keys = np.maximum.reduce(cosines)[rows, columns]
         nearest = np.concatenate((nearest, np.stack((keys, rows + start, columns), axis=1)))
         nearest = nearest[np.lexsort((nearest[:, 2], nearest[:, 1], -nearest[:, 0]))][:MAX_PAIRS]
-    if identical:
+    if identical and not allow_identical:
         _refuse_identical(entries[example[0]].name, entries[example[1]].name, identical, list(units))
     return [
         ClosePair(
@@ -157,5 +160,6 @@ def _refuse_identical(first: str, second: str, count: int, branches: Sequence[st
     banks = " and ".join(f"{branch} bank" for branch in branches)
     raise ValueError(
         f"classes {first!r} and {second!r}{more} have the same embedding in the {banks}, so no segment could be "
-        f"told to be one and not the other; make them one class ({first}: {second}), or rename or remove one"
+        f"told to be one and not the other; make them one class ({first}: {second}), rename or remove one, or give "
+        "--allow-confusable, and one of them gets the segments of both"
     )

@@ -8,7 +8,6 @@ list, or a folder whose rows are looked up by name and which therefore serves ev
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from zs3.config import TextConfig, digest_of
 from zs3.encoders import load_encoder
+from zs3.files import parsed_json, read_file
 from zs3.tensor_files import read_matrix
 from zs3.text.bank import TextBank, text_bank
 from zs3.vocabulary import ClassEntry, concept, normalised
@@ -83,7 +83,11 @@ def stored_bank(source: str | Path, entries: Sequence[ClassEntry], seen: Sequenc
     source = Path(source)
     matrix_file, *names_file = stored_files(source)
     matrix = read_matrix(matrix_file)
-    names = json.loads(names_file[0].read_text(encoding="utf-8")) if names_file else [e.name for e in entries]
+    names = [entry.name for entry in entries]
+    if names_file:
+        names = parsed_json(
+            read_file(str(names_file[0])), str(names_file[0]), "write the list of names again"
+        )
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{source / NAMES} must hold a JSON list of names, one for each row of {MATRIX}")
     if len(matrix) != len(names):

@@ -75,6 +75,9 @@ def test_label_refuses_a_list_before_anything_is_written(here, checkpoint, capsy
             err.count("\n") == 1 and "zs3: error: classes 'sofa' and 'lounge' have the same embedding" in err
         )
     assert not (here / "out").exists()
+    assert label(checkpoint, "same.txt", "--dry-run", "--json", "--allow-confusable") == 0
+    (pair, *_) = json.loads(capsys.readouterr().out)["warnings"]
+    assert (pair["first"], pair["second"]) == ("sofa", "lounge")
 
 
 def test_a_labeller_takes_the_names_that_were_embedded_and_embeds_none(here, checkpoint, monkeypatch):

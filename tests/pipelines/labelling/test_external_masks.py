@@ -141,7 +141,7 @@ def test_an_image_without_any_mask_is_no_failure(photos):
             "for none of the 3 images: masks are for images called 'x'.*are called 'a', 'b', 'c'",
         ),
         ("mixed", ValueError, "holds both label PNGs .*a.png. and folders of masks .*b/1.png"),
-        ("classes.txt", ValueError, "classes.txt' is no JSON"),
+        ("classes.txt", ValueError, "classes.txt' is not valid JSON"),
     ],
 )
 def test_what_is_no_masks_for_these_images_is_named_before_anything_runs(photos, source, error, message):

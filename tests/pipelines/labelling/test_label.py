@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from pipelines.execution import ActorPlan, Execution
-from pipelines.labelling.image_stage import read_and_decode
+from pipelines.labelling.image_stage import PIXELS, read_and_decode
 from pipelines.labelling.label import LabelActor, label, prepare_label
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.runs.run import Chunk
@@ -31,7 +31,9 @@ from tests.support.colour_labeller import (
     request_for,
     table,
 )
+from tests.support.in_process import ONE
 from tests.support.listings import list_images, pending_table
+from zs3.config import digest_of
 from zs3.tables import LABELS
 from zs3.vocabulary import load_vocabulary
 
@@ -197,6 +199,24 @@ def test_an_actor_with_another_model_than_the_planned_one_gives_up(photos):
         an_actor(photos, colours(weights="other"))
 
 
+def test_dropped_transparency_is_another_run_and_the_default_is_the_run_of_before(photos):
+    Image.new("RGBA", (4, 3), (250, 0, 0, 0)).save(photos / "clear.png")
+    assert prepare_label(request_for(photos), colours()).work.target.provenance["run"] == {"weights": "w"}
+    plan = prepare_label(request_for(photos, alpha="drop"), colours())
+    assert plan.work.target.provenance["run"] == {"weights": "w", "alpha": "drop"}
+    assert (plan.labeller_digest, plan.info.digest) == ("w", digest_of({"weights": "w", "alpha": "drop"}))
+    refs = pa.table({"image_id": ["clear"], "uri": [str(photos / "clear.png")]})
+    (row,) = next(plan.image_run().read(refs)).to_pylist()
+    assert row["pixels"] == bytes([250, 0, 0]) * 12
+    actor = LabelActor(**plan.image_run().arguments(ONE))
+    assert (
+        actor(pa.Table.from_pylist([row], schema=PIXELS))["labels"][0][0]["run"].as_py() == plan.info.digest
+    )
+    labelled_before(request_for(photos), 1, colours())
+    with pytest.raises(ValueError, match="alpha"):
+        prepare_label(request_for(photos, alpha="drop"), colours())
+
+
 def test_a_table_of_another_run_is_refused_before_anything_is_done(photos):
     labelled_before(request_for(photos), 1, colours())
     with pytest.raises(
@@ -212,10 +232,6 @@ def test_an_id_that_means_another_image_is_refused(photos, tmp_path):
     picture(tmp_path / "others" / "i0.png")
     with pytest.raises(ValueError, match="already holds labels of an image called 'i0'"):
         prepare_label(request_for(photos, images=str(tmp_path / "others")), colours())
-    (photos / "sub").mkdir()
-    picture(photos / "sub" / "i0.png")
-    with pytest.raises(ValueError, match=r"in this listing its id is 'i0\.png'"):
-        prepare_label(request_for(photos), colours())
 
 
 def test_a_plan_counts_what_is_done_and_writes_nothing(photos):

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.runs.catalogue import Catalogue
-from pipelines.runs.listing import LISTED
+from pipelines.runs.catalogue import Catalogue, catalogue_of
+from pipelines.runs.listing import LISTED, files_in_words
 from tests.support.listings import list_images
 
 
@@ -33,6 +33,44 @@ def test_a_folder_gives_its_images_in_order_with_stems_as_ids(folder):
         ("b", f"{folder}/b.jpg"),
         ("c", f"{folder}/c.webp"),
         ("a", f"{folder}/sub/a.PNG"),
+    ]
+
+
+def test_a_folder_gives_every_kind_that_is_read_and_counts_the_others(tmp_path):
+    names = ("a.jfif", "b.JPE", "c.pbm", "d.avif", "e.heic", "f", "2019.05.01")
+    for name in names:
+        picture(tmp_path / "x.png")
+        (tmp_path / "x.png").rename(tmp_path / name)
+    for name in ("g.jp2", "h.jp2", "i.json", "README", "empty"):
+        (tmp_path / name).write_text("no picture" if name != "empty" else "")
+    catalogue = catalogue_of(str(tmp_path))
+    assert {uri for batch in catalogue.rows() for uri in batch["uri"].to_pylist()} == {
+        f"{tmp_path}/{name}" for name in names
+    }
+    assert catalogue.other_files == {".jp2": 2, ".json": 1, "": 2}
+    assert files_in_words(catalogue.other_files) == "2 of kind .jp2, 2 without extension, 1 of kind .json"
+
+
+def test_kinds_beyond_a_limit_are_counted_together(tmp_path):
+    picture(tmp_path / "a.png")
+    for number in range(30):
+        (tmp_path / f"a.k{number}").touch()
+    counts = catalogue_of(str(tmp_path)).other_files
+    assert len(counts) == 21 and counts["others"] == 10
+    assert files_in_words(counts).endswith("16 of further kinds")
+
+
+def test_linked_folders_are_listed_once_and_links_in_circles_end(tmp_path):
+    picture(tmp_path / "photos" / "b" / "1.png")
+    picture(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "also").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "photos" / "a").symlink_to(tmp_path / "photos" / "b")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path)
+    (tmp_path / "photos" / "itself").symlink_to(tmp_path / "photos" / "itself")
+    assert [uri for _, uri in list_images(f"{tmp_path}/photos")] == [
+        f"{tmp_path}/photos/also/2.png",
+        f"{tmp_path}/photos/b/1.png",
     ]
 
 
@@ -93,6 +131,39 @@ def test_a_parquet_table_gives_its_uri_column(folder):
     pq.write_table(pa.table({"path": ["b.jpg"]}), table)
     with pytest.raises(ValueError, match="expected one named 'uri'"):
         list_images(table)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([1, 2], "int64"), ([["a.jpg"]], "list<"), ([{"uri": "a.jpg"}], "struct<"), ([b"a.jpg"], "binary")],
+)
+def test_uris_of_another_type_are_refused_with_it(tmp_path, values, kind):
+    pq.write_table(pa.table({"uri": values}), tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match=rf"list\.parquet' has a column 'uri' of the type {kind}"):
+        list_images(str(tmp_path / "list.parquet"))
+
+
+def test_uris_of_every_type_of_text_are_read(folder):
+    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(
+            pa.table({"uri": pa.array(["b.jpg"], pa.string()).cast(kind)}), folder / "list.parquet"
+        )
+        assert list_images(str(folder / "list.parquet")) == [("b", f"{folder}/b.jpg")]
+
+
+def test_a_damaged_table_and_a_list_that_is_no_utf8_are_named(tmp_path):
+    (tmp_path / "list.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(
+        ValueError, match=r"list\.parquet' is no Parquet table: .*; write it again"
+    ) as refusal:
+        list_images(str(tmp_path / "list.parquet"))
+    assert "\n" not in str(refusal.value)
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\ncaf\xe9.jpg\n")
+    with pytest.raises(ValueError, match=r"list\.txt', line 2: b'caf\\xe9\.jpg\\n' is not UTF-8 text"):
+        list_images(str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n" + b"x" * 70_000)
+    with pytest.raises(ValueError, match=r"line 2 has more than 65536 bytes"):
+        list_images(str(tmp_path / "list.txt"))
 
 
 def test_one_image_is_a_listing_too(folder):

@@ -65,10 +65,12 @@ def segmented(images, out, stop_at=None, **changes):
 
 
 def test_a_stopped_run_then_a_complete_one(photos):
+    (photos / "notes.md").write_text("no image")
     with pytest.raises(StopError):
         segmented(photos, "kept", stop_at=4)
     (table,) = status("kept")
     assert (table.table, table.verb, table.state) == ("segments", "segment", "running")
+    assert table.other_files == {".md": 1}
     assert (table.listed, table.done, table.failed, table.left) == (10, 3, 1, 6)
     assert [(commit.images, commit.files) for commit in table.commits] == [(2, 2), (2, 1)]
     sizes = pa.table(DeltaTable("kept/segments").get_add_actions()).column("size_bytes").to_pylist()
@@ -205,6 +207,7 @@ def test_the_command_prints_text_or_json(photos, capsys):
     assert set(table) == {
         "table", "uri", "state", "listed", "done", "failed", "left", "images_per_second", "images_per_second_run",
         "left_seconds", "since_commit_s", "commits", "verb", "digest", "run", "listing", "changed_by",
+            "other_files",
     }  # fmt: skip
     assert set(table["commits"][0]) == {"time", "images", "files", "size"}
     segmented(photos, "kept")

@@ -74,10 +74,10 @@ def test_an_image_that_kills_the_process_that_decodes_it_is_given_up(tmp_path, m
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "journals"))
     decode = pipelines.labelling.image_stage.decode
 
-    def crashes(content, max_pixels):
+    def crashes(content, **options):
         if content == (tmp_path / "b.png").read_bytes():
             os.kill(os.getpid(), signal.SIGKILL)
-        return decode(content, max_pixels=max_pixels)
+        return decode(content, **options)
 
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes() + b"deadly")
     monkeypatch.setattr(pipelines.labelling.image_stage, "decode", crashes)

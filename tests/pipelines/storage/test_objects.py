@@ -157,6 +157,29 @@ def test_lists_in_a_bucket_name_images_beside_them_and_elsewhere(object_store, b
     ]
 
 
+def test_keys_unlike_paths_of_files_keep_their_names_and_get_ids_of_their_own(monkeypatch):
+    import s3fs
+
+    keys = ["x/a.png", "x//a.png", "x/y/a.png", "x/y//a.png"]
+    page = {"Contents": [{"Key": key, "ETag": "e", "Size": 1} for key in keys]}
+    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", lambda self, method, **asked: page)
+    monkeypatch.setattr(s3fs.S3FileSystem, "isdir", lambda self, path: True)
+    listed = {uri: image_id for image_id, uri in list_images("s3://b/x")}
+    assert listed == {f"s3://b/{key}": key.removeprefix("x/") for key in keys}
+
+
+def test_keys_unlike_paths_of_files_are_read_or_become_one_failure_each(object_store, bucket, tmp_path):
+    folder = photographs(tmp_path / "photos", 1)
+    for name in ("a/b.png", "c.png"):  # this server takes several slashes for one
+        put(object_store, f"{bucket}/{name}", (folder / "i0.png").read_bytes())
+    read = decoded(refs(f"s3://{bucket}/a//b.png", f"s3://{bucket}//c.png"))
+    assert [(row["failures"], row["height"], row["width"]) for row in read] == [([], 8, 12)] * 2
+    # This server refuses keys with such parts; Arrow takes that for wrong credentials.
+    refused = decoded(refs(*(f"s3://{bucket}/e/../{index}.png" for index in range(MAX_STORAGE_ERRORS + 1))))
+    assert {(row["failures"][0]["stage"], row["failures"][0]["attempts"]) for row in refused} == {("read", 1)}
+    assert all("Bad Request" in row["failures"][0]["message"] for row in refused)
+
+
 def refs(*uris):
     return pa.table({"image_id": [Path(uri).name for uri in uris], "uri": list(uris)})
 

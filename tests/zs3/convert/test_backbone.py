@@ -60,13 +60,13 @@ def test_names_of_either_publisher_become_torchvisions():
     )
 
 
-def test_weights_of_another_depth_and_of_msra_are_refused_with_every_name(tmp_path):
+def test_weights_of_another_depth_and_of_msra_are_refused_with_the_first_names(tmp_path):
     config, _, _ = small("resnet50")
     _, _, deeper = small("resnet101")
     torch.save(deeper, tmp_path / "resnet101.pth")
     with pytest.raises(ValueError, match="255 not expected") as refusal:
         read_backbone(config, str(tmp_path / "resnet101.pth"))
-    assert "layer3.22.conv3.weight" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert "255 not expected (layer3.6." in str(refusal.value) and "and 243 more" in str(refusal.value)
     msra = {"conv1_w": torch.ones(64, 3, 7, 7).numpy(), "res2_0_branch2a_w": torch.ones(1).numpy()}
     (tmp_path / "R-101.pkl").write_bytes(pickle.dumps({"model": msra}))
     with pytest.raises(

@@ -2,8 +2,10 @@
 
 import json
 import math
+import warnings
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,15 +50,15 @@ def given(small, tmp_path):
     """(convert this state, the state): the recipe lies beside it."""
     (tmp_path / "recipe.json").write_text(json.dumps(asdict(small)))
 
-    def run(state, chosen=str(tmp_path / "recipe.json")):
-        torch.save({"model": state, "iteration": 9}, tmp_path / "released.pth")
-        return convert(str(tmp_path / "released.pth"), tmp_path / "out", chosen)
+    def run(state, chosen=str(tmp_path / "recipe.json"), *, ema=False, **others):
+        torch.save({"model": state, "iteration": 9, **others}, tmp_path / "released.pth")
+        return convert(str(tmp_path / "released.pth"), tmp_path / "out", chosen, ema=ema)
 
-    return run, released_state_dict(small)
+    return run, released_state_dict(small), small
 
 
 def test_every_tensor_keeps_its_values_and_the_seen_classes_are_those_of_the_data_set(given, tmp_path, small):
-    run, state = given
+    run, state, _ = given
     done = run({**state, PREDICTOR + "clip_model.visual.proj": torch.ones(2, 2)})
     assert (done.clip_tensors_left_out, done.seen_classes, done.why) == (1, 15, "")
     checkpoint = load_checkpoint(done.checkpoint)
@@ -68,15 +70,106 @@ def test_every_tensor_keeps_its_values_and_the_seen_classes_are_those_of_the_dat
 
 
 def test_a_bare_state_dict_converts_like_a_checkpoint(given, tmp_path):
-    run, state = given
+    run, state, _ = given
     run(state)
     torch.save(state, tmp_path / "bare.pth")
     convert(str(tmp_path / "bare.pth"), tmp_path / "bare", str(tmp_path / "recipe.json"))
     assert load_checkpoint(str(tmp_path / "bare")).digest == load_checkpoint(str(tmp_path / "out")).digest
 
 
+def same_weights(folder, state):
+    """Whether a converted checkpoint has the values of a state dict in the published names."""
+    return all(
+        torch.equal(value.flatten(), state[released_name(name)].float().flatten())
+        for name, value in load_checkpoint(str(folder)).state.items()
+    )
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model.module."])
+def test_prefixes_of_wrappers_are_left_out(given, tmp_path, prefix):
+    run, state, _ = given
+    done = run({prefix + name: value for name, value in state.items()})
+    assert done.prefix == f"model.{prefix}" and same_weights(tmp_path / "out", state)
+
+
+@pytest.mark.parametrize("prefix", ["ema.", "ema_", "model_ema.module."])
+@pytest.mark.parametrize("ema", [False, True])
+def test_an_average_beside_the_weights_is_taken_on_request_and_named_otherwise(given, tmp_path, prefix, ema):
+    run, state, _ = given
+    average = {name: value / 2 if name != LOGIT_SCALE else value for name, value in state.items()}
+    both = {
+        **state,
+        **{prefix + name: value for name, value in average.items()},
+        prefix + "decay": torch.ones(1),
+    }
+    done = run(both, ema=ema)
+    assert same_weights(tmp_path / "out", average if ema else state)
+    assert (done.prefix, *done.other_weights) == (
+        (f"model.{prefix}", "model.") if ema else ("model.", f"model.{prefix}")
+    )
+
+
+def test_an_average_in_a_place_of_its_own_is_found_and_needs_no_option_if_it_is_alone(given, tmp_path):
+    run, state, _ = given
+    average = {name: value / 2 if name != LOGIT_SCALE else value for name, value in state.items()}
+    done = run(state, ema=True, ema_state={"state": average, "decay": 0.999})
+    assert done.prefix == "ema_state.state." and same_weights(tmp_path / "out", average)
+    torch.save({"ema_state": average}, tmp_path / "alone.pth")
+    convert(str(tmp_path / "alone.pth"), tmp_path / "alone", str(tmp_path / "recipe.json"))
+    assert same_weights(tmp_path / "alone", average)
+
+
+def test_an_average_that_is_not_there_and_two_networks_are_refused_with_their_prefixes(given):
+    run, state, _ = given
+    with pytest.raises(
+        ValueError, match=r"has no exponential moving average, only the weights 'model\.'; leave"
+    ):
+        run(state, ema=True)
+    with pytest.raises(ValueError, match=r"the weights of 2 networks \('model\.', 'teacher\.'\); save"):
+        run(state, teacher=dict(state))
+
+
+def test_weights_of_bfloat16_convert_and_their_precision_is_told(given, tmp_path):
+    run, state, small = given
+    rounded = {name: value.bfloat16() for name, value in state.items()}
+    assert run(rounded).precision == "bfloat16"
+    assert same_weights(tmp_path / "out", rounded)
+    with pytest.raises(
+        ValueError, match=r"logit_scale 4\.5000, but recipe 'small' has model\.temperature 0\.01"
+    ):
+        network_state({**rounded, LOGIT_SCALE: torch.tensor([-math.log(0.011)]).bfloat16()}, small, "x.pth")
+
+
+def test_quantised_weights_are_refused_with_their_type(given):
+    run, state, _ = given
+    with pytest.raises(
+        ValueError, match=rf"1 of \d+ tensors are no .* '{PREDICTOR}projection_layer.bias' of torch.int8"
+    ):
+        run({**state, PREDICTOR + "projection_layer.bias": torch.ones(384, dtype=torch.int8)})
+
+
+def test_numbers_of_numpy_and_parameters_beside_and_among_the_weights_convert(given, tmp_path):
+    run, state, _ = given
+    parameters = {name: torch.nn.Parameter(value) for name, value in state.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(parameters, step=np.int64(9), best=np.float32(0.5), scheduler={"last": np.float64(1)})
+    assert same_weights(tmp_path / "out", state)
+
+
+def test_a_message_of_misfits_names_a_dozen(given):
+    run, state, _ = given
+    with pytest.raises(ValueError, match=r"\d+ missing \(.* and \d+ more\)") as refusal:
+        run(
+            {PREDICTOR + "logit_scale": state[LOGIT_SCALE]}
+            | {f"backbone.x{i}": torch.ones(1) for i in range(400)}
+        )
+    assert "400 not expected (backbone.x0, " in str(refusal.value) and "and 388 more" in str(refusal.value)
+    assert len(str(refusal.value)) < 2000
+
+
 def test_every_misfit_is_named_in_the_published_names_and_nothing_is_written(given, tmp_path):
-    run, state = given
+    run, state, _ = given
     state.pop(PREDICTOR + "projection_layer.bias")
     state.pop("backbone.res4.3.conv2.norm.running_var")
     state["sem_seg_head.pixel_decoder.layer_9.weight"] = torch.ones(1)
@@ -94,7 +187,7 @@ def test_every_misfit_is_named_in_the_published_names_and_nothing_is_written(giv
 
 
 def test_another_temperature_is_refused_naming_both(given):
-    run, state = given
+    run, state, _ = given
     with pytest.raises(
         ValueError, match=r"logit_scale 2\.9957, but recipe 'small' has model\.temperature 0\.01"
     ):
@@ -104,7 +197,7 @@ def test_another_temperature_is_refused_naming_both(given):
 
 
 def test_weights_that_are_not_finite_are_refused_with_tensor_count_and_first_place(given, tmp_path):
-    run, state = given
+    run, state, _ = given
     name = PREDICTOR + "projection_layer.bias"
     state[name] = state[name].clone()
     state[name][[5, 7]] = torch.tensor([math.nan, math.inf])
@@ -116,13 +209,13 @@ def test_weights_that_are_not_finite_are_refused_with_tensor_count_and_first_pla
 
 
 def test_a_checkpoint_of_another_data_set_is_refused(given):
-    run, state = given
+    run, state, _ = given
     with pytest.raises(ValueError, match=r"trained on 156 classes .* 15 seen classes and 20 in all"):
         run({**state, CRITERION: torch.ones(157)})
 
 
 def test_what_is_no_released_checkpoint_is_refused(given, tmp_path, small):
-    run, _ = given
+    run, _, _ = given
     with pytest.raises(
         ValueError, match=r"holds no ZegFormer: none of its 1 tensors begins with sem_seg_head\.pred"
     ):
@@ -132,7 +225,7 @@ def test_what_is_no_released_checkpoint_is_refused(given, tmp_path, small):
 
 
 def test_code_in_a_released_checkpoint_is_refused_and_did_not_run(given, tmp_path):
-    _, state = given
+    _, state, _ = given
     torch.save({"model": state, "trainer": Touch(tmp_path / "ran")}, tmp_path / "bad.pth")
     with pytest.raises(
         ValueError, match=r"bad\.pth does not load as plain tensors: it asks for .* is refused"
@@ -142,7 +235,7 @@ def test_code_in_a_released_checkpoint_is_refused_and_did_not_run(given, tmp_pat
 
 
 def test_a_folder_in_use_is_left_alone(given, tmp_path):
-    run, state = given
+    run, state, _ = given
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "photograph.jpg").write_text("mine")
     with pytest.raises(ValueError, match="out is there already"):
@@ -158,14 +251,14 @@ def test_a_folder_in_use_is_left_alone(given, tmp_path):
     ],
 )
 def test_a_bad_recipe_file_is_named(given, tmp_path, content, message):
-    run, state = given
+    run, state, _ = given
     (tmp_path / "other.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         run(state, str(tmp_path / "other.json"))
 
 
 def test_recipes_that_name_no_published_data_set_or_no_zegformer_are_refused(given):
-    run, state = given
+    run, state, _ = given
     with pytest.raises(ValueError, match=r"recipe 'mini' trains on \['voc', 'folder', 'folder'\]"):
         run(state, "mini")
     with pytest.raises(ValueError, match="recipe 'maxi' is not known"):
@@ -180,6 +273,9 @@ def test_recipes_that_name_no_published_data_set_or_no_zegformer_are_refused(giv
         (157, 6, "coco_stuff_r50"),
         (157, 23, "coco_stuff_r101"),
         (573, 6, "ade20k_full_r50"),
+        (21, 6, "voc_r50"),
+        (172, 23, "coco_stuff_r101"),
+        (848, 6, "ade20k_full_r50"),
     ],
 )
 def test_the_recipe_follows_from_the_number_of_classes_and_of_blocks(length, blocks, expected):
@@ -188,7 +284,7 @@ def test_the_recipe_follows_from_the_number_of_classes_and_of_blocks(length, blo
     assert name == expected and str(length) in why and str(blocks) in why
 
 
-@pytest.mark.parametrize(("length", "blocks"), [(21, 6), (573, 23), (16, 3), (None, 6)])
+@pytest.mark.parametrize(("length", "blocks"), [(22, 6), (573, 23), (16, 3), (None, 6)])
 def test_where_the_recipe_cannot_be_told_it_is_asked_for(length, blocks):
     state = {f"backbone.res4.{block}.conv1.weight": torch.ones(1) for block in range(blocks)}
     if length:

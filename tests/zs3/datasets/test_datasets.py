@@ -333,6 +333,7 @@ def test_missing_images_and_masks_are_counted_and_the_first_is_named(tmp_path: P
         ('{"val": "one"}', "has to map each split's name to a list"),
         ('["one"]', "has to map each split's name to a list"),
         ("{", "splits.json at .* is not valid JSON"),
+        ("[" * 200_000, "splits.json at .* is not valid JSON: it is nested too deeply"),
     ],
 )
 def test_malformed_splits_are_refused(tmp_path: Path, splits: str, message: str) -> None:

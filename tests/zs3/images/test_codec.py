@@ -61,6 +61,54 @@ def assert_rgb(pixels: NDArray[np.uint8]) -> None:
     assert pixels.flags.writeable
 
 
+def boxed(image_format: str, **options: object) -> bytes:
+    """A picture as AVIF or HEIF, whose encoders have a lossless mode."""
+    if image_format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+        options |= {"quality": -1, "chroma": 444, "matrix_coefficients": 0}
+    else:
+        options |= {"quality": 100, "subsampling": "4:4:4"}
+    return encoded(Image.fromarray(picture()), image_format, **options)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "HEIF"])
+def test_avif_and_heif_give_the_pixels_back(image_format: str) -> None:
+    pixels = decode(boxed(image_format))
+    assert_rgb(pixels)
+    # At quality 100 AVIF still converts to YCbCr and back, which is off by 3 here.
+    assert np.abs(pixels.astype(int) - picture()).max() <= (3 if image_format == "AVIF" else 0)
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "HEIF"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_avif_and_heif_come_out_upright(image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(boxed(image_format, exif=exif.tobytes()))
+    expected = np.rot90(picture(), {3: 2, 6: -1}[orientation])
+    assert pixels.shape == expected.shape and np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("image_format", ["AVIF", "HEIF"])
+def test_avif_and_heif_cut_at_any_byte_are_refused(image_format: str) -> None:
+    data = boxed(image_format)
+    for length in range(12, len(data), 7):
+        with pytest.raises(ImageError) as refusal:
+            decode(data[:length])
+        assert refusal.value.kind in ("truncated", "unreadable")
+
+
+def test_heif_without_its_package_is_refused_with_the_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.setattr("zs3.images.codec.add_heif", lambda: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(
+        ImageError, match=r"is HEIF, which Pillow does not read here; install zs3\[heif\]"
+    ) as refusal:
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert refusal.value.kind == "unsupported"
+
+
 @pytest.mark.parametrize("image_format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_lossless_formats_give_the_pixels_back(image_format: str) -> None:
     options = {"lossless": True} if image_format == "WEBP" else {}
@@ -148,6 +196,16 @@ def test_what_is_transparent_is_laid_on_white(image_format: str) -> None:
     pixels = decode(encoded(Image.fromarray(rgba), image_format, **options))
     assert (pixels[:, :20] == 255).all()
     np.testing.assert_array_equal(pixels[:, 20:], picture()[:, 20:])
+
+
+def test_dropped_transparency_shows_the_hidden_colours() -> None:
+    alpha = np.zeros((37, 53, 1), np.uint8)
+    rgba = Image.fromarray(np.concatenate([picture(), alpha], axis=2))
+    np.testing.assert_array_equal(decode(encoded(rgba, "PNG"), alpha="drop"), picture())
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    pixels = decode(encoded(palette, "PNG", transparency=0), alpha="drop")
+    np.testing.assert_array_equal(pixels, [[[10, 20, 30], [40, 50, 60]]])
 
 
 def test_grey_with_alpha_and_palette_with_a_transparent_entry_are_read() -> None:

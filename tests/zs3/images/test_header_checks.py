@@ -1,6 +1,7 @@
 """What a file may ask of its reader: tiles, pieces, scans and comments are checked before they cost anything."""
 
 import random
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_an_end_hidden_in_a_comment_does_not_end_the_count() -> None:
         decode(data[:2] + comment + data[2:])
 
 
+def test_a_png_of_many_chunks_is_refused_and_one_of_many_small_ones_read() -> None:
+    data = encoded(picture(random.Random(0), size=(64, 48)), "PNG")
+    empty = b"\0\0\0\0tEXt\0\0\0\0"
+    with pytest.raises(ImageError, match="more than 1016 chunks, each read on its own") as refusal:
+        decode(data[:33] + empty * 1100 + data[33:])
+    assert refusal.value.kind == "unsupported"
+    sound = b"\0\0\0\2tEXta\0" + zlib.crc32(b"tEXta\0").to_bytes(4, "big")
+    np.testing.assert_array_equal(decode(data[:33] + sound * 500 + data[33:]), decode(data))
+
+
 def test_comments_of_a_plain_ppm_are_skipped() -> None:
     data = b"P3\n# made by hand\n2 1 # wide\n255\n# red\n255 0 0\r# then # blue\n0 0 255\n"
     np.testing.assert_array_equal(decode(data), [[[255, 0, 0], [0, 0, 255]]])
@@ -99,7 +110,7 @@ def test_pixels_do_not_depend_on_the_strips_they_are_converted_in(
     monkeypatch.setattr(codec, "_STRIP_PIXELS", 5 * 37)
     strips: list[tuple[int, ...]] = []
     plain = codec._strip_rgb
-    monkeypatch.setattr(codec, "_strip_rgb", lambda image: recorded(plain(image), strips))
+    monkeypatch.setattr(codec, "_strip_rgb", lambda image, alpha: recorded(plain(image, alpha), strips))
     np.testing.assert_array_equal(decode(data), whole)
     assert strips == [(5, 37, 3)] * 10 + [(3, 37, 3)]
 

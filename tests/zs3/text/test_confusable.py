@@ -120,6 +120,8 @@ def test_classes_that_no_branch_can_tell_apart_are_refused_with_the_repair():
         close_pairs(classes("a", "b", "c"), [view([(1, 0)] * 3)])
     (pair,) = close_pairs(classes("a", "b"), [view(same), view(turned(0.1), "image")])
     assert pair.cosines["query"] >= IDENTICAL, "one branch that tells them apart is enough to run"
+    (pair,) = close_pairs(classes("sofa", "settee"), [view(same)], allow_identical=True)
+    assert (pair.first, pair.second) == ("sofa", "settee") and pair.cosines["query"] >= IDENTICAL
 
 
 @given(seed=st.integers(0, 2**32 - 1), order=st.permutations(range(7)))
