@@ -229,7 +229,8 @@ def test_a_bad_vocabulary_is_refused(classes: tuple[ClassEntry, ...], message: s
         ("a.json", b'{"classes": [{"id": 1, "name": 5}]}', "name is 5; expected a text"),
         (
             "a.json",
-            b'{"classes": [{"id": 1, "name": "dog", "synonyms": "cat"}]}',
+            b'{"classes": [{"id": 1, "name": "dog", "synonyms": 5}]}',
+            "synonyms is 5; expected a list",
         ),
         ("a.json", b"[" * 200_000, "a.json' is not valid JSON: it is nested too deeply"),
         ("a.json", b"1" * 5000, "a.json' is not valid JSON: Exceeds the limit"),
