@@ -21,6 +21,7 @@ COMMANDS = (
     "plan",
     "status",
     "retry",
+    "repair",
     "tune",
     "evaluate",
     "compare",
@@ -57,6 +58,7 @@ COMMANDS
     plan        the options of `label` or `segment` -> time, machine hours and bytes, estimated from a sample
     status      the --out of a run -> images done, failed and left, speed, time left
     retry       the --out of a run -> tries its failed images again, and only these
+    repair      the --out of a damaged run -> drops what is lost, so that the next run makes it again
     tune        a table of segments and truth -> naming settings that suit the data, and a trade-off curve
     evaluate    labels or segments and truth -> seen, unseen and harmonic mIoU, and where the errors are
     compare     two evaluations of the same images -> their differences, with intervals and p-values
@@ -70,6 +72,7 @@ EXAMPLES
     zs3 plan --images photos/ --classes voc --checkpoint zs3-mini --out run/
     zs3 status --out run/
     zs3 retry --out run/
+    zs3 repair --out run/ --dry-run
     zs3 segment --images photos/ --checkpoint zs3-mini --out kept/
     zs3 segment --images photos/ --masks proposals.json --checkpoint zs3-mini --out given/
     zs3 name --segments kept/ --classes other_classes.txt --out named/

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import json
 import logging
 import os
 import queue
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipelines.execution import RESERVED_CPUS, Execution, cores
@@ -52,7 +54,8 @@ _joined: list[bool] = []
 def start_ray(execution: Execution) -> bool:
     """Join the Ray cluster of the settings, or start a Ray on this machine; False where the process is in one already.
 
-    A new Ray listens on this machine only, has no dashboard, and has `RESERVED_CPUS` more logical CPUs than cores.
+    A new Ray listens on the loopback interface only, has neither dashboard nor metrics, and has `RESERVED_CPUS` more
+    logical CPUs than cores.
     SIGTERM raises `termination.Terminated` afterwards: Ray's own handler would abort the process.
     """
     _mute_ray()
@@ -66,16 +69,22 @@ def start_ray(execution: Execution) -> bool:
         environment = {"env_vars": {**WORKER_ENVIRONMENT, **environment_for_cluster()}}
         with _no_standard_error(), sigterm_raises_afterwards():
             ray.init(
-                address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR
+                address=address,
+                runtime_env=environment,
+                job_config=_job_config(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         _joined.append(True)
         return True
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
-    with _no_standard_error(), sigterm_raises_afterwards():
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    with _no_standard_error(), sigterm_raises_afterwards(), _loopback_only():
         ray.init(
             address="local",
+            job_config=_job_config(),
             num_cpus=int(max(cores(), actors_cpus) + RESERVED_CPUS),
             include_dashboard=False,
             object_store_memory=execution.object_store_bytes,
@@ -86,6 +95,48 @@ def start_ray(execution: Execution) -> bool:
         )
     _joined.append(True)
     return True
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Ray takes 127.0.0.1 for the address of this machine, and so listens there alone.
+
+    As on macOS and Windows: elsewhere `ray.init` replaces 127.0.0.1 by an address that other machines reach.
+    """
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def ray_job() -> str | None:
+    """Id of the Ray job that this process is, empty where it has none; None where it is no job."""
+    config = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if config is None:
+        return None
+    try:
+        return str(json.loads(config).get("metadata", {}).get("job_submission_id", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _job_config() -> Any:
+    """Ray's `JobConfig` with which workers import from where this process does, and not from its working directory.
+
+    A user's own `pipelines.py` or `queue.py` there would otherwise replace ours, or Python's. None in a Ray job, whose
+    workers import from the folder that was submitted.
+    """
+    if ray_job() is not None:
+        return None
+    config: Any = importlib.import_module("ray.job_config").JobConfig()
+    root = Path(__file__).resolve().parent.parent
+    config._py_driver_sys_path = [str(Path(sys.path[0]).absolute())]
+    if root.name != "site-packages":  # a checkout, which workers may not have on their path
+        config._py_driver_sys_path.append(str(root))
+    config._runtime_env_has_working_dir = lambda: True  # so that Ray does not add the working directory
+    return config
 
 
 def _require_answer(address: str) -> None:
@@ -172,6 +223,9 @@ def _mute_ray() -> None:
     # Below `fatal`, the driver reports that a killed actor may not be restarted once its arguments are gone; they stay
     # until the run ends.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray prints the traceback of a failed task once more when the reference to a result that nobody asked for goes,
+    # which is after the error line of a command, or in the middle of the next run of the process.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     importlib.import_module("ray.data")  # sets its own log level when it is imported
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well

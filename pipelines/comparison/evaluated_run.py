@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from pipelines.evaluation.outputs import REPORT_VERSION
 from pipelines.storage.objects import read_bytes
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from pipelines.tables.delta_reader import data_files, existing_table, provenance_of, table_uri
 from zs3.files import parsed_json
 from zs3.metrics.protocols import Protocol, differences
 from zs3.tables import SCORES
@@ -54,6 +54,8 @@ def open_run(source: str) -> EvaluatedRun:
             f"{uri} is a scores table of version {origin.get('zs3.version', 1)}, expected {expected}; "
             "run zs3 evaluate again"
         )
+    if not data_files(table):
+        raise ValueError(f"{uri} has no rows; run zs3 evaluate again")
     differing = differences(report["protocol"], origin["protocol"])
     if differing:
         raise ValueError(

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.storage.lookup_table import row_of
-from pipelines.storage.objects import open_file
-from pipelines.tables.delta_reader import file_uris
+from pipelines.tables.delta_reader import file_uris, parquet_file, row_batches
 from pipelines.tables.label_table import label_rows_graph, rows_of_images
 from zs3.evaluation.matching import predicted_ids
 from zs3.metrics.confusions import UNLABELLED, Confusion, confusion, total, where
@@ -108,7 +106,7 @@ def pair_labels(batch: pa.Table, *, files: ray.ObjectRef[pa.Table], numbers: Map
 def _class_names(table: DeltaTable) -> set[str]:
     """The class names that occur."""
     names: set[str] = set()
-    for batch in table.to_pyarrow_dataset().scanner(columns=["class_name"]).to_batches():
+    for batch in row_batches(table, ["class_name"]):
         names.update(batch["class_name"].unique().to_pylist())
     return names - {""}
 
@@ -117,8 +115,8 @@ def _files_of_images(files: Sequence[str]) -> pa.Table:
     """Columns `image_id`, in order, and `file`: which file holds the rows of each image."""
     file_of: dict[str, str] = {}
     for file in files:
-        with open_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(columns=["image_id"]):
+        with parquet_file(file) as opened:
+            for batch in opened.iter_batches(columns=["image_id"]):
                 file_of.update(dict.fromkeys(batch["image_id"].to_pylist(), file))
     ids = sorted(file_of)
     return pa.table({"image_id": ids, "file": [file_of[image_id] for image_id in ids]})

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipelines.comparison.evaluated_run import EvaluatedRun
 from pipelines.storage.external_sort import SortedSpill, range_ends
 from pipelines.storage.spill import SpillFile
+from pipelines.tables.delta_reader import row_batches
 from zs3.evaluation.image_scores import confusions_of
 from zs3.metrics.intervals import BLOCK
 from zs3.tables import SCORES
@@ -50,7 +51,7 @@ def paired_rows(runs: Sequence[EvaluatedRun], folder: Path, *, allow_missing: bo
     stored = [SpillFile(folder, SCORES, f"scores{number}") for number in (0, 1)]
     ids = SpillFile(folder, _IDS, "ids")
     for number, (run, spill) in enumerate(zip(runs, stored, strict=True)):
-        for batch in run.scores.to_pyarrow_dataset().scanner(columns=SCORES.names).to_batches():
+        for batch in row_batches(run.scores, SCORES.names):
             rows = pa.Table.from_batches([batch])
             spill.write(rows.cast(SCORES))
             numbers = pa.array(np.full(rows.num_rows, number), pa.int32())

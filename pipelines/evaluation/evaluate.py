@@ -91,8 +91,8 @@ def evaluate(
     )
     source = _open_source(request, vocabulary, protocols[0], model, names, execution)
     matches = _matches(source.labels, vocabulary)
-    # Opened only so that an unusable --out is reported before the work, not after it.
-    existing_table(table_uri(request.out, "scores"))
+    # Opened only so that an unusable --out is reported before the work, not after it; it is replaced as a whole.
+    existing_table(table_uri(request.out, "scores"), check=False)
     start_ray(execution)
     truth = open_truth(request.dataset, request.root, request.split)
     # Rows per image stay in temporary files; only what may be published reaches --out.

@@ -30,7 +30,7 @@ from pipelines.labelling.name import (
 from pipelines.labelling.segments_table import segments_graph, stored_segments
 from pipelines.labelling.tuned_settings import refuse_other_weights, tuned_settings
 from pipelines.runs.rows import BatchRunner
-from pipelines.tables.delta_reader import file_uris, provenance_of
+from pipelines.tables.delta_reader import file_uris, provenance_of, row_batches
 from pipelines.tables.label_table import failed_images
 from zs3.evaluation.oracles import candidates_of, error_split
 from zs3.metrics import Confusion, Protocol
@@ -75,8 +75,8 @@ class SegmentsSource(Source):
         info = model.describe(checkpoint, vocabulary, naming, provenance["run"])
         if tuned:
             refuse_other_weights(tuned, request.settings, info.provenance.get("checkpoint"))
-        self._rows = table.to_pyarrow_dataset()
-        if not self._rows.count_rows():
+        self._table = table
+        if not any(batch.num_rows for batch in row_batches(table, ["image_id"])):
             raise ValueError(f"segments table {uri} is empty; did the segmenting run fail for every image?")
         self.labels = in_memory_labels(
             info,
@@ -113,7 +113,7 @@ class SegmentsSource(Source):
         return failed_images(self._segments)
 
     def outside(self, truth: Truth) -> Iterable[str]:
-        batches = self._rows.scanner(columns=["image_id"]).to_batches()
+        batches = row_batches(self._table, ["image_id"])
         return truth.not_in_split(pa.Table.from_batches([batch]) for batch in batches)
 
     def _naming(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipelines.export.image_files import FilePlan
 from pipelines.storage.atomic import whole_file
+from pipelines.tables.delta_reader import row_batches
 from pipelines.tables.label_table import Labels, open_labels_at
 from zs3 import __version__
 from zs3.export import coco, cvat
@@ -78,7 +79,7 @@ def has_numeric_ids(labels: Labels) -> bool:
     assert labels.uri is not None and labels.version is not None
     table = open_labels_at(labels.uri, labels.version)
     lengths: set[int] = set()
-    for batch in table.to_pyarrow_dataset().scanner(columns=["image_id"]).to_batches() if table else ():
+    for batch in row_batches(table, ["image_id"]) if table else ():
         ids = batch["image_id"].cast(pa.string())
         lengths.update(pc.unique(pc.utf8_length(ids)).to_pylist())
         if len(lengths) > 1 or not pc.all(pc.match_substring_regex(ids, "^[0-9]{1,15}$")).as_py():

@@ -8,14 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, Execution, actor_options, actor_plan
 from pipelines.ray_session import cluster_nodes, configure_ray_data
 from pipelines.runs.rows import BOOKKEEPING
-from pipelines.storage.objects import open_file
-from pipelines.tables.delta_reader import existing_table, provenance_of, table_uri
+from pipelines.tables.delta_reader import existing_table, parquet_file, provenance_of, table_uri
 from zs3.segmentation.table import NEEDED
 from zs3.tables import SEGMENTS
 
@@ -112,8 +110,7 @@ def read_segments(files: pa.Table, *, wanted: Wanted) -> Iterator[pa.Table]:
     """
     columns = ["image_id", "uri", "etag", *NEEDED]
     for file in files["file"].to_pylist():
-        with open_file(file) as opened:
-            parquet = pq.ParquetFile(opened)
+        with parquet_file(file) as parquet:
             ids = parquet.read(columns=["image_id"])["image_id"].to_pylist()
             if not any(image_id in wanted for image_id in ids):
                 continue

@@ -20,13 +20,16 @@ from deltalake import DeltaTable
 
 from pipelines.runs.catalogue import Catalogue, Shard, load, read
 from pipelines.runs.rows import WORK
+from pipelines.tables.damage import DamagedTableError
 from pipelines.tables.delta_reader import (
     KEYS,
+    data_files,
     difference,
     existing_table,
     file_uri,
     files_of,
     read_data_file,
+    row_batches,
     table_folder,
     table_uri,
 )
@@ -173,6 +176,8 @@ class RemainingWork:
     """Whether the run starts a new version of tables that hold another run."""
     other_files: Mapping[str, int]
     """Extension → number of files in the listed folder that are no images (`listing.listed_images`)."""
+    versions: Mapping[str, int]
+    """Name → version of each table as it was read; -1 where there was none."""
 
     @property
     def skipped(self) -> int:
@@ -189,7 +194,7 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
     Raises:
         ValueError: the tables hold another run and are not to be replaced, or hold other images under these ids.
     """
-    tables, replaces = _open_tables(target)
+    tables, replaces, versions = _open_tables(target)
     done_shards, open_shards = _done_and_open_shards(catalogue, tables["shards"])
     connection = catalogue.connection
     for name in ("failed", "processed", "open", "pending"):
@@ -230,6 +235,7 @@ def remaining_work(catalogue: Catalogue, target: Target, *, retry_failures: bool
         stale_failures=frozenset(image_id for (image_id,) in stale),
         replaces=replaces,
         other_files=dict(catalogue.other_files),
+        versions=versions,
     )
 
 
@@ -258,13 +264,15 @@ images JOIN open USING (shard)
 WHERE uri NOT IN (SELECT uri FROM processed) AND uri NOT IN (SELECT uri FROM failed)"""
 
 
-def _open_tables(target: Target) -> tuple[dict[str, DeltaTable | None], bool]:
-    """The tables whose rows count (None: the rows of another run, or no table), and whether others are to be replaced.
+def _open_tables(target: Target) -> tuple[dict[str, DeltaTable | None], bool, dict[str, int]]:
+    """The tables whose rows count (None: the rows of another run, or no table), whether others are to be replaced, and
+    the versions of all.
 
     The table of results decides: where it holds this run, the others follow it, since a run that replaces all tables
     may have been stopped between two of them.
     """
     tables: dict[str, DeltaTable | None] = {}
+    versions: dict[str, int] = {}
     replaces = follows = False
     for name, schema in target.all_schemas.items():
         table = existing_table(target.uris[name])
@@ -273,11 +281,17 @@ def _open_tables(target: Target) -> tuple[dict[str, DeltaTable | None], bool]:
             raise ValueError(other)
         replaces |= bool(other)
         tables[name] = None if other else table
+        versions[name] = -1 if table is None else table.version()
         if name == target.results:
             follows = table is not None and not other
     if tables[target.results] is None and replaces:
         tables = dict.fromkeys(tables)
-    return tables, replaces
+    shards = tables["shards"]
+    if tables[target.results] is None and shards is not None and data_files(shards):
+        raise DamagedTableError(
+            target.uris[target.results], f"it is gone, while {target.uris['shards']} lists images as done"
+        )
+    return tables, replaces, versions
 
 
 def _done_and_open_shards(catalogue: Catalogue, table: DeltaTable | None) -> tuple[pa.Table, list[Shard]]:
@@ -292,7 +306,8 @@ def _rows_of_shards(table: DeltaTable | None, digests: set[str]) -> pa.Table:
     """The rows of `shards` with one of these digests, each digest once."""
     if table is None:
         return SHARDS.empty_table()
-    rows = [row for row in table.to_pyarrow_table().to_pylist() if row["digest"] in digests]
+    batches = row_batches(table, SHARDS.names)
+    rows = [row for batch in batches for row in batch.to_pylist() if row["digest"] in digests]
     return pa.Table.from_pylist(list({row["digest"]: row for row in rows}.values()), schema=SHARDS)
 
 

@@ -22,6 +22,7 @@ from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
 from pipelines.runs.committer import Committer
 from pipelines.runs.crash_journal import remove_journals
+from pipelines.runs.lease import RENEW_S
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.stall_timeout import graph_state, iterate_with_timeout, stop_graphs
 from pipelines.termination import uninterrupted
@@ -121,7 +122,8 @@ def run_table(
         on_progress: called in this process whenever a file of rows has been written.
 
     Raises:
-        ValueError, FileNotFoundError: the request cannot be carried out, or the tables cannot be written to.
+        ValueError, FileNotFoundError: the request cannot be carried out, or the tables cannot be written to; also where
+            another run writes them.
         RuntimeError: too many images failed, or none was finished for too long.
         ray.exceptions.RayError, Terminated, KeyboardInterrupt: the run was stopped; what was finished is committed, and
             the same call continues.
@@ -133,42 +135,16 @@ def run_table(
     work, total = prepared.work, len(prepared.work.pending)
     graph = prepared.graph(execution) if total else None
     committer = Committer(work)
-    committer.begin()
-    if graph:
-        start_ray(execution)
-        committed = time.monotonic()
-        journal_id = uuid.uuid4().hex
-        try:
-            for images in work.pending.chunks(execution.images_per_wave):
-                dataset = graph(Chunk(images=images, total=total, journal_id=journal_id))
-                for written in iterate_with_timeout(
-                    _written(dataset), execution.stall_timeout_s, graph_state
-                ):
-                    committer.add(written)
-                    if time.monotonic() - committed >= execution.commit_interval_s:
-                        with uninterrupted():
-                            committer.commit()
-                        committed = time.monotonic()
-                    done, failed = committer.done, committer.failed
-                    if on_progress:
-                        on_progress(
-                            Progress(done=done, failed=failed, total=total, seconds=committer.seconds)
-                        )
-                    if too_many(done, failed):
-                        raise RuntimeError(
-                            f"{failed} of the first {number_of(done, 'image')} failed, more than --max-failures "
-                            f"{execution.max_failures} allows; {work.target.uris['failures']} says why. What was "
-                            "finished is kept, and the same command continues it"
-                        )
-        except BaseException:
-            with suppress(ValueError), uninterrupted():  # the first error is the one to report
-                committer.commit()
-            stop_graphs()  # before their journals are removed
-            raise
-        finally:
-            remove_journals(journal_id)
-    with uninterrupted():
-        committer.commit()
+    try:
+        with uninterrupted():
+            committer.begin()
+        if graph:
+            _process(graph, work, committer, execution, on_progress, too_many)
+        with uninterrupted():
+            committer.commit()
+    finally:
+        with uninterrupted():
+            committer.release()
     seconds = committer.seconds
     return RunResult(
         images=committer.images,
@@ -181,6 +157,53 @@ def run_table(
         failed_before=work.failed_before,
         other_files=work.other_files,
     )
+
+
+def _process(
+    graph: Callable[[Chunk], Dataset],
+    work: RemainingWork,
+    committer: Committer,
+    execution: Execution,
+    on_progress: Callable[[Progress], None] | None,
+    too_many: Callable[[int, int], bool],
+) -> None:
+    """Execute the graph of each chunk, and commit what it writes; after an error, what was written until then."""
+    start_ray(execution)
+    committed = time.monotonic()
+    journal_id, total = uuid.uuid4().hex, len(work.pending)
+
+    def renew() -> None:
+        with uninterrupted():
+            committer.renew(RENEW_S)
+
+    try:
+        for images in work.pending.chunks(execution.images_per_wave):
+            dataset = graph(Chunk(images=images, total=total, journal_id=journal_id))
+            for written in iterate_with_timeout(
+                _written(dataset), execution.stall_timeout_s, graph_state, renew
+            ):
+                committer.add(written)
+                if time.monotonic() - committed >= execution.commit_interval_s:
+                    with uninterrupted():
+                        committer.commit()
+                    committed = time.monotonic()
+                renew()
+                done, failed = committer.done, committer.failed
+                if on_progress:
+                    on_progress(Progress(done=done, failed=failed, total=total, seconds=committer.seconds))
+                if too_many(done, failed):
+                    raise RuntimeError(
+                        f"{failed} of the first {number_of(done, 'image')} failed, more than --max-failures "
+                        f"{execution.max_failures} allows; {work.target.uris['failures']} says why. What was "
+                        "finished is kept, and the same command continues it"
+                    )
+    except BaseException:
+        with suppress(ValueError), uninterrupted():  # the first error is the one to report
+            committer.commit()
+        stop_graphs()  # before their journals are removed
+        raise
+    finally:
+        remove_journals(journal_id)
 
 
 def failure_limit(max_failures: str | None) -> Callable[[int, int], bool]:

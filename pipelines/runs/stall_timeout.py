@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -12,17 +13,26 @@ T = TypeVar("T")
 MAX_WAITING = 64
 """Results that may wait to be taken."""
 
+PAUSE_S = 5.0
+"""Seconds between calls of `while_waiting`."""
+
 
 class StalledError(RuntimeError):
     """No result came for too long."""
 
 
-def iterate_with_timeout(stream: Iterator[T], timeout_s: float, state: Callable[[], str]) -> Iterator[T]:
+def iterate_with_timeout(
+    stream: Iterator[T],
+    timeout_s: float,
+    state: Callable[[], str],
+    while_waiting: Callable[[], None] = lambda: None,
+) -> Iterator[T]:
     """The values of a stream, which a thread of its own reads, so that waiting for it can end.
 
     Args:
         timeout_s: seconds to wait for a value.
         state: describes the state of each stage, for the error.
+        while_waiting: called every few seconds while no value comes.
 
     Raises:
         StalledError: no value came within `timeout_s`.
@@ -50,11 +60,17 @@ def iterate_with_timeout(stream: Iterator[T], timeout_s: float, state: Callable[
             put("error", error)
 
     threading.Thread(target=read, name="zs3-results", daemon=True).start()
+    since = time.monotonic()
     try:
         while True:
             try:
-                kind, value = waiting.get(timeout=timeout_s)
+                kind, value = waiting.get(
+                    timeout=max(0.0, min(since + timeout_s - time.monotonic(), PAUSE_S))
+                )
             except queue.Empty:
+                if time.monotonic() - since < timeout_s:
+                    while_waiting()
+                    continue
                 raise StalledError(
                     f"no image was finished for {timeout_s:.0f} s, so the run was stopped; {state()}. What was "
                     "finished is kept, and the same command continues it; --stall-timeout-s sets how long to wait"
@@ -65,6 +81,7 @@ def iterate_with_timeout(stream: Iterator[T], timeout_s: float, state: Callable[
                 assert isinstance(value, BaseException)
                 raise value
             yield value  # type: ignore[misc]
+            since = time.monotonic()
     finally:
         stopped.set()
 

@@ -69,7 +69,7 @@ class TableStatus:
     """Images with results."""
     failed: int
     images_per_second: float | None
-    """Over the last commits of the last run, including failures; None before it is known."""
+    """Over the commits of the last run that were read, including failures; None before it is known."""
     images_per_second_run: float | None
     """Over the last run, since its first image reached a model."""
     since_commit_s: float | None
@@ -215,15 +215,15 @@ def _of_last_run(commits: Sequence[Transactions]) -> list[Transactions]:
 
 
 def _recent_speed(commits: Sequence[Transactions]) -> float | None:
-    """Images per second between the first and the last commit with images."""
+    """Images per second between the first and the last commit, by the time that passed at the models.
+
+    Not by the times of commits: the last files of a run may be committed within milliseconds.
+    """
     points = [
-        (commit[-1]["progress"]["this_run"], commit[-1]["timestamp"] / 1000)
-        for commit in commits
-        if commit[-1]["progress"]["this_run"]
+        (commit[-1]["progress"]["this_run"], commit[-1]["progress"].get("seconds", 0.0)) for commit in commits
     ]
     if len(points) < 2:
-        last: Mapping[str, Any] = commits[-1][-1]["progress"] if commits else {}
-        return _speed(last.get("this_run", 0), last.get("seconds", 0.0))
+        points = [(0, 0.0), *points]
     (first, start), (latest, end) = points[0], points[-1]
     return _speed(latest - first, end - start)
 

@@ -6,6 +6,7 @@ import bisect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,6 +18,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from pipelines.storage.addresses import local_path
 from pipelines.storage.objects import describe_error, open_file, read_bytes, storage_options, with_retries
+from pipelines.tables.damage import DamagedTableError, broken_entries, entry_name, lost_files
 from zs3.vocabulary import Vocabulary, differences_in_words
 
 KEYS = ("image_id", "uri")
@@ -73,10 +75,14 @@ def _differing_classes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     return differences_in_words(there, now)
 
 
-def existing_table(uri: str) -> DeltaTable | None:
+def existing_table(uri: str, *, check: bool = True) -> DeltaTable | None:
     """The table at `uri`, or None if there is none.
 
+    Args:
+        check: compare the log with the listing of the folder.
+
     Raises:
+        DamagedTableError: files that the log names are not there, or entries of the log are not whole.
         ValueError: it cannot be read, or a part of the path is a file.
     """
     path = Path(uri)
@@ -95,11 +101,31 @@ def existing_table(uri: str) -> DeltaTable | None:
             return None
 
     try:
-        return with_retries(opened, uri)
+        if check:
+            _refuse_broken_log(uri)
+        table = with_retries(opened, uri)
+        if check and table is not None:
+            _refuse_lost_files(table)
+        return table
     except (DeltaError, OSError) as error:
         raise ValueError(
             f"cannot read the table {uri}: {describe_error(error)}; check access, or choose another --out"
         ) from error
+
+
+def _refuse_broken_log(uri: str) -> None:
+    broken = broken_entries(uri)
+    if broken:
+        raise DamagedTableError(uri, f"the entry {entry_name(broken[0])} of its log is empty or cut")
+
+
+def _refuse_lost_files(table: DeltaTable) -> None:
+    folder, files = table_folder(table), dict(data_files(table))
+    lost = lost_files(folder, files)
+    if lost:
+        path, reason = next(iter(lost.items()))
+        count = f" (one of {len(lost)} such files)" if len(lost) > 1 else ""
+        raise DamagedTableError(folder, f"its file {path} {reason}{count}")
 
 
 def provenance_of(table: DeltaTable) -> dict[str, Any]:
@@ -119,24 +145,62 @@ def log_entries(table: DeltaTable, max_entries: int) -> Iterator[dict[str, Any]]
     newest = table.version()
     for version in range(newest, max(-1, newest - max_entries), -1):
         try:
-            lines = read_bytes(f"{table_folder(table)}/_delta_log/{version:020}.json").splitlines()
+            lines = read_bytes(f"{table_folder(table)}/_delta_log/{entry_name(version)}").splitlines()
         except OSError:  # a checkpoint has replaced it and the files before it
             return
-        infos = [action["commitInfo"] for action in map(json.loads, lines) if "commitInfo" in action]
+        try:
+            infos = [action["commitInfo"] for action in map(json.loads, lines) if "commitInfo" in action]
+        except ValueError:  # cut; see `damage`
+            infos = []
         yield {"version": version, **(infos[0] if infos else {})}
 
 
 def image_uris(table: DeltaTable) -> dict[str, str]:
     """Image id → uri of every image that has a row."""
-    rows = table.to_pyarrow_dataset().to_table(columns=["image_id", "uri"])
-    unique = rows.group_by(["image_id", "uri"]).aggregate([])
-    return dict(zip(unique["image_id"].to_pylist(), unique["uri"].to_pylist(), strict=True))
+    return {
+        image_id: uri
+        for batch in row_batches(table, KEYS)
+        for image_id, uri in zip(batch["image_id"].to_pylist(), batch["uri"].to_pylist(), strict=True)
+    }
+
+
+def row_batches(table: DeltaTable, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of all rows, file by file, in the types of the table.
+
+    The Delta library's own reader is not used: after an error, its threads abort the process when it ends.
+
+    Raises:
+        ValueError: a file cannot be read; the message has its name.
+    """
+    types = pa.schema(table.schema())
+    schema = pa.schema([types.field(name) for name in columns])
+    for uri in file_uris(table):
+        with parquet_file(uri) as file:
+            for batch in file.iter_batches(columns=list(columns)):
+                yield batch.select(list(columns)).cast(schema)
+
+
+@contextmanager
+def parquet_file(uri: str) -> Iterator[pq.ParquetFile]:
+    """One file of a table, opened.
+
+    Raises:
+        ValueError: it cannot be read, here or in the block; the message has its name.
+    """
+    try:
+        with open_file(uri) as file:
+            yield pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(
+            f"cannot read {uri}, a file of a table: {describe_error(error)}; if it is damaged, delete it: `zs3 repair` "
+            "then drops it from the table, and the next run makes it again"
+        ) from error
 
 
 def read_data_file(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of one file of a table."""
-    with open_file(uri) as file:
-        return pq.read_table(file, columns=list(columns) if columns else None, partitioning=None)
+    """The rows of one file of a table; raises as `parquet_file`."""
+    with parquet_file(uri) as file:
+        return file.read(columns=list(columns) if columns else None)
 
 
 def files_of(table: DeltaTable, ranges: Sequence[tuple[str, str]], key: str = "image_id") -> list[str]:
@@ -170,6 +234,11 @@ def files_of(table: DeltaTable, ranges: Sequence[tuple[str, str]], key: str = "i
 def data_files(table: DeltaTable) -> list[tuple[str, int]]:
     """Path and size of every file of a table."""
     return [(action["path"], action["size_bytes"]) for action in _file_entries(table)]
+
+
+def row_counts(table: DeltaTable) -> dict[str, int]:
+    """Path of every file of a table → its rows, as the log says; 0 where it does not."""
+    return {action["path"]: action.get("num_records") or 0 for action in _file_entries(table)}
 
 
 def _file_entries(table: DeltaTable) -> list[dict[str, Any]]:

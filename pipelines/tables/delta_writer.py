@@ -22,8 +22,9 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from pipelines.storage.atomic import renamed_when_whole
+from pipelines.storage.atomic import renamed_when_whole, write_whole
 from pipelines.storage.objects import describe_error, filesystem_of, read_bytes, storage_options, with_retries
+from pipelines.tables.damage import ACTIONS, entry_name
 from pipelines.tables.delta_reader import (
     KEYS,
     data_files,
@@ -36,6 +37,10 @@ from pipelines.tables.delta_reader import (
     schema_name,
     table_folder,
 )
+
+
+class ConflictError(ValueError):
+    """Another process has committed to the same run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,20 +154,61 @@ def publish(
         commit_metadata: JSON values that the log stores with this commit.
 
     Raises:
-        ValueError: another driver has committed to this run, or the storage cannot be written to.
+        ConflictError: another driver has committed to this run.
+        ValueError: the storage cannot be written to.
     """
     removed, kept = _without(table, schema, frozenset(replaced)) if replaced else ([], [])
     if parts or removed:
         _commit(table, schema, [*kept, *parts], removed, run, written_ms, commit_metadata or {})
 
 
-def commit_start(table: DeltaTable, schema: pa.Schema, run: str, commit_metadata: Mapping[str, Any]) -> None:
-    """Write an entry without files to the log: a run has begun.
+def commit_entry(table: DeltaTable, schema: pa.Schema, run: str, commit_metadata: Mapping[str, Any]) -> None:
+    """Write an entry without files to the log, such as the one with which a run begins.
 
     Raises:
-        ValueError: as of `publish`.
+        ConflictError, ValueError: as of `publish`.
     """
     _commit(table, schema, [], [], run, 0, commit_metadata)
+
+
+def drop_files(
+    table: DeltaTable,
+    paths: Collection[str],
+    *,
+    run: str,
+    written_ms: int,
+    commit_metadata: Mapping[str, Any],
+) -> None:
+    """Remove files from the log in one transaction, whether or not they are there.
+
+    Raises:
+        ConflictError, ValueError: as of `publish`.
+    """
+    removed = [(path, size) for path, size in data_files(table) if path in paths]
+    _commit(table, pa.schema(table.schema()), [], removed, run, written_ms, commit_metadata)
+
+
+def replace_broken_entries(uri: str, versions: Collection[int], *, written_ms: int) -> None:
+    """Copy entries of the log to the folder `_damaged` of the table, and put entries without content in their place.
+
+    Where the first of all is broken, which describes the table, nothing can be read: then the whole log is moved there.
+
+    Raises:
+        ValueError: they cannot be written.
+    """
+    log = f"{uri}/_delta_log"
+    filesystem, path = filesystem_of(log)
+    filesystem.invalidate_cache(path)
+    names = [entry_name(version) for version in versions]
+    if 0 in versions:
+        names = [str(name).rpartition("/")[2] for name in filesystem.ls(path, detail=False)]
+    content = json.dumps({"commitInfo": {"timestamp": written_ms, "operation": "REPAIR"}}) + "\n"
+    for name in names:
+        write_whole(f"{uri}/_damaged/{name}", read_bytes(f"{log}/{name}"))
+        if 0 in versions:
+            filesystem.rm_file(f"{path}/{name}")
+        else:
+            write_whole(f"{log}/{name}", content.encode())
 
 
 def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, written_ms: int) -> None:
@@ -211,7 +257,8 @@ def _commit(
                 "append",
                 _delta_schema(schema),
                 commit_properties=CommitProperties(
-                    custom_metadata={"run": run, "mark": mark, **commit_metadata}, app_transactions=[turn]
+                    custom_metadata={"run": run, "mark": mark, ACTIONS: len(changes), **commit_metadata},
+                    app_transactions=[turn],
                 ),
             )
         except (DeltaError, OSError):
@@ -223,7 +270,7 @@ def _commit(
     try:
         with_retries(committed, table_folder(table))
     except CommitFailedError as error:
-        raise ValueError(
+        raise ConflictError(
             f"another process is writing the same run to {table_folder(table)} ({describe_error(error)}); "
             f"let one of them finish, then run this again: it continues where they stopped"
         ) from error

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.storage.objects import filesystem_of, open_file
-from pipelines.tables.delta_reader import existing_table, file_uris, provenance_of, table_uri
+from pipelines.storage.objects import filesystem_of
+from pipelines.tables.delta_reader import (
+    existing_table,
+    file_uris,
+    parquet_file,
+    provenance_of,
+    row_batches,
+    table_uri,
+)
 from zs3.vocabulary import Vocabulary, concept
 from zs3.wording import number_of
 
@@ -151,7 +157,7 @@ def failed_images(source: str) -> Iterator[pa.Table]:
     """Columns `image_id` and `message` of the images that the run could not process; nothing if it has no failures."""
     table = existing_table(table_uri(source, "failures"))
     if table is not None:
-        for batch in table.to_pyarrow_dataset().scanner(columns=["image_id", "message"]).to_batches():
+        for batch in row_batches(table, ["image_id", "message"]):
             yield pa.Table.from_batches([batch])
 
 
@@ -200,8 +206,8 @@ def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[st
 def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
     """The label rows of a file in order, or those of one image."""
     columns = [field.name for field in region]
-    with open_file(file) as opened:
-        for batch in pq.ParquetFile(opened).iter_batches(ROWS_AT_ONCE, columns=columns):
+    with parquet_file(file) as opened:
+        for batch in opened.iter_batches(ROWS_AT_ONCE, columns=columns):
             if image_id is not None:
                 # Arrow cannot filter the string views of files that a Delta delete has rewritten.
                 names = batch["image_id"].to_pylist()
@@ -227,7 +233,7 @@ def _classes_runs_rows(table: DeltaTable) -> tuple[dict[tuple[int, str], bool], 
     runs: set[str] = set()
     rows = 0
     keys = ["class_id", "class_name", "seen", "run"]
-    for batch in table.to_pyarrow_dataset().scanner(columns=[*keys, "area"]).to_batches():
+    for batch in row_batches(table, [*keys, "area"]):
         rows += batch.num_rows
         for group in pa.Table.from_batches([batch]).group_by(keys).aggregate([("area", "sum")]).to_pylist():
             runs.add(group["run"])

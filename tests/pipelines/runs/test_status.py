@@ -16,7 +16,7 @@ from pipelines.execution import ActorPlan
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.labelling.segment import SegmentActor, SegmentRequest, prepare_segment
 from pipelines.runs.status import status
-from pipelines.tables.delta_writer import commit_start, open_table, publish, write_data_file
+from pipelines.tables.delta_writer import commit_entry, open_table, publish, write_data_file
 from tests.servers.object_store import LIMITED_BUCKET
 from tests.support.in_process import run_here
 from tests.support.listings import pending_table
@@ -82,7 +82,7 @@ def test_a_stopped_run_then_a_complete_one(photos):
     assert (table.digest, table.listing) == (plan.work.target.digest, plan.work.listing_digest)
     assert table.run == plan.work.target.provenance["run"]
 
-    commit_start(DeltaTable("kept/segments"), SEGMENTS, plan.work.target.digest, {"progress": begun(table)})
+    commit_entry(DeltaTable("kept/segments"), SEGMENTS, plan.work.target.digest, {"progress": begun(table)})
     (again,) = status("kept")
     assert (again.state, again.left, again.images_per_second) == ("running", 6, None), (
         "a run that has begun is told"
@@ -95,6 +95,16 @@ def test_a_stopped_run_then_a_complete_one(photos):
     (table,) = status("kept")
     assert (table.state, table.done, table.failed, table.left, table.left_s) == ("complete", 9, 1, 0, 0.0)
     assert [commit.images for commit in table.commits] == [2, 2, 2], "of the last run"
+
+
+def test_files_that_are_committed_together_do_not_make_a_run_fast(tmp_path):
+    stored = open_table(str(tmp_path / "labels"), LABELS, {"run": {"weights": "w"}, "digest": "d"})
+    counts = {"listing": "l", "listed": 20, "failed": 0, "of": 20}
+    for images, seconds in ((0, 0.0), (8, 100.0), (9, 100.01)):
+        progress = {**counts, "done": images, "this_run": images, "seconds": seconds}
+        commit_entry(stored, LABELS, "d", {"progress": progress})
+    (table,) = status(str(tmp_path))
+    assert table.images_per_second == pytest.approx(0.09, rel=0.01) and table.commits[0].images == 1
 
 
 def begun(table):

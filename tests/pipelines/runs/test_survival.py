@@ -137,7 +137,7 @@ def test_silence_raises_an_error_with_the_state_of_each_stage():
 
 
 def test_a_run_that_falls_silent_stops_keeps_what_it_has_and_is_continued(ray_session, photos, monkeypatch):
-    def silent_after_the_first(rows, silence_s, state):
+    def silent_after_the_first(rows, silence_s, state, while_waiting):
         yield next(rows)
         yield from iterate_with_timeout(rows, 2.0, state)
 

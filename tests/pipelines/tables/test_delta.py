@@ -118,7 +118,7 @@ def test_a_file_where_the_table_should_be_is_named(tmp_path):
 
 def test_a_log_that_cannot_be_read_is_named(uri, tmp_path):
     open_table(uri, FAILURES, PROVENANCE)
-    (tmp_path / "out/failures/_delta_log/00000000000000000000.json").write_text("{broken")
+    (tmp_path / "out/failures/_delta_log/00000000000000000000.json").write_text('{"protocol": 1}')
     with pytest.raises(ValueError, match="cannot read the table"):
         open_table(uri, FAILURES, PROVENANCE)
 
