@@ -14,7 +14,7 @@ from jobs.cli.options import print_json
 from jobs.cli.run_options import TableOptions, parse_run_options
 from jobs.cli.terminal import write_lines
 from pipelines.runs.repair import Loss, repair
-from zs3.wording import first_names
+from zs3.wording import first_names, number_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,12 @@ def _lines(loss: Loss) -> list[str]:
     if loss.entries:
         lines.append(f"  entries of the log  {first_names(loss.entries)}; what they recorded is lost")
     if loss.files:
-        rows = "" if loss.rows is None else f", {_counted(loss.rows, 'row')}"
-        images = "" if loss.images is None else f" of {_counted(loss.images, 'image')}"
+        rows = "" if loss.rows is None else f", {number_of(loss.rows, 'row')}"
+        images = "" if loss.images is None else f" of {number_of(loss.images, 'image')}"
         lines.append(f"  files               {first_names(loss.files)}{rows}{images}")
     if not loss.entries and not loss.files:
         lines.append("  lists images as done, and the table of their results is gone")
     return lines
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _last_line(options: RepairOptions, losses: Sequence[Loss]) -> str:

@@ -17,7 +17,7 @@ from jobs.cli.options import print_json
 from jobs.cli.terminal import write_messages
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
-from pipelines.training.train import TrainRequest, Workers, train
+from pipelines.training.train import TrainRequest, Workers, refuse_missing, train
 from pipelines.training.worker import TrainingProgress
 from zs3.config import Recipe
 from zs3.recipes import RECIPES, recipe
@@ -82,8 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: TrainOptions) -> int:
-    start_ray(Execution(ray_address=options.ray_address))
     request = TrainRequest(recipe=options.set, data_root=options.data_root, out=options.out)
+    refuse_missing(request)
+    start_ray(Execution(ray_address=options.ray_address))
     result = train(request, options.workers, on_progress=_write_progress)
     write_messages(
         [

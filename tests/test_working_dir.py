@@ -1,10 +1,16 @@
-"""What `ray job submit --working-dir .` uploads: the code with its weights, and neither data nor runs."""
+"""What others get: the upload of `ray job submit --working-dir .`, which has neither data nor runs, and the wheel."""
 
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import skimage.data
+from deltalake import DeltaTable
+from PIL import Image
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, create_package
 
@@ -67,3 +73,42 @@ def test_data_runs_and_environments_stay(repo: Path, tmp_path: Path, name: str) 
         "jobs/label.py",
         "zs3/data/voc.json",
     }
+
+
+COMMAND = "import sys\nfrom jobs.main import main\nsys.exit(main())\n"
+"""What pip makes of an entry point."""
+
+
+def test_the_wheel_labels_in_a_folder_whose_files_have_the_names_of_ours(repo: Path, tmp_path: Path) -> None:
+    source, unpacked, working = (tmp_path / name for name in ("source", "unpacked", "working"))
+    for layer in ("zs3", "pipelines", "jobs"):
+        shutil.copytree(repo / layer, source / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repo / name, source)
+    files = {path.relative_to(source).as_posix() for path in source.glob("*/**/*") if path.is_file()}
+    build = [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('..')"]
+    subprocess.run(build, cwd=source, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("zs3-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+        assert files - set(archive.namelist()) == set()
+    shutil.rmtree(source)
+    working.mkdir()
+    for name in ("pipelines", "jobs", "zs3"):
+        (working / f"{name}.py").write_text("raise ImportError('the file of the user')")
+    Image.fromarray(skimage.data.astronaut()[:128, 160:288]).save(working / "photo.png")
+    (tmp_path / "zs3").write_text(COMMAND)
+    arguments = ["--images", "photo.png", "--classes", "voc", "--checkpoint", "zs3-mini", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    environment.pop("RAY_ADDRESS", None)
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "zs3"), "label", *arguments],
+        cwd=working,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert DeltaTable(working / "run" / "labels").to_pyarrow_table().num_rows > 0

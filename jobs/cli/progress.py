@@ -34,7 +34,7 @@ def progress_bar(activity: str) -> Iterator[Callable[[Progress], None]]:
 
     columns = TextColumn(activity), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
     with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting", total=None)
+        task = bar.add_task("waiting for the first images", total=None)
 
         def show(progress: Progress) -> None:
             description = _rate(_timed(progress, began))

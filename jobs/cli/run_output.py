@@ -14,6 +14,7 @@ from jobs.cli.exit_codes import DONE, SOME_FAILED
 from jobs.cli.options import print_json
 from jobs.cli.run_options import TableOptions
 from jobs.cli.terminal import write_lines, write_messages
+from pipelines.ray_session import ray_job
 from pipelines.runs.listing import files_in_words
 from pipelines.runs.resume import RemainingWork
 from pipelines.runs.run import RunResult
@@ -67,7 +68,9 @@ def query(out: str, table: str, statement: str) -> str:
         f"import duckdb, deltalake; t = deltalake.DeltaTable({literal(uri)}).to_pyarrow_dataset(); "
         f"print(duckdb.sql({literal(statement)}))"
     )
-    return f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    # A Ray job prints this to people whose machine has no such interpreter.
+    python = sys.executable if ray_job() is None else "python"
+    return f"{shlex.quote(python)} -c {shlex.quote(program)}"
 
 
 def print_dry_run(

@@ -29,6 +29,7 @@ from pipelines.labelling.image_stage import (
     with_alpha,
 )
 from pipelines.runs.catalogue import catalogue_of
+from pipelines.runs.listing import listed_images
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
@@ -187,10 +188,11 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
-    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
+    listed_images(request.images)  # refuses what is not there, before weights are read
     model = model or LabellerFactory()
     labeller = model.describe(request.checkpoint, vocabulary)
     info = info_with_alpha(labeller, request.alpha)
+    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
     target = Target(
         out=request.out,
         results="labels",

@@ -28,6 +28,7 @@ from pipelines.labelling.image_stage import (
     with_alpha,
 )
 from pipelines.runs.catalogue import catalogue_of
+from pipelines.runs.listing import listed_images
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
@@ -132,9 +133,10 @@ def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | Non
     if request.max_pixels < 1:
         raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
-    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
+    listed_images(request.images)  # refuses what is not there, before weights are read
     model = model or SegmentExporterFactory()
     parts = dict(model.describe(request.checkpoint, request.store))
+    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
     exporter_digest, masks = digest_of(parts), None
     parts = with_alpha(parts, request.alpha)
     if request.masks is not None:

@@ -134,7 +134,7 @@ class Committer:
             return
         give_up(self._lease.id)
         self._lease = replace(self._lease, released=True)
-        with suppress(ValueError):  # then it ends with this process, or after `lease.LEASE_S`
+        with suppress(Exception):  # then it ends with this process, or after `lease.LEASE_S`
             self._renew()
         self._lease = None
 

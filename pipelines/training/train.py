@@ -27,6 +27,7 @@ from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, contents, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
 from zs3.datasets import open_dataset
+from zs3.datasets.listing import is_folder
 from zs3.learning.samples import TrainingPlan, training_plan
 from zs3.tensor_files import file_digest
 from zs3.text.stored_banks import stored_digest
@@ -109,6 +110,21 @@ def backbone_file(recipe: Recipe) -> str:
     return (
         "" if training.start or training.backbone_weights == PACKAGED_BACKBONE else training.backbone_weights
     )
+
+
+def refuse_missing(request: TrainRequest) -> None:
+    """Check that the data sets and the checkpoint to start from exist, before Ray starts.
+
+    Raises:
+        FileNotFoundError, ValueError: one does not.
+    """
+    for _, folder in request.recipe.training.datasets:
+        if not is_folder(f"{request.data_root}/{folder}"):
+            raise FileNotFoundError(
+                f"data set {request.data_root}/{folder} does not exist or is no folder; check --data-root"
+            )
+    if request.recipe.training.start:
+        load_checkpoint(request.recipe.training.start)
 
 
 def train(

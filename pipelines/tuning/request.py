@@ -97,16 +97,16 @@ def prepare_tuning(request: TuneRequest) -> PreparedTuning:
     from zs3.checkpoint import load_checkpoint
     from zs3.classification.settings import encoded_sets
 
+    uri, table = stored_segments(request.segments)
+    provenance = provenance_of(table)
+    place = request.checkpoint or provenance["checkpoint"]
+    checkpoint = load_checkpoint(place)
     dataset = open_dataset(request.dataset, request.root, request.split)
     name = title(request.dataset, request.root, request.split)
     protocol = chosen_protocols(request.protocol, dataset.vocabulary.classes)[0][0]
     vocabulary = load_vocabulary(request.classes) if request.classes else dataset.vocabulary
-    uri, table = stored_segments(request.segments)
-    provenance = provenance_of(table)
-    place = request.checkpoint or provenance["checkpoint"]
     info = describe_classifier(place, vocabulary, {}, provenance["run"])
     _refuse_one_group(info.seen, vocabulary)
-    checkpoint = load_checkpoint(place)
     own = checkpoint.recipe.naming
     gammas = gammas_of(request.grid, own)
     namings = namings_of(request.grid, own, encoded_sets(checkpoint))

@@ -70,3 +70,10 @@ def test_help_lists_the_required_option_first_and_the_fields_of_the_recipe(capsy
 
 def test_a_missing_data_root_is_wrong_usage():
     assert command.main(["mini"]) == 2
+
+
+def test_data_or_a_checkpoint_that_is_not_there_is_found_before_ray_starts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "start_ray", lambda execution: pytest.fail("started Ray"))
+    assert command.main(["mini", "--data-root", str(tmp_path / "nowhere")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"data set {tmp_path}/nowhere/" in line and "check --data-root" in line

@@ -1,6 +1,8 @@
 """Joining a cluster that is not there, and starting Ray where its sockets have no place."""
 
 import atexit
+import gc
+import json
 import os
 import socket
 import subprocess
@@ -11,7 +13,15 @@ from pathlib import Path
 import pytest
 
 import pipelines.ray_session
-from pipelines.ray_session import MAX_TEMP_BYTES, WORKER_ENVIRONMENT, _require_answer, _short_folder
+from pipelines.evaluation.ground_truth import open_truth
+from pipelines.execution import Execution
+from pipelines.ray_session import (
+    MAX_TEMP_BYTES,
+    WORKER_ENVIRONMENT,
+    _require_answer,
+    _short_folder,
+    start_ray,
+)
 
 
 @pytest.fixture
@@ -111,29 +121,61 @@ def test_a_folder_that_cannot_be_replaced_is_named_with_its_variable(monkeypatch
         _short_folder()
 
 
+def test_a_failed_task_with_a_result_that_nobody_asks_for_is_not_reported_once_more(
+    ray_session, tmp_path, capfd, caplog
+):
+    start_ray(Execution())
+    with pytest.raises((ValueError, FileNotFoundError)):
+        open_truth("voc", str(tmp_path), "test")
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
 STARTED = """
-import os, sys
+import json, os, sys
 from pipelines.execution import Execution
 from pipelines.ray_session import start_ray
+from tests.support.processes import listening
 import ray
 
 start_ray(Execution(object_store_bytes=128 << 20))
 names = sys.argv[1:]
-print(ray.get(ray.remote(num_cpus=0.1)(lambda: [os.environ.get(name) for name in names]).remote()))
+
+def look():
+    import jobs.cli, pipelines.execution, queue, zs3
+    modules = [module.__file__ for module in (jobs.cli, pipelines.execution, queue, zs3)]
+    return [os.environ.get(name) for name in names], modules, "" in sys.path or os.getcwd() in sys.path
+
+environment, modules, has_working_directory = ray.get(ray.remote(num_cpus=0.1)(look).remote())
+print(json.dumps([environment, modules, has_working_directory, sorted(listening(os.getpid()))]))
 """
 
 
-def test_ray_starts_with_a_long_temporary_folder_and_its_workers_do_not_spin(repo, tmp_path):
-    """In a process of its own, whose folder is as long and as foreign as those that people have."""
-    folder = tmp_path / ("é" + "x" * 120)
-    folder.mkdir()
+def test_a_local_ray_listens_on_loopback_and_its_workers_import_from_where_the_driver_does(repo, tmp_path):
+    """In a process of its own, whose temporary folder is as long and as foreign as those that people have, and whose
+    working directory holds modules with the names of ours."""
+    folder, working, program = (
+        tmp_path / ("é" + "x" * 120),
+        tmp_path / "work",
+        tmp_path / "program" / "run.py",
+    )
+    for made in (folder, working, program.parent):
+        made.mkdir()
+    for name in ("pipelines", "jobs", "zs3", "queue"):
+        (working / f"{name}.py").write_text("raise ImportError('the file of the user')")
+    program.write_text(STARTED)
     environment = {**os.environ, "PYTHONPATH": str(repo), "TMPDIR": str(folder)}
     for name in ("RAY_ADDRESS", "RAY_TMPDIR", *WORKER_ENVIRONMENT):
         environment.pop(name, None)
     before = set(Path("/tmp").glob("zs3-ray-*"))
-    command = [sys.executable, "-c", STARTED, *WORKER_ENVIRONMENT]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, str(program), *WORKER_ENVIRONMENT]
+    ended = subprocess.run(
+        command, env=environment, cwd=working, capture_output=True, text=True, timeout=300, check=False
+    )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == str(list(WORKER_ENVIRONMENT.values()))
+    values, modules, has_working_directory, addresses = json.loads(ended.stdout.splitlines()[-1])
+    assert values == list(WORKER_ENVIRONMENT.values())
+    assert all(str(working) not in module for module in modules) and not has_working_directory
+    assert {host for host, _ in addresses} == {"127.0.0.1"}, addresses
     assert {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} < set(WORKER_ENVIRONMENT)
     assert set(Path("/tmp").glob("zs3-ray-*")) - before == set()

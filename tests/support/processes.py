@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 from pathlib import Path
@@ -22,6 +23,27 @@ def descendants(pid: int) -> dict[int, str]:
     while generation:
         generation = {child for child, parent in parents.items() if parent in generation}
         found |= {child: commands.get(child, "") for child in sorted(generation)}
+    return found
+
+
+def listening(pid: int) -> set[tuple[str, str]]:
+    """(address, command) for each TCP port on which a process, or one that it has started, listens."""
+    addresses = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A":
+                raw = bytes.fromhex(words[1].partition(":")[0])
+                groups = [raw[start : start + 4][::-1] for start in range(0, len(raw), 4)]
+                address = ipaddress.ip_address(b"".join(groups))
+                addresses[words[9]] = str(getattr(address, "ipv4_mapped", None) or address)
+    found = set()
+    for process, command in {pid: "", **descendants(pid)}.items():
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                inode = str(link.readlink()).removeprefix("socket:[").removesuffix("]")
+                if inode in addresses:
+                    found.add((addresses[inode], command))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from jobs import label, name, retry, segment
 from jobs.cli.options import request_from
 from jobs.cli.progress import clock, progress_bar
+from jobs.cli.run_output import query
 from jobs.label import LabelOptions
 from pipelines.labelling.label import LabelRequest
 from pipelines.runs.run import Progress
@@ -55,6 +57,13 @@ def test_progress_without_total_or_time_counts_images_and_takes_the_time_itself(
     first, last = capsys.readouterr().err.splitlines()
     assert first == "1/4 images, 0.50 images/s, 0:06 left, 1 failed"
     assert last == "4/4 images, 1.33 images/s, 0:00 left, 1 failed"
+
+
+def test_a_query_names_the_interpreter_of_this_machine_but_not_that_of_a_cluster(monkeypatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert query("out", "labels", "SELECT 1").startswith(f"{shlex.quote(sys.executable)} -c ")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_x"}}')
+    assert query("out", "labels", "SELECT 1").startswith("python -c ")
 
 
 def test_a_clock_shows_hours_where_there_are_any():

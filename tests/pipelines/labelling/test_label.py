@@ -122,6 +122,12 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
     assert (second.images, second.failed, second.skipped, second.images_per_second) == (0, 0, 23, 0.0)
 
 
+def test_a_checkpoint_that_is_not_there_is_found_before_images_are_listed(photos, monkeypatch):
+    monkeypatch.setattr("pipelines.labelling.label.catalogue_of", lambda *_: pytest.fail("listed images"))
+    with pytest.raises(ValueError, match="checkpoint 'nowhere' has no"):
+        prepare_label(request_for(photos, checkpoint="nowhere"))
+
+
 DRIVER = """
 from pathlib import Path
 from tests.support.colour_labeller import SMALL, colours, request_for

@@ -185,6 +185,9 @@ def test_the_command_shows_what_it_would_drop_and_then_drops_it(tmp_path, capsys
     run(out, ("a", ""), ("b", "c"))
     path = remove(out, "labels")
     versions = existing_table(f"{out}/labels", check=False).version()
+    assert command.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("--out") < text.index("--dry-run")
     assert command.main(["--out", out, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{out}/labels:",
@@ -223,7 +226,9 @@ def test_a_file_whose_content_is_damaged_is_named_by_who_reads_it(tmp_path):
     run(out, ("ab", ""))
     ((path, size),) = data_files(existing_table(f"{out}/labels"))
     (tmp_path / "labels" / path).write_bytes(bytes(size))
-    with pytest.raises(ValueError, match=rf"cannot read .*labels/{path}, a file of a table: .*delete it: `zs3 repair`"):
+    with pytest.raises(
+        ValueError, match=rf"cannot read .*labels/{path}, a file of a table: .*delete it: `zs3 repair`"
+    ):
         open_labels(out)
 
 
