@@ -218,7 +218,7 @@ def test_another_class_list_or_setting_is_another_table_of_the_same_segments(pho
     open_table(first.work.target.uris["labels"], first.work.target.schema, first.work.target.provenance)
     (photos.parent / "others.txt").write_text("blue\nred\n")
     for changes in ({"classes": str(photos.parent / "others.txt")}, {"naming": {"weight": 0.5}}):
-        with pytest.raises(ValueError, match=r"made with a different (vocabulary|naming)"):
+        with pytest.raises(ValueError, match=r"made with a different (class list|naming)"):
             prepare_name(to_name(photos, **changes), naming())
         plan = prepare_name(to_name(photos, out="other", **changes), naming())
         assert len(plan.work.pending) == 10, "the segments serve every class list and setting"
@@ -285,7 +285,7 @@ def test_another_class_list_names_stored_segments_anew_in_a_new_version(ray_sess
     assert name(to_name(photos), SMALL, model=naming()).images == 10
     version = DeltaTable(str(photos.parent / "named" / "labels")).version()
     (photos.parent / "classes.txt").write_text("ruby\nsapphire *\n")
-    with pytest.raises(ValueError, match=r"different vocabulary .*--replace"):
+    with pytest.raises(ValueError, match=r"different class list .*--replace"):
         name(to_name(photos), SMALL, model=naming())
     result = name(to_name(photos, replace=True), SMALL, model=naming())
     assert (result.images, result.skipped) == (10, 0)
