@@ -21,10 +21,10 @@ from rich.text import Text
 
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
-from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.run_options import RayOptions
 from jobs.cli.terminal import clean, write_messages
 from pipelines.comparison.compare import CompareRequest, compare
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from zs3.wording import map_texts, number_of
 
 WORSE = 4
@@ -55,7 +55,7 @@ class CompareOptions(CompareRequest):
     """Number of classes and of label changes to show."""
     json: bool = False
     """Print everything as one line of JSON, the last line of standard output, instead of tables."""
-    execution: ExecutionOptions = field(default_factory=Execution)
+    execution: RayOptions = field(default_factory=RaySettings)
     """How to count label changes. These options change no result."""
 
 

@@ -19,11 +19,11 @@ from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.naming_options import NamingChanges
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
-from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.run_options import ActorOptions
 from jobs.cli.terminal import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.request import EvaluateRequest
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings
 from pipelines.labelling.label import LabellerFactory
 from pipelines.labelling.name import SegmentClassifierFactory
 from zs3.metrics import GROUPS
@@ -40,7 +40,7 @@ class EvaluateOptions(EvaluateRequest):
     """Naming settings that replace the checkpoint's own, with --segments."""
     json: bool = False
     """Print the scores as one line of JSON, the last line of standard output, instead of a table."""
-    execution: ExecutionOptions = field(default_factory=Execution)
+    execution: ActorOptions = field(default_factory=ActorSettings)
     """How to run. These options change no result; those of actors and batches act with --checkpoint and --segments."""
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
-from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.run_options import RayOptions
 from jobs.cli.terminal import write_messages
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from pipelines.export.export import ExportRequest, export
 from pipelines.runs.run import Progress
 from zs3.wording import number_of
@@ -33,7 +33,7 @@ class ExportOptions(ExportRequest):
 
     json: bool = False
     """Print the result as one line of JSON, the last line of standard output."""
-    execution: ExecutionOptions = field(default_factory=Execution)
+    execution: RayOptions = field(default_factory=RaySettings)
     """How to run. These options change no file."""
 
 

@@ -45,7 +45,7 @@ START HERE
 
     --images        a folder (with subfolders), a glob, a text file with one path or uri a line, a Parquet table
                     with a column `uri`, or one image; on this machine or in an object store (s3://, gs://)
-    --classes       a shipped list (voc, coco_stuff, ade20k_full), a classes.json, or a text file with one class
+    --classes       a shipped list (voc, ade20k_150, …), a classes.json, or a text file with one class
                     a line: `name`, or `name: synonym, synonym`; a trailing * marks a class as unseen
     --checkpoint    a shipped name (zs3-mini), a folder or a uri
     --out           a folder or uri for the tables

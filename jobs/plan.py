@@ -36,7 +36,7 @@ class PlanOptions(ImagesRequest, RunOptions):
     verb: Literal["label", "segment"] = "label"
     """The command whose run is estimated."""
     classes: str | None = None
-    """Class list, for label: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    """Class list, for label: a shipped name such as voc or ade20k_150, or a .txt or .json file."""
     allow_confusable: bool = False
     """Run although two classes have the same embedding, for label."""
     masks: str | None = None

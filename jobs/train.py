@@ -15,7 +15,7 @@ import tyro
 from jobs.cli.exit_codes import DONE, WRONG_USAGE, guarded
 from jobs.cli.options import print_json
 from jobs.cli.terminal import write_messages
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, refuse_missing, train
 from pipelines.training.worker import TrainingProgress
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: TrainOptions) -> int:
     request = TrainRequest(recipe=options.set, data_root=options.data_root, out=options.out)
     refuse_missing(request)
-    start_ray(Execution(ray_address=options.ray_address))
+    start_ray(RaySettings(ray_address=options.ray_address))
     result = train(request, options.workers, on_progress=_write_progress)
     write_messages(
         [

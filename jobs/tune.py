@@ -23,9 +23,9 @@ from rich.text import Text
 from jobs.cli.exit_codes import DONE, guarded
 from jobs.cli.options import parse_command_line, print_json, request_from
 from jobs.cli.progress import progress_bar
-from jobs.cli.run_options import ExecutionOptions
+from jobs.cli.run_options import ActorOptions
 from jobs.cli.terminal import clean
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings
 from pipelines.tuning.request import TuneRequest
 from pipelines.tuning.tune import name_command, tune
 from zs3.report.formats import percent
@@ -46,7 +46,7 @@ class TuneOptions(TuneRequest):
     """Values to try."""
     json: bool = False
     """Print the result as one line of JSON, the last line of standard output, instead of a table."""
-    execution: ExecutionOptions = field(default_factory=Execution)
+    execution: ActorOptions = field(default_factory=ActorSettings)
     """How to run. These options change no result. By default one actor of one thread per CPU; no GPU is used."""
 
 

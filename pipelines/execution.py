@@ -40,8 +40,23 @@ _POSITIVE = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
-    """Execution settings: they change speed and memory, never a result, and are never hashed."""
+class RaySettings:
+    """The Ray that a command joins or starts."""
+
+    ray_address: str | None = None
+    """Ray cluster to join. By default RAY_ADDRESS (set inside a Ray job), or a new Ray on this machine."""
+    object_store_bytes: int = 512 << 20
+    """Shared memory of a new Ray on this machine, in bytes."""
+
+    @property
+    def requested_cpus(self) -> float:
+        """CPUs that a new Ray on this machine must have, whatever the machine's cores."""
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorSettings(RaySettings):
+    """The actors that hold a model, and the images on their way to them."""
 
     num_actors: int | None = None
     """Actors that hold the model. By default one per GPU, or one per machine where there is no GPU."""
@@ -59,10 +74,21 @@ class Execution:
     """Images that an actor processes in one call."""
     images_per_block: int = 32
     """Images that one task reads and decodes; Ray splits large blocks further."""
-    images_per_file: int | None = None
-    """Images in one Parquet file. By default a sixteenth of the run, at least 16, at most 1024 (segments: 128)."""
     tasks_in_flight: int = 4
     """Blocks that wait at an actor, so that it never waits for one."""
+
+    @property
+    def requested_cpus(self) -> float:
+        """Those of all actors, where both numbers are set."""
+        return (self.num_actors or 1) * (self.cpus_per_actor or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution(ActorSettings):
+    """Settings of a run that fills tables: they change speed and memory, never a result, and are never hashed."""
+
+    images_per_file: int | None = None
+    """Images in one Parquet file. By default a sixteenth of the run, at least 16, at most 1024 (segments: 128)."""
     commit_interval_s: float = 5.0
     """Seconds between commits to a table. A killed run loses about this much work."""
     images_per_wave: int = 200_000
@@ -71,10 +97,6 @@ class Execution:
     """Stop when more images fail: a number, or a share such as 5% of the images so far (after 100). Results stay."""
     stall_timeout_s: float = 1800.0
     """Stop after this many seconds without a finished image. It must cover adding machines and loading models."""
-    ray_address: str | None = None
-    """Ray cluster to join. By default RAY_ADDRESS (set inside a Ray job), or a new Ray on this machine."""
-    object_store_bytes: int = 512 << 20
-    """Shared memory of a new Ray on this machine, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +122,7 @@ class ActorPlan:
         return self.threads or max(1, cores() // self.per_machine)
 
 
-def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:
+def actor_plan(execution: ActorSettings, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:
     """The actors of a run: settings as given, the others chosen for the resources of the Ray in use.
 
     Args:
@@ -111,7 +133,7 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     """
     parse_label_selector(execution.label_selector)
     for name in _POSITIVE:
-        value = getattr(execution, name)
+        value = getattr(execution, name, None)
         if value is not None and value <= 0:
             raise ValueError(
                 f"{name} is {value}; expected a positive number, or leave it out for the default"
@@ -141,7 +163,9 @@ def actor_plan(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Ac
     )
 
 
-def actor_options(actors: ActorPlan, execution: Execution, max_useful: int | None = None) -> dict[str, Any]:
+def actor_options(
+    actors: ActorPlan, execution: ActorSettings, max_useful: int | None = None
+) -> dict[str, Any]:
     """Arguments of `map_batches` about its actors: how many, where, and the resources of each.
 
     Args:

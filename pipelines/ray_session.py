@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipelines.execution import RESERVED_CPUS, Execution, cores
+from pipelines.execution import RESERVED_CPUS, RaySettings, cores
 from pipelines.storage.objects import environment_for_cluster
 from pipelines.termination import sigterm_raises_afterwards
 
@@ -51,7 +51,7 @@ _joined: list[bool] = []
 """Not empty while this process is in a Ray that `start_ray` started or joined."""
 
 
-def start_ray(execution: Execution) -> bool:
+def start_ray(settings: RaySettings) -> bool:
     """Join the Ray cluster of the settings, or start a Ray on this machine; False where the process is in one already.
 
     A new Ray listens on the loopback interface only, has neither dashboard nor metrics, and has `RESERVED_CPUS` more
@@ -63,7 +63,7 @@ def start_ray(execution: Execution) -> bool:
 
     if ray.is_initialized():
         return False
-    address = execution.ray_address or os.environ.get("RAY_ADDRESS")
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
     if address:
         _require_answer(address)
         environment = {"env_vars": {**WORKER_ENVIRONMENT, **environment_for_cluster()}}
@@ -79,15 +79,14 @@ def start_ray(execution: Execution) -> bool:
         return True
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    actors_cpus = (execution.num_actors or 1) * (execution.cpus_per_actor or 0)
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     with _no_standard_error(), sigterm_raises_afterwards(), _loopback_only():
         ray.init(
             address="local",
             job_config=_job_config(),
-            num_cpus=int(max(cores(), actors_cpus) + RESERVED_CPUS),
+            num_cpus=int(max(cores(), settings.requested_cpus) + RESERVED_CPUS),
             include_dashboard=False,
-            object_store_memory=execution.object_store_bytes,
+            object_store_memory=settings.object_store_bytes,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",

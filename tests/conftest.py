@@ -107,6 +107,15 @@ def ray_session() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """Graphs run in this process instead of Ray's; together with `ray_session`, only tasks run in Ray's."""
+    from tests.support.in_process import graphs_in_process
+
+    with graphs_in_process():
+        yield
+
+
 @pytest.fixture(scope="session")
 def recorded_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded CLIP, tiny and with random weights, in a file in OpenAI's names."""

@@ -16,7 +16,8 @@ ZS3 = {
     "wording": "",
     "files": "",
     "class_lists": "wording",
-    "vocabulary": "class_lists files wording",
+    "open_vocabularies": "",
+    "vocabulary": "class_lists files open_vocabularies wording",
     "tables": "wording",
     "metrics": "wording",
     "images": "",
@@ -33,7 +34,7 @@ ZS3 = {
     "config": "nets encoders learning",
     "checkpoint": "files tensor_files config nets vocabulary wording",
     "recipes": "config nets encoders learning",
-    "convert": "files tensor_files encoders checkpoint config recipes nets vocabulary wording",
+    "convert": "files tensor_files encoders checkpoint config recipes nets vocabulary open_vocabularies wording",
     "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "config nets encoders masks wording",

@@ -6,10 +6,11 @@ import importlib
 import io
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from zs3.datasets import LAYOUTS
+from zs3.datasets import LAYOUTS, DatasetName
 
 PAGES = sorted(
     path.relative_to(root).as_posix()
@@ -137,8 +138,9 @@ def test_required_options_of_a_command_are_on_its_page(repo: Path) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate", "tune"])
 def test_every_data_set_reader_is_a_choice_as_contributing_says(command: str) -> None:
-    (choices,) = re.findall(r"--dataset \{(.*?)\}", help_of(command))
-    assert set(choices.split(",")) == set(LAYOUTS)
+    assert set(get_args(DatasetName)) == set(LAYOUTS)
+    choices = help_of(command).partition("--dataset {")[2]
+    assert [name for name in LAYOUTS if not re.search(rf"\b{name}\b", choices)] == []
 
 
 def test_the_trees_of_docs_architecture_are_the_folders(repo: Path) -> None:

@@ -43,7 +43,12 @@ def test_label_folder_prints_the_pixels_of_each_class_in_the_table(
 
 
 def test_another_class_list_segments_once_and_names_twice(
-    ray_session: None, repo: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_session: None,
+    in_process: None,
+    repo: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_example(repo, "another_class_list", photos, tmp_path)
     assert len(rows(tmp_path / "segments/segments")) == 2
@@ -56,7 +61,7 @@ def test_another_class_list_segments_once_and_names_twice(
 
 
 def test_score_against_truth_prints_what_the_report_holds(
-    ray_session: None, repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_session: None, in_process: None, repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_example(repo, "score_against_truth", tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())

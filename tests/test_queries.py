@@ -13,11 +13,11 @@ import torch
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipelines.labelling.name import NameRequest
-from pipelines.labelling.segment import SegmentRequest
+from pipelines.labelling.name import NameRequest, name
+from pipelines.labelling.segment import SegmentRequest, segment
 from pipelines.tables.delta_reader import provenance_of
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
-from tests.support.in_process import name_here, segment_here
+from tests.support.in_process import graphs_in_process
 from zs3.checkpoint import save_checkpoint
 from zs3.config import TextConfig
 from zs3.encoders import EncoderConfig
@@ -54,12 +54,13 @@ def tables(tmp_path_factory, tiny_recipe):
     (folder / "photos" / "bad.png").write_bytes(b"no picture")
     (folder / "classes.txt").write_text("\n".join(NAMES))
     kept, named = str(folder / "kept"), str(folder / "named")
-    done = segment_here(
-        SegmentRequest(images=str(folder / "photos"), checkpoint=str(folder / "model"), out=kept)
-    )
-    assert (done.images, done.failed) == (IMAGES, 1)
     classes = str(folder / "classes.txt")
-    assert name_here(NameRequest(segments=kept, classes=classes, out=named)).images == IMAGES
+    with graphs_in_process():
+        done = segment(
+            SegmentRequest(images=str(folder / "photos"), checkpoint=str(folder / "model"), out=kept)
+        )
+        assert (done.images, done.failed) == (IMAGES, 1)
+        assert name(NameRequest(segments=kept, classes=classes, out=named)).images == IMAGES
     rows = DeltaTable(str(folder / "named/labels")).to_pyarrow_table()
     write_data_file(str(folder / "named/labels"), rows.cast(LABELS))
     return folder

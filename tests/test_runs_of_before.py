@@ -91,7 +91,7 @@ def test_what_was_done_is_not_done_again(runs, capfd):
         assert plan["skipped"] == 2 + failed and plan["failed_before"] == failed and not plan["replaces"]
 
 
-def test_the_run_goes_on_with_new_images_beside_the_old_rows(ray_session, runs, capfd):
+def test_the_run_goes_on_with_new_images_beside_the_old_rows(in_process, runs, capfd):
     before = DeltaTable("labelled/labels").to_pyarrow_table().to_pylist()
     Image.fromarray(skimage.data.coffee()[100:200:2, 100:240:2]).save("photos/new.png")
     code, result = result_of(label, LABEL, capfd)
@@ -104,7 +104,7 @@ def test_the_run_goes_on_with_new_images_beside_the_old_rows(ray_session, runs, 
     assert code == 0 and [(table["done"], table["failed"]) for table in state["tables"]] == [(3, 1)]
 
 
-def test_segments_of_before_are_named_with_another_class_list(ray_session, runs, capfd):
+def test_segments_of_before_are_named_with_another_class_list(in_process, runs, capfd):
     Path("other.txt").write_text("astronaut\ncoffee cup\n")
     argv = ["--segments", "kept", "--classes", "other.txt", "--out", "renamed"]
     code, result = result_of(name, argv, capfd)
@@ -113,7 +113,7 @@ def test_segments_of_before_are_named_with_another_class_list(ray_session, runs,
     assert classes <= {"astronaut", "coffee cup"} and classes
 
 
-def test_segments_of_before_get_the_labels_that_they_got_then(ray_session, runs, capfd):
+def test_segments_of_before_get_the_labels_that_they_got_then(in_process, runs, capfd):
     argv = ["--segments", "kept", "--classes", "classes.txt", "--out", "again"]
     assert result_of(name, argv, capfd)[0] == 0
     then, now = (DeltaTable(f"{run}/labels").to_pyarrow_table().to_pylist() for run in ("named", "again"))
@@ -123,12 +123,12 @@ def test_segments_of_before_get_the_labels_that_they_got_then(ray_session, runs,
         assert (maps[0] == maps[1]).mean() > 0.999, "only the rounding of another processor may differ"
 
 
-def test_labels_of_before_are_exported(ray_session, runs, capfd):
+def test_labels_of_before_are_exported(in_process, runs, capfd):
     assert export.main(["--labels", "labelled", "--to", "png", "--out", "masks"]) == 0
     assert {path.stem for path in Path("masks").rglob("*.png")} == {"astronaut", "coffee"}
 
 
-def test_what_failed_before_is_tried_again(ray_session, runs, capfd):
+def test_what_failed_before_is_tried_again(in_process, runs, capfd):
     shutil.copy("photos/coffee.png", "photos/broken.png")
     code, result = result_of(retry, ["--out", "labelled"], capfd)
     assert code == 0 and result["images"] == 1 and result["failed_before"] == 0

@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 
 from zs3.class_lists import MAX_BYTES, listed_classes
 from zs3.files import decoded, parsed_json, read_file
+from zs3.open_vocabularies import OPEN_VOCABULARIES, open_vocabulary
 from zs3.wording import first_names, shortened
 
 Role = Literal["seen", "unseen", "background", "excluded"]
 
 SHIPPED = ("voc", "coco_stuff", "ade20k_full")
-"""Vocabularies that come with the package."""
+"""Vocabularies of zero-shot splits that come with the package, beside those of `zs3.open_vocabularies`."""
 
 _ROLES = get_args(Role)
 _IGNORE_8_BIT, _IGNORE_16_BIT = 255, 65535
@@ -106,7 +107,7 @@ def load_vocabulary(source: str) -> Vocabulary:
     """A shipped vocabulary, that of a file, or names with commas between them.
 
     Args:
-        source: a shipped name (`voc`, `coco_stuff`, `ade20k_full`); or a path or uri of a `.json` file (ours,
+        source: a shipped name (of `SHIPPED` or `OPEN_VOCABULARIES`); or a path or uri of a `.json` file (ours,
             a folder data set's `classes.json`, or a list of lines as in a text), or of a text that
             `parse_class_list` reads; or, where there is no such file, the names themselves: `cat,dog*`.
 
@@ -116,13 +117,15 @@ def load_vocabulary(source: str) -> Vocabulary:
     """
     if source in SHIPPED:
         return Vocabulary.from_json(_shipped_json(source), name=source)
+    if source in OPEN_VOCABULARIES:
+        return Vocabulary.from_json(open_vocabulary(source), name=source)
     path = PurePosixPath(source)
     try:
         data = read_file(source, MAX_BYTES)
     except (FileNotFoundError, IsADirectoryError) as error:
         if "," in source and not re.search(r"[:/\\\n]", source) and path.suffix.lower() not in _SUFFIXES:
             return parse_class_list(source.replace(",", "\n"), name="classes")
-        shipped = ", ".join(SHIPPED)
+        shipped = ", ".join((*SHIPPED, *OPEN_VOCABULARIES))
         raise FileNotFoundError(
             f"class list {source!r} is neither a file nor a shipped name ({shipped}); check the path, or write names "
             "with commas between them (cat,dog)"

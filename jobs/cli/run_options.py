@@ -9,11 +9,17 @@ from typing import TypeVar
 import tyro
 
 from jobs.cli.options import parse_command_line
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings, Execution, RaySettings
 from pipelines.storage.objects import use_storage_options
 
 ExecutionOptions = tyro.conf.OmitArgPrefixes[Execution]
-"""A group of its own in --help, titled "execution options"."""
+"""A group of its own in --help, titled "execution options"; of commands that fill tables."""
+
+ActorOptions = tyro.conf.OmitArgPrefixes[ActorSettings]
+"""The same for commands that compute in actors and fill no table."""
+
+RayOptions = tyro.conf.OmitArgPrefixes[RaySettings]
+"""The same for commands that only need a Ray."""
 
 
 @dataclass(frozen=True, kw_only=True)

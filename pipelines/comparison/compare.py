@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.comparison.evaluated_run import EvaluatedRun, open_run
 from pipelines.comparison.label_changes import label_changes
 from pipelines.comparison.paired_scores import paired_rows
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from pipelines.tables.label_table import open_labels_at
 from zs3.metrics import GROUPS, finite
 from zs3.metrics.intervals import BLOCK, REPLICATES
@@ -46,7 +46,7 @@ class CompareRequest:
     """Chooses the replicates and exchanges."""
 
 
-def compare(request: CompareRequest, execution: Execution | None = None) -> dict[str, Any]:
+def compare(request: CompareRequest, execution: RaySettings | None = None) -> dict[str, Any]:
     """The comparison as JSON values; see docs/cli.md.
 
     Raises:
@@ -86,13 +86,13 @@ def compare(request: CompareRequest, execution: Execution | None = None) -> dict
     }
     notes = list(rows.notes)
     if request.churn:
-        result["churn"], caveats = _label_changes(runs, execution or Execution())
+        result["churn"], caveats = _label_changes(runs, execution or RaySettings())
         notes += caveats
     return {**result, "notes": notes}
 
 
 def _label_changes(
-    runs: Sequence[EvaluatedRun], execution: Execution
+    runs: Sequence[EvaluatedRun], execution: RaySettings
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The label changes and their caveats, or the reason why there are none."""
     tables = []

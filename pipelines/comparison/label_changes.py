@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from pipelines.ray_session import start_ray
 from pipelines.storage.lookup_table import row_of
 from pipelines.tables.delta_reader import file_uris, parquet_file, row_batches
@@ -34,7 +34,7 @@ _PAIRS = pa.schema(
 )
 
 
-def label_changes(first: DeltaTable, second: DeltaTable, execution: Execution) -> dict[str, Any]:
+def label_changes(first: DeltaTable, second: DeltaTable, execution: RaySettings) -> dict[str, Any]:
     """Pixels by the name that each table gives them: how many in all, how many changed, and every change.
 
     Only images of both tables count; images whose size differs are counted and left out.

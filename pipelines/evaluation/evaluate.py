@@ -34,7 +34,7 @@ from pipelines.evaluation.ground_truth import (
 from pipelines.evaluation.outputs import commit_scores, evaluation_report, scores_origin, write_report
 from pipelines.evaluation.request import EvaluateRequest, read_diagnostics, refuse_unclear
 from pipelines.evaluation.source import LabelTableSource, Source
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings
 from pipelines.labelling.label import LabellerFactory
 from pipelines.labelling.name import NameRequest, SegmentClassifierFactory
 from pipelines.ray_session import start_ray
@@ -61,7 +61,7 @@ Missing = Mapping[str, tuple[int, list[str]]]
 
 def evaluate(
     request: EvaluateRequest,
-    execution: Execution | None = None,
+    execution: ActorSettings | None = None,
     *,
     now: datetime,
     model: LabellerFactory | None = None,
@@ -81,7 +81,7 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: the request cannot be carried out as it is; no report was written.
     """
-    execution = execution or Execution()
+    execution = execution or ActorSettings()
     refuse_unclear(request)
     refuse_missing_root(request.root)
     diagnostics = read_diagnostics(request.diagnostics)
@@ -138,7 +138,7 @@ def _open_source(
     protocol: Protocol,
     model: LabellerFactory | None,
     names: SegmentClassifierFactory | None,
-    execution: Execution,
+    execution: ActorSettings,
 ) -> Source:
     """The label table, segments or checkpoint of the request.
 

@@ -17,7 +17,7 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import score_labelled_images
 from pipelines.evaluation.source import Rows, Source, in_memory_labels, labels_by_image
-from pipelines.execution import DECODE_CPUS, Execution, actor_options, actor_plan
+from pipelines.execution import DECODE_CPUS, ActorSettings, actor_options, actor_plan
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.labelling.label import LabelActor, LabellerFactory, info_with_alpha
 from pipelines.ray_session import cluster_nodes
@@ -42,7 +42,7 @@ class CheckpointSource(Source):
         checkpoint: str,
         vocabulary: Vocabulary,
         model: LabellerFactory,
-        execution: Execution,
+        execution: ActorSettings,
         *,
         allow_confusable: bool = False,
         alpha: Alpha = "white",

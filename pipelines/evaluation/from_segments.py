@@ -20,7 +20,7 @@ from pipelines.evaluation.accumulator import EvaluationAccumulator
 from pipelines.evaluation.ground_truth import Truth
 from pipelines.evaluation.image_scores import IMAGE_SCORES, failed_image, score_image
 from pipelines.evaluation.source import Rows, Source, in_memory_labels, labels_by_image
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings
 from pipelines.labelling.label import rows_of_map
 from pipelines.labelling.name import (
     NameActor,
@@ -65,7 +65,7 @@ class SegmentsSource(Source):
         vocabulary: Vocabulary,
         protocol: Protocol,
         model: SegmentClassifierFactory,
-        execution: Execution,
+        execution: ActorSettings,
     ) -> None:
         uri, table = stored_segments(request.segments)
         provenance = provenance_of(table)

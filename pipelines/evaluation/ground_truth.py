@@ -109,7 +109,7 @@ def open_truth(name: str, root: str, split: str) -> Truth:
     """A split of a data set, listed by a task; Ray must run.
 
     Args:
-        name: the layout: voc, coco_stuff, ade20k_full or folder.
+        name: one of `zs3.datasets.DatasetName`.
         root: folder or uri of the data set.
         split: as the layout names it.
 

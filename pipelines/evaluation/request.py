@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.storage.objects import read_bytes
+from zs3.datasets import DatasetName
 from zs3.datasets.listing import title
 from zs3.files import parsed_json
 from zs3.images.codec import Alpha
@@ -18,7 +19,7 @@ from zs3.report.values import checked_diagnostic
 class EvaluateRequest:
     """The options of `zs3 evaluate` that define its report."""
 
-    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
+    dataset: DatasetName
     """Layout of the data set on disk."""
     root: str
     """Folder or uri of the data set."""

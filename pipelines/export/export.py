@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.execution import Execution
+from pipelines.execution import RaySettings
 from pipelines.export.dataset_files import LISTS
 from pipelines.export.image_files import FilePlan, copied, exported
 from pipelines.ray_session import start_ray
@@ -60,7 +60,7 @@ class ExportRequest:
     out: str
     """Folder or uri that gets the files."""
     classes: str | None = None
-    """Class list with the ids for the files: voc, coco_stuff, ade20k_full, or a .txt or .json file. Classes are matched
+    """Class list with the ids for the files: a shipped name such as voc, or a .txt or .json file. Classes are matched
     by name or meaning. By default the list of the labels."""
 
 
@@ -79,7 +79,7 @@ class ExportResult:
 
 def export(
     request: ExportRequest,
-    execution: Execution | None = None,
+    execution: RaySettings | None = None,
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> ExportResult:
@@ -100,7 +100,7 @@ def export(
     label_lines = cvat.label_lines(classes) if request.to == "cvat" else ""
     if plan.partial:
         shutil.rmtree(plan.partial, ignore_errors=True)
-    start_ray(execution or Execution())
+    start_ray(execution or RaySettings())
     try:
         if request.to == "parquet":
             images, files = _plain_parquet(labels, plan, on_progress)

@@ -6,7 +6,7 @@ uris ─► read_and_decode (CPU tasks) ─► an actor that holds a ModelThread
 from __future__ import annotations
 
 import functools
-import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ from pipelines.execution import (
     images_per_file,
 )
 from pipelines.ray_session import cluster_nodes, configure_ray_data
+from pipelines.runs.catalogue import Catalogue, catalogue_of
 from pipelines.runs.crash_journal import MAX_CRASHES, CrashJournal, crash_error
+from pipelines.runs.listing import listed_images
 from pipelines.runs.resume import RemainingWork, TableRequest
 from pipelines.runs.rows import WORK, Rows, failure_of, work_rows, write_tables
 from pipelines.runs.run import Chunk
@@ -82,6 +84,16 @@ class ImagesRequest(TableRequest):
     ids: Literal["names", "relative"] = "names"
     """names: an image's id is its file name without extension where those are unique, otherwise its path below the
     listed folder; relative: always that path, which stays unique as the folder grows. Ids in tables stay."""
+
+    def catalogue(self) -> Catalogue:
+        """The images, listed now; raises as `catalogue_of` does."""
+        return catalogue_of(self.images, self.limit, relative_ids=self.ids == "relative")
+
+    def refuse_unusable(self) -> None:
+        """Raise for images that are not there and options out of their range; cheap, before weights are read."""
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}; expected at least 1")
+        listed_images(self.images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,9 +255,13 @@ class ModelThread:
 
     def __init__(self, load: Callable[[str], Any], *, origin: str, actors: ActorPlan, digest: str) -> None:
         def loaded() -> Any:
-            if actors.device == "cpu":
-                importlib.import_module("torch").set_num_threads(actors.cpu_threads)
-            return load(actors.device)
+            model = load(actors.device)
+            torch = sys.modules.get(
+                "torch"
+            )  # importing it takes seconds, which a model without it need not wait
+            if torch and actors.device == "cpu":
+                torch.set_num_threads(actors.cpu_threads)
+            return model
 
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._model = self._thread.submit(loaded).result()

@@ -28,8 +28,6 @@ from pipelines.labelling.image_stage import (
     read_and_decode,
     with_alpha,
 )
-from pipelines.runs.catalogue import catalogue_of
-from pipelines.runs.listing import listed_images
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
@@ -60,7 +58,7 @@ class LabelRequest(ImagesRequest):
     """The options of `zs3 label` that define its tables."""
 
     classes: str
-    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    """Class list: a shipped name such as voc or ade20k_150, or a .txt or .json file."""
     allow_confusable: bool = False
     """Run although two classes have the same embedding, so that one of them gets the segments of both."""
 
@@ -185,14 +183,12 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
     Raises:
         ValueError, FileNotFoundError: the images, class list, checkpoint or tables cannot be used as they are.
     """
-    if request.max_pixels < 1:
-        raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     vocabulary = load_vocabulary(request.classes)
-    listed_images(request.images)  # refuses what is not there, before weights are read
+    request.refuse_unusable()
     model = model or LabellerFactory()
     labeller = model.describe(request.checkpoint, vocabulary)
     info = info_with_alpha(labeller, request.alpha)
-    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
+    images = request.catalogue()
     target = Target(
         out=request.out,
         results="labels",

@@ -55,7 +55,7 @@ class NameRequest(TableRequest):
     segments: str
     """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
     classes: str
-    """Class list: voc, coco_stuff, ade20k_full, or a .txt or .json file."""
+    """Class list: a shipped name such as voc or ade20k_150, or a .txt or .json file."""
     allow_confusable: bool = False
     """Run although two classes have the same embedding, so that one of them gets the segments of both."""
     checkpoint: str | None = None

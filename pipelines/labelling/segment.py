@@ -27,8 +27,6 @@ from pipelines.labelling.image_stage import (
     read_and_decode,
     with_alpha,
 )
-from pipelines.runs.catalogue import catalogue_of
-from pipelines.runs.listing import listed_images
 from pipelines.runs.resume import RemainingWork, Target, remaining_work, stored_request
 from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
@@ -130,13 +128,11 @@ def prepare_segment(request: SegmentRequest, model: SegmentExporterFactory | Non
     from zs3.config import digest_of
     from zs3.masks.store import mask_store
 
-    if request.max_pixels < 1:
-        raise ValueError(f"max_pixels is {request.max_pixels}; expected at least 1")
     mask_store(request.store)
-    listed_images(request.images)  # refuses what is not there, before weights are read
+    request.refuse_unusable()
     model = model or SegmentExporterFactory()
     parts = dict(model.describe(request.checkpoint, request.store))
-    images = catalogue_of(request.images, request.limit, relative_ids=request.ids == "relative")
+    images = request.catalogue()
     exporter_digest, masks = digest_of(parts), None
     parts = with_alpha(parts, request.alpha)
     if request.masks is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, Execution, actor_options, actor_plan
+from pipelines.execution import DECODE_CPUS, RESERVED_CPUS, ActorSettings, actor_options, actor_plan
 from pipelines.ray_session import cluster_nodes, configure_ray_data
 from pipelines.runs.rows import BOOKKEEPING
 from pipelines.tables.delta_reader import existing_table, parquet_file, provenance_of, table_uri
@@ -55,7 +55,7 @@ def segments_graph(
     wanted: Wanted,
     actor: type,
     arguments: Mapping[str, Any],
-    execution: Execution,
+    execution: ActorSettings,
 ) -> Dataset:
     """The lazy dataset of what an actor class returns for stored segments, batch by batch.
 
@@ -90,7 +90,7 @@ def segments_graph(
     )
 
 
-def one_actor_per_core(execution: Execution, nodes: Sequence[Mapping[str, float]]) -> Execution:
+def one_actor_per_core(execution: ActorSettings, nodes: Sequence[Mapping[str, float]]) -> ActorSettings:
     """The execution with defaults for naming: one actor of one thread per CPU, with room for tasks, and no GPU."""
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     return replace(

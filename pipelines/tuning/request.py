@@ -12,7 +12,7 @@ from pipelines.labelling.segments_table import stored_segments
 from pipelines.tables.delta_reader import file_uris, image_uris, provenance_of
 from pipelines.tables.label_table import failed_images
 from zs3.config import NamingSettings
-from zs3.datasets import Dataset, open_dataset
+from zs3.datasets import Dataset, DatasetName, open_dataset
 from zs3.datasets.listing import title
 from zs3.evaluation.matching import class_matches
 from zs3.metrics import Protocol
@@ -33,7 +33,7 @@ class TuneRequest:
 
     segments: str
     """The --out of a `zs3 segment` run, or its segments table; local, s3:// or gs://."""
-    dataset: Literal["voc", "folder", "coco_stuff", "ade20k_full"]
+    dataset: DatasetName
     """Layout of the data set on disk."""
     root: str
     """Folder or uri of the data set."""

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipelines.evaluation.ground_truth import refuse_uncounted
 from pipelines.evaluation.outputs import dataset_provenance
-from pipelines.execution import Execution
+from pipelines.execution import ActorSettings
 from pipelines.labelling.segments_table import segments_graph
 from pipelines.ray_session import start_ray
 from pipelines.runs.run import Progress
@@ -68,7 +68,7 @@ others."""
 
 def tune(
     request: TuneRequest,
-    execution: Execution | None = None,
+    execution: ActorSettings | None = None,
     *,
     now: datetime,
     on_progress: Callable[[Progress], None] | None = None,
@@ -85,7 +85,7 @@ def tune(
         ValueError, FileNotFoundError: the request cannot be carried out as it is; nothing was written.
     """
     called = time.monotonic()
-    execution = execution or Execution()
+    execution = execution or ActorSettings()
     prepared = prepare_tuning(request)
     start_ray(execution)
     began = time.monotonic()

@@ -44,7 +44,7 @@ def to_name(*more, segments="kept", classes="classes.txt"):
     return ["--segments", segments, "--classes", classes, "--out", "named", *more]
 
 
-def test_segment_then_name_with_a_bad_image(ray_session, photos, capfd):
+def test_segment_then_name_with_a_bad_image(in_process, photos, capfd):
     (photos / "bad.jpg").write_bytes(b"no picture")
     assert segment_command.main(to_segment("--json"), model=grouping()) == 3
     out, err = capfd.readouterr()

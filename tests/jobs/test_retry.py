@@ -52,7 +52,7 @@ def retried(capfd, *more, out="run"):
     return code, json.loads(out_text) if out_text else None, err
 
 
-def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp_path, monkeypatch, capfd):
+def test_label_tries_only_what_failed_until_nothing_has(in_process, photos, tmp_path, monkeypatch, capfd):
     assert labelled("--limit", "5") == 3
     assert labelled() == 3, "a trial of some images, then all"
     picture(photos / "i1.png", 1)
@@ -75,7 +75,7 @@ def test_label_tries_only_what_failed_until_nothing_has(ray_session, photos, tmp
     assert "nothing to try again: no image failed" in err
 
 
-def test_segment_and_name_are_asked_for_as_they_were(ray_session, photos, capfd):
+def test_segment_and_name_are_asked_for_as_they_were(in_process, photos, capfd):
     picture(photos / "i2.png", corner=GREEN)
     to_segment = ["--images", "photos", "--checkpoint", "colours", "--store", "lossless", "--out", "kept"]
     assert segment_command.main(to_segment, model=grouping()) == 3
@@ -100,7 +100,7 @@ def test_segment_and_name_are_asked_for_as_they_were(ray_session, photos, capfd)
     assert (code, result["images"], result["skipped"]) == (0, 0, 3)
 
 
-def test_failures_of_other_images_than_those_of_the_tables_are_told(ray_session, photos, tmp_path, capfd):
+def test_failures_of_other_images_than_those_of_the_tables_are_told(in_process, photos, tmp_path, capfd):
     assert labelled() == 3
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "j.png").write_bytes(b"no picture")

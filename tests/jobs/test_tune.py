@@ -15,7 +15,7 @@ ARGV = ["--segments", "kept", "--dataset", "voc", "--root", "data", "--split", "
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_the_best_point_that_is_printed_is_the_one_in_the_file(
-    ray_session, tiny_recipe, tmp_path, capfd, as_json
+    ray_session, in_process, tiny_recipe, tmp_path, capfd, as_json
 ):
     farm, out = write_farm(tmp_path / "farm", tiny_recipe), tmp_path / "tuned"
     argv = ["--segments", str(farm / "kept"), "--dataset", "folder", "--root", str(farm), "--split", "train"]

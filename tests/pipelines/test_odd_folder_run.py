@@ -51,7 +51,9 @@ def home(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_command_reads_what_the_earlier_ones_wrote(ray_session: None, home: Path) -> None:
+def test_every_command_reads_what_the_earlier_ones_wrote(
+    ray_session: None, in_process: None, home: Path
+) -> None:
     photos = home / "photos"
     request = request_for(photos)
     result = label(request, SMALL, model=colours())

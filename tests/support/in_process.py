@@ -1,25 +1,30 @@
-"""Runs without Ray: the same actors, files and commits, batch by batch in this process."""
+"""Graphs of Ray Data that run in this process: the same functions, actors, files and commits, without processes.
 
-from collections.abc import Iterator
+
+A graph of Ray costs seconds, most of them for starting actors. What a run does is tested here; that Ray does the same,
+and what happens when its processes end, is tested on the session's Ray in one test of each command and in
+tests/pipelines/runs.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
+import ray.data
+import torch
 
 import pipelines.runs.run
 from pipelines.execution import ActorPlan, Execution
-from pipelines.labelling.image_stage import read_and_decode
-from pipelines.labelling.name import NameActor, NameRequest, SegmentClassifierFactory, prepare_name
-from pipelines.labelling.segment import SegmentActor, SegmentExporterFactory, SegmentRequest, prepare_segment
-from pipelines.labelling.segments_table import read_segments
 from pipelines.runs.catalogue import Catalogue
 from pipelines.runs.resume import Target, remaining_work
 from pipelines.runs.rows import write_tables
 from pipelines.runs.run import RunResult, run_table
 from pipelines.tables.delta_writer import write_data_file
-from tests.support.listings import pending_table
 from zs3.tables import LABELS
 
 ONE = ActorPlan(num_actors=1, gpus=0, cpus=1, per_machine=1, threads=1)
@@ -75,51 +80,88 @@ def rows_table(schema, rows) -> pa.Table:
     return pa.Table.from_pylist([{**empty, **row} for row in rows], schema=schema)
 
 
-class Here:
-    """Stands for the dataset of files that a graph writes."""
+class LocalDataset:
+    """The part of `ray.data.Dataset` that zs3 uses, computed block by block when it is iterated."""
 
-    def __init__(self, rows, actor, target, size) -> None:
-        self.rows, self.actor, self.target, self.size = rows, actor, target, size
+    def __init__(self, blocks: Callable[[], Iterator[pa.Table]]) -> None:
+        self._blocks = blocks
+        self.context = SimpleNamespace(execution_options=SimpleNamespace(preserve_order=True))
+
+    def map_batches(
+        self,
+        function: Any,
+        *,
+        batch_size: int | None,
+        batch_format: str,
+        fn_constructor_kwargs: dict[str, Any] | None = None,
+        **resources: Any,
+    ) -> "LocalDataset":
+        """As Ray's; a class is called once, and its one instance takes all batches."""
+        assert batch_format == "pyarrow"
+
+        def blocks() -> Iterator[pa.Table]:
+            call = function(**(fn_constructor_kwargs or {})) if isinstance(function, type) else function
+            for batch in _batches(self._blocks(), batch_size):
+                result = call(batch)
+                yield from [result] if isinstance(result, pa.Table) else result
+
+        return LocalDataset(blocks)
+
+    def repartition(self, *_: Any, **__: Any) -> "LocalDataset":
+        """The same rows; where they are cut is of no account here."""
+        return self
 
     def iter_batches(self, **_: Any) -> Iterator[pa.Table]:
-        for start in range(0, self.rows.num_rows, self.size):
-            done = self.actor(self.rows.slice(start, self.size))
-            yield write_tables(done, uris=self.target.uris, schemas=self.target.schemas)
+        """The blocks that have rows."""
+        return (block for block in self._blocks() if block.num_rows)
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """Their rows."""
+        return (row for block in self.iter_batches() for row in block.to_pylist())
+
+
+def local_dataset(tables: pa.Table | Sequence[pa.Table]) -> LocalDataset:
+    """As `ray.data.from_arrow`."""
+    return LocalDataset(lambda: iter([tables] if isinstance(tables, pa.Table) else tables))
+
+
+def _batches(blocks: Iterator[pa.Table], size: int | None) -> Iterator[pa.Table]:
+    """Blocks cut and joined to batches of a size; None leaves them as they are."""
+    waiting: pa.Table | None = None
+    for block in blocks:
+        if size is None:
+            yield block
+            continue
+        waiting = block if waiting is None else pa.concat_tables([waiting, block])
+        while waiting.num_rows >= size:
+            yield waiting.slice(0, size)
+            waiting = waiting.slice(size)
+    if waiting is not None and waiting.num_rows:
+        yield waiting
+
+
+@contextmanager
+def graphs_in_process() -> Iterator[None]:
+    """Let every graph run in this process, whether or not a Ray runs too."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray.data, "from_arrow", local_dataset)
+        if not ray.is_initialized():
+            patch.setattr(ray, "is_initialized", lambda: True)
+            patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 3.0}}])
+        yield
+    torch.set_num_threads(threads)
 
 
 def run_here(rows, actor, work, *, size=4, on_progress=None, commit_interval_s=0.0) -> RunResult:
     """What `run_table` does with the rows that an actor makes of some rows."""
+
+    def graph(chunk: Any) -> LocalDataset:
+        made = local_dataset(rows).map_batches(actor, batch_size=size, batch_format="pyarrow")
+        write = lambda batch: write_tables(batch, uris=work.target.uris, schemas=work.target.schemas)  # noqa: E731
+        return made.map_batches(write, batch_size=None, batch_format="pyarrow")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipelines.runs.run, "start_ray", lambda execution: False)
-        graph = lambda execution: lambda chunk: Here(rows, actor, work.target, size)  # noqa: E731
-        prepared = SimpleNamespace(work=work, graph=graph)
+        prepared = SimpleNamespace(work=work, graph=lambda execution: graph)
         return run_table(lambda: prepared, Execution(commit_interval_s=commit_interval_s), on_progress)
-
-
-def segment_here(request: SegmentRequest) -> RunResult:
-    """As `pipelines.labelling.segment.segment`."""
-    plan = prepare_segment(request)
-    pictures = pa.concat_tables(
-        read_and_decode(pending_table(plan.work), max_pixels=request.max_pixels, run=plan.work.target.digest)
-    )
-    actor = SegmentActor(
-        model=SegmentExporterFactory(),
-        checkpoint=request.checkpoint,
-        store=request.store,
-        run=plan.work.target.digest,
-        exporter_digest=plan.exporter_digest,
-        actors=ONE,
-    )
-    return run_here(pictures, actor, plan.work)
-
-
-def name_here(request: NameRequest) -> RunResult:
-    """As `pipelines.labelling.name.name`."""
-    plan = prepare_name(request)
-    wanted = {row["image_id"]: row for row in pending_table(plan.work).to_pylist()}
-    rows = pa.concat_tables(read_segments(pa.table({"file": list(plan.files)}), wanted=wanted))
-    classifier = SegmentClassifierFactory().load(plan.checkpoint, plan.vocabulary, plan.naming)
-    actor = NameActor(
-        classifier=classifier, vocabulary=plan.vocabulary, run=plan.work.target.digest, threads=1
-    )
-    return run_here(rows, actor, plan.work)

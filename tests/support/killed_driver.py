@@ -1,6 +1,7 @@
-"""A labelling run of its own process that is killed at a point: `python killed_driver.py PHOTOS POINT FLAG`.
+"""A labelling run of its own process that is killed at points: `python killed_driver.py PHOTOS FLAGS POINT …`.
 
-FLAG is a file; the process (or a worker of its) that comes to the point and does not find it makes it, and is killed.
+FLAGS is a folder; a process (the driver or a worker) that comes to a point and finds no file of its name there makes
+it, and is killed.
 """
 
 import os
@@ -42,7 +43,7 @@ def around(module, name, before=lambda: None, after=lambda: None):
 
 
 def arm(point, flag):
-    """Set the trap, and give the model to label with."""
+    """Set the trap of a driver."""
     if point == "driver before a file is written":
         around(pipelines.runs.run, "iterate_with_timeout", before=lambda: die_once(flag))
     elif point == "driver with files that are not committed":
@@ -57,19 +58,20 @@ def arm(point, flag):
         around(pipelines.tables.delta_writer, "_commit", before=soon)
     elif point == "driver after a commit":
         around(pipelines.runs.committer.Committer, "commit", after=lambda: die_once(flag))
-    elif point.startswith("worker"):
-        write = pipelines.labelling.image_stage.write_tables
 
-        def writes_and_dies(batch, **named):
-            if "before" in point:
-                die_once(flag)
-            written = write(batch, **named)
-            die_once(flag)
-            return written
 
-        writes_and_dies.__module__ = "__main__"  # so that it travels by value, with `die_once`
-        pipelines.labelling.image_stage.write_tables = writes_and_dies
-    return colours(kill_once=flag if point == "actor" else None)
+def arm_workers(before, after):
+    """Set the traps of the tasks that write files; both are flags."""
+    write = pipelines.labelling.image_stage.write_tables
+
+    def writes_and_dies(batch, **named):
+        die_once(before)
+        written = write(batch, **named)
+        die_once(after)
+        return written
+
+    writes_and_dies.__module__ = "__main__"  # so that it travels by value, with `die_once`
+    pipelines.labelling.image_stage.write_tables = writes_and_dies
 
 
 def child_raylet(pid):
@@ -82,16 +84,21 @@ def child_raylet(pid):
     return words[0].endswith("/raylet") and int(parent) == os.getpid()
 
 
-def main(photos, point, flag):
+def main(photos, flags, *points):
     """Run it."""
+    flag = {point: Path(flags) / point for point in points}
 
     def kill_raylet(progress):
         pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         (raylet,) = [int(pid) for pid in pids if child_raylet(pid)]
-        die_once(flag, raylet)
+        die_once(flag["raylet"], raylet)
 
-    model = colours() if point == "raylet" else arm(point, flag)
-    show = kill_raylet if point == "raylet" else None
+    for point in points:
+        arm(point, flag[point])
+    if "worker before a file is written" in points:
+        arm_workers(flag["worker before a file is written"], flag["worker after a file is written"])
+    model = colours(kill_once=flag.get("actor"))
+    show = kill_raylet if "raylet" in points else None
     pipelines.labelling.label.label(request_for(Path(photos)), SMALL, model=model, on_progress=show)
 
 

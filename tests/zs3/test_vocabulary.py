@@ -247,7 +247,9 @@ def test_a_bad_class_file_is_refused(tmp_path: Path, name: str, content: bytes, 
 
 @pytest.mark.parametrize("missing", ["absent.txt", ""])
 def test_a_missing_class_list_names_the_shipped_ones(tmp_path: Path, missing: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"shipped name \(voc, coco_stuff, ade20k_full\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"shipped name \(voc, coco_stuff, ade20k_full, coco_panoptic,"
+    ):
         load_vocabulary(str(tmp_path / missing))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from zs3.convert.fcclip_names import CLIP, PIXELS, released_name
 from zs3.encoders import EncoderConfig, load_encoder
 from zs3.nets.fcclip import clip_architecture
 from zs3.nets.networks import tensor_shapes
+from zs3.open_vocabularies import class_words
 from zs3.tensor_files import as_float32, read_tensors, refuse_misfits, refuse_not_finite
 
 VOID = "void_embedding.weight"
@@ -69,14 +68,14 @@ def training_names(state: Mapping[str, Tensor], used: Recipe, source: str) -> tu
     Raises:
         ValueError: it trains on none of the data sets that FC-CLIPs were released for, or the checkpoint on another.
     """
-    shipped = json.loads(files("zs3").joinpath("data/fcclip_training_names.json").read_text(encoding="utf-8"))
     layouts = [layout for layout, _ in used.training.datasets]
-    if len(layouts) != 1 or layouts[0] not in shipped:
+    lists = {"coco_panoptic": "coco_panoptic", "coco_stuff": "coco_stuff_171"}
+    if len(layouts) != 1 or layouts[0] not in lists:
         raise ValueError(
             f"recipe {used.name!r} trains on {layouts or 'nothing'}; a released FC-CLIP saw the classes of one of "
-            f"{', '.join(shipped)}: set training.datasets"
+            f"{', '.join(lists)}: set training.datasets"
         )
-    names = tuple(shipped[layouts[0]])
+    names = class_words(lists[layouts[0]])
     if CRITERION in state and state[CRITERION].numel() != len(names) + 1:
         raise ValueError(
             f"{source} was trained on {state[CRITERION].numel() - 1} classes ({CRITERION}), but recipe {used.name!r} "

@@ -5,30 +5,52 @@ Begin with `open_dataset` below.
 """
 
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets import ade20k_full, coco_stuff, folder, voc
+from zs3.datasets import ade20k, ade20k_full, coco_stuff, folder, pascal_context, voc
 from zs3.datasets.listing import Dataset, ImageRef
-from zs3.vocabulary import Vocabulary
+from zs3.vocabulary import Vocabulary, load_vocabulary
 
-__all__ = ["LAYOUTS", "Dataset", "ImageRef", "dataset_vocabulary", "open_dataset", "read_truth"]
+__all__ = [
+    "LAYOUTS",
+    "Dataset",
+    "DatasetName",
+    "ImageRef",
+    "dataset_vocabulary",
+    "open_dataset",
+    "read_truth",
+]
+
+DatasetName = Literal[
+    "voc", "folder", "coco_stuff", "ade20k_full", "voc_20", "voc_21", "coco_stuff_171", "ade20k_150", "ade20k_847",
+    "pascal_context_59", "pascal_context_459",
+]  # fmt: skip
+"""The data sets that can be read. All but `folder` have the shipped class list of the same name."""
 
 LAYOUTS: dict[str, ModuleType] = {
     "voc": voc,
+    "folder": folder,
     "coco_stuff": coco_stuff,
     "ade20k_full": ade20k_full,
-    "folder": folder,
+    "voc_20": voc,
+    "voc_21": voc,
+    "coco_stuff_171": coco_stuff,
+    "ade20k_150": ade20k,
+    "ade20k_847": ade20k_full,
+    "pascal_context_59": pascal_context,
+    "pascal_context_459": pascal_context,
 }
-"""Each layout is a module with `vocabulary(root)`, `index(root, split)` and `truth(data, vocabulary)`."""
+"""How each lies on disk: a module with `index(root, split)` and `truth(data, vocabulary)`."""
 
 
 def open_dataset(name: str, root: str, split: str) -> Dataset:
     """One split of a data set: its vocabulary, and references to its images and truth.
 
     Args:
-        name: the layout: voc, coco_stuff, ade20k_full or folder.
+        name: one of `DatasetName`.
         root: folder of the data set, a path or an fsspec uri.
         split: its name in the layout.
 
@@ -37,7 +59,9 @@ def open_dataset(name: str, root: str, split: str) -> Dataset:
         ValueError: no such layout or split, or a malformed class list.
     """
     layout = _layout(name)
-    return Dataset(name=name, split=split, vocabulary=layout.vocabulary(root), refs=layout.index(root, split))
+    return Dataset(
+        name=name, split=split, vocabulary=dataset_vocabulary(name, root), refs=layout.index(root, split)
+    )
 
 
 def dataset_vocabulary(name: str, root: str) -> Vocabulary:
@@ -47,8 +71,7 @@ def dataset_vocabulary(name: str, root: str) -> Vocabulary:
         FileNotFoundError: it is missing.
         ValueError: no such layout, or a malformed class list.
     """
-    vocabulary: Vocabulary = _layout(name).vocabulary(root)
-    return vocabulary
+    return folder.vocabulary(root) if _layout(name) is folder else load_vocabulary(name)
 
 
 def read_truth(name: str, data: bytes, vocabulary: Vocabulary) -> NDArray[np.int32]:

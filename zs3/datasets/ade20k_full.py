@@ -13,15 +13,10 @@ from numpy.typing import NDArray
 
 from zs3.datasets.listing import ImageRef, files_below, joined, paired
 from zs3.images.codec import decode
-from zs3.vocabulary import Vocabulary, load_vocabulary
+from zs3.vocabulary import Vocabulary
 
 _FOLDERS = {"train": "training", "val": "validation", "training": "training", "validation": "validation"}
 _SEGMENTATION = "_seg.png"
-
-
-def vocabulary(root: str) -> Vocabulary:
-    """The 847 classes: 572 seen and 275 unseen (rare), mixed, in the order of the published code."""
-    return load_vocabulary("ade20k_full")
 
 
 def index(root: str, split: str) -> tuple[ImageRef, ...]:

@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 from zs3.datasets.listing import ImageRef, by_stem, files_below, images_below, is_folder, joined, paired
 from zs3.datasets.truth import checked_truth
 from zs3.images.codec import decode_label_png
-from zs3.vocabulary import Vocabulary, load_vocabulary
+from zs3.vocabulary import Vocabulary
 
 _VOID = 255
 _FOLDERS = {"train": "train2017", "val": "val2017", "train2017": "train2017", "val2017": "val2017"}
 _MASK_FOLDERS = ("annotations", "stuffthingmaps", "annotations/stuffthingmaps", "stuffthingmaps_trainval2017")
-
-
-def vocabulary(root: str) -> Vocabulary:
-    """The 171 classes: 156 seen, then 15 unseen."""
-    return load_vocabulary("coco_stuff")
 
 
 def index(root: str, split: str) -> tuple[ImageRef, ...]:

@@ -23,14 +23,9 @@ from zs3.datasets.listing import (
 )
 from zs3.datasets.truth import checked_truth
 from zs3.images.codec import decode_label_png
-from zs3.vocabulary import Vocabulary, load_vocabulary
+from zs3.vocabulary import Vocabulary
 
-_VOID = 255
-
-
-def vocabulary(root: str) -> Vocabulary:
-    """The 20 classes, ids 1..20, and background 0; the last five are unseen."""
-    return load_vocabulary("voc")
+_VOID, _BACKGROUND = 255, 0
 
 
 def index(root: str, split: str) -> tuple[ImageRef, ...]:
@@ -61,5 +56,8 @@ def index(root: str, split: str) -> tuple[ImageRef, ...]:
 
 
 def truth(data: bytes, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    """Class ids of a mask file; the void border is the vocabulary's ignore id."""
-    return checked_truth(decode_label_png(data), vocabulary, void=_VOID)
+    """Class ids of a mask file; the void border, and background that is no class, are the vocabulary's ignore id."""
+    raw_HW = decode_label_png(data)
+    if all(entry.id != _BACKGROUND for entry in vocabulary.classes):
+        raw_HW = np.where(raw_HW == _BACKGROUND, _VOID, raw_HW)
+    return checked_truth(raw_HW, vocabulary, void=_VOID)

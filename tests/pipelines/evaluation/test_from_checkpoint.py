@@ -112,7 +112,7 @@ def test_evaluating_a_model_equals_evaluating_its_label_table_and_writes_no_labe
 
 
 def test_an_image_that_the_model_fails_on_is_missing_and_named_with_its_reason(
-    ray_session: None, shades: Path, tmp_path: Path
+    ray_session: None, in_process: None, shades: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "broken"
     root.mkdir()

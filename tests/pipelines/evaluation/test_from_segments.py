@@ -130,7 +130,7 @@ def test_scoring_segments_equals_naming_them_and_scoring_the_labels(ray_session,
     assert not (tmp_path / "second" / "labels").exists()
 
 
-def test_the_order_of_rows_and_of_classes_changes_no_number(ray_session, world, tmp_path):
+def test_the_order_of_rows_and_of_classes_changes_no_number(ray_session, in_process, world, tmp_path):
     root, rows, provenance = world
     lines = "\n".join(entry["name"] + ("*" if "role" in entry else "") for entry in reversed(CLASSES[1:]))
     (tmp_path / "turned.txt").write_text(lines)
@@ -167,7 +167,7 @@ def refused(root, out, **changes):
     return str(caught.value)
 
 
-def test_a_damaged_row_is_named_with_its_reason_and_can_be_left_out(ray_session, world, tmp_path):
+def test_a_damaged_row_is_named_with_its_reason_and_can_be_left_out(ray_session, in_process, world, tmp_path):
     root, rows, provenance = world
     broken = [{**row, "masks": row["masks"][:-3]} if row["image_id"] == "p3" else row for row in rows]
     (tmp_path / "model").symlink_to(root / "model")
@@ -180,14 +180,14 @@ def test_a_damaged_row_is_named_with_its_reason_and_can_be_left_out(ray_session,
     assert report["images"] == 4 and report["missing"]["without_labels"]["ids"] == ["p3"]
 
 
-def test_images_of_another_split_are_named_and_cost_nothing(ray_session, world, tmp_path):
+def test_images_of_another_split_are_named_and_cost_nothing(ray_session, in_process, world, tmp_path):
     root, *_ = world
     told = refused(root, tmp_path / "out", segments=str(root / "kept"), split="few")
     assert "0 of 4 images" in told and "1 segmented image is not in it (p0)" in told
     assert "segment the rest, or score the 4" in told
 
 
-def test_a_truth_that_cannot_be_read_is_named(ray_session, world, tmp_path):
+def test_a_truth_that_cannot_be_read_is_named(ray_session, in_process, world, tmp_path):
     root, *_ = world
     (tmp_path / "data" / "masks").mkdir(parents=True)
     for part in ("images", "classes.json", "splits.json"):
@@ -200,7 +200,7 @@ def test_a_truth_that_cannot_be_read_is_named(ray_session, world, tmp_path):
     assert "1 of 5 images cannot be scored: image 'p2': " in told
 
 
-def test_segments_of_other_weights_are_refused(ray_session, world, tiny_recipe, tmp_path):
+def test_segments_of_other_weights_are_refused(ray_session, in_process, world, tiny_recipe, tmp_path):
     root, *_ = world
     save_checkpoint(tmp_path / "other", tiny_recipe, ZegFormer(tiny_recipe.model), ["dog"])
     told = refused(root, tmp_path / "out", segments=str(root / "kept"), checkpoint=str(tmp_path / "other"))

@@ -233,7 +233,7 @@ def test_other_masks_are_another_run(photos):
 
 
 @pytest.mark.parametrize("masks", ["labels", "coco.json"])
-def test_given_masks_are_segmented_named_and_left_alone(ray_session, photos, masks):
+def test_given_masks_are_segmented_named_and_left_alone(in_process, photos, masks):
     here, request = photos.parent, to_segment(photos, masks)
     result = segment(request, SMALL, model=grouping())
     assert (result.images, result.failed) == (3, 0)

@@ -280,7 +280,7 @@ def test_naming_takes_one_actor_of_one_cpu_per_core_and_no_gpu():
     assert (execution.num_actors, execution.cpus_per_actor) == (3, 1.0)
 
 
-def test_another_class_list_names_stored_segments_anew_in_a_new_version(ray_session, photos):
+def test_another_class_list_names_stored_segments_anew_in_a_new_version(in_process, photos):
     segmented_before(photos, grouping())
     assert name(to_name(photos), SMALL, model=naming()).images == 10
     version = DeltaTable(str(photos.parent / "named" / "labels")).version()

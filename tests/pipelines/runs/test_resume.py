@@ -66,7 +66,7 @@ def test_a_run_in_chunks_gives_the_same_tables(ray_session, photos):
     assert table(request_for(photos)) == expected(photos)
 
 
-def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(ray_session, photos):
+def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(in_process, photos):
     request = request_for(photos)
     label(request, SMALL, model=colours())
     picture(photos / "i9.png", 9)
@@ -90,7 +90,7 @@ def test_only_new_and_changed_images_are_labelled_and_nothing_stale_stays(ray_se
     assert len(prepare_label(request, colours()).work.pending) == 0
 
 
-def test_content_that_comes_back_is_labelled_again(ray_session, photos):
+def test_content_that_comes_back_is_labelled_again(in_process, photos):
     request = request_for(photos)
     before, status = (photos / "i2.png").read_bytes(), (photos / "i2.png").stat()
     label(request, SMALL, model=colours())
@@ -102,7 +102,7 @@ def test_content_that_comes_back_is_labelled_again(ray_session, photos):
     assert result.images == 1 and table(request) == expected(photos)
 
 
-def test_other_weights_are_refused_or_start_a_new_version_in_one_transaction(ray_session, photos):
+def test_other_weights_are_refused_or_start_a_new_version_in_one_transaction(in_process, photos):
     request = request_for(photos)
     label(request, SMALL, model=colours())
     rows, version = table(request), DeltaTable(f"{request.out}/labels").version()
@@ -119,7 +119,7 @@ def test_other_weights_are_refused_or_start_a_new_version_in_one_transaction(ray
     assert (again.images, again.skipped) == (0, 6), "the same command continues, and replaces nothing twice"
 
 
-def test_a_replacement_that_was_stopped_between_its_tables_goes_on(ray_session, photos):
+def test_a_replacement_that_was_stopped_between_its_tables_goes_on(in_process, photos):
     (photos / "bad.jpg").write_bytes(b"no picture")
     request = request_for(photos)
     label(request, SMALL, model=colours())
@@ -130,7 +130,7 @@ def test_a_replacement_that_was_stopped_between_its_tables_goes_on(ray_session, 
     assert [row["run"] for row in table(request, "failures")] == ["v"]
 
 
-def test_a_finished_listing_opens_no_file_of_its_tables(ray_session, photos, monkeypatch):
+def test_a_finished_listing_opens_no_file_of_its_tables(in_process, photos, monkeypatch):
     request = request_for(photos)
     label(request, SMALL, model=colours())
     monkeypatch.setattr(
@@ -140,7 +140,7 @@ def test_a_finished_listing_opens_no_file_of_its_tables(ray_session, photos, mon
     assert (len(work.pending), work.skipped) == (0, 6)
 
 
-def test_rows_of_failures_that_results_have_overtaken_go(ray_session, photos):
+def test_rows_of_failures_that_results_have_overtaken_go(in_process, photos):
     """A retry that is killed between its two commits leaves an image in both tables."""
     request = request_for(photos)
     label(request, SMALL, model=colours())

@@ -283,7 +283,7 @@ def test_storage_options_become_environment_and_secrets_do_not_travel(monkeypatc
         assert wrong == "hush" or "hush" not in str(refused.value)
 
 
-def test_nothing_secret_is_stored(ray_session, object_store, bucket, tmp_path):
+def test_nothing_secret_is_stored(in_process, object_store, bucket, tmp_path):
     folder = photographs(tmp_path / "photos", 2)
     upload(object_store, folder, bucket)
     label(on_store(bucket, folder), SMALL, model=colours())

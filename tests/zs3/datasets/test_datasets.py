@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 from zs3.datasets import LAYOUTS, ImageRef, open_dataset, read_truth
 from zs3.images.codec import ImageError, decode, encode_label_png
@@ -104,6 +105,84 @@ def test_voc_truth_keeps_ids_and_background(tmp_path: Path) -> None:
     truth = read_truth("voc", masks(0, 1, 20, VOID), load_vocabulary("voc"))
     assert truth.dtype == np.int32
     assert truth.tolist() == [[0, 1, 20, VOID]]
+
+
+def test_background_of_voc_is_void_where_it_is_no_class_and_a_class_where_it_is_one() -> None:
+    data = masks(0, 1, 20, VOID)
+    assert read_truth("voc_20", data, load_vocabulary("voc_20")).tolist() == [[VOID, 1, 20, VOID]]
+    assert read_truth("voc_21", data, load_vocabulary("voc_21")).tolist() == [[0, 1, 20, VOID]]
+    assert load_vocabulary("voc_21").candidates[0].id == 0
+
+
+def test_ade20k_150_pairs_annotations_with_images_and_0_is_no_class(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "images/validation/ADE_val_00000002.jpg": b"",
+            "images/validation/ADE_val_00000001.jpg": b"",
+            "annotations/validation/ADE_val_00000001.png": masks(0, 1, 150),
+            "annotations/validation/ADE_val_00000002.png": masks(7),
+        },
+    )
+    dataset = open_dataset("ade20k_150", str(root), "val")
+    assert [ref.id for ref in dataset.refs] == ["ADE_val_00000001", "ADE_val_00000002"]
+    assert read_truth("ade20k_150", masks(0, 1, 150), dataset.vocabulary).tolist() == [[VOID, 1, 150]]
+    with pytest.raises(ValueError, match="truth holds 151"):
+        read_truth("ade20k_150", masks(151), dataset.vocabulary)
+
+
+def label_map_mat(label_map: object, variable: str = "LabelMap") -> bytes:
+    file = BytesIO()
+    savemat(file, {"note": "other content", variable: label_map}, do_compression=True)
+    return file.getvalue()
+
+
+def test_pascal_context_reads_label_maps_and_the_59_classes_are_some_of_the_459(tmp_path: Path) -> None:
+    mat = label_map_mat(np.array([[0, 2, 85], [459, 400, 397]], np.uint16))
+    files = {
+        "JPEGImages/2008_000002.jpg": b"",
+        "JPEGImages/2008_000003.jpg": b"",
+        "trainval/2008_000002.mat": mat,
+        "ImageSets/Main/val.txt": "2008_000002\n2008_000003\n",
+    }
+    root = write(tmp_path, files)
+    few = open_dataset("pascal_context_59", str(root), "val")
+    assert [ref.id for ref in few.refs] == ["2008_000002"], (
+        "an image without a label map is not in the data set"
+    )
+    void = few.vocabulary.ignore_id
+    assert read_truth(few.name, mat, few.vocabulary).tolist() == [[void, 2, 85], [void, void, 397]]
+    every = open_dataset("pascal_context_459", str(root), "val").vocabulary
+    assert read_truth("pascal_context_459", mat, every).tolist() == [[void, 2, 85], [459, 400, 397]]
+    with pytest.raises(FileNotFoundError, match="1 of 1 image have no image file, the first is .2008_000009"):
+        open_dataset("pascal_context_59", str(write(root, {"pascalcontext_val.txt": "2008_000009\n"})), "val")
+    with pytest.raises(
+        FileNotFoundError, match=r"neither pascalcontext_train\.txt nor ImageSets/Main/train\.txt"
+    ):
+        open_dataset("pascal_context_59", str(root), "train")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"no mat file", "not a readable .mat file"),
+        (label_map_mat(np.ones((2, 2), np.uint8), "Other"), "LabelMap has shape"),
+        (label_map_mat(np.ones((2, 2, 2), np.uint8)), r"LabelMap has shape \(2, 2, 2\)"),
+        (label_map_mat(np.ones((2, 2))), "holds float64, expected whole numbers"),
+        (label_map_mat(np.ones((2, 2), np.uint16))[:-9], "not a readable .mat file"),
+    ],
+)
+def test_a_label_map_that_is_none_is_refused_with_its_reason(data: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_truth("pascal_context_59", data, load_vocabulary("pascal_context_59"))
+
+
+def test_a_label_map_takes_no_memory_for_a_size_that_it_only_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zs3.datasets.pascal_context.DEFAULT_MAX_PIXELS", 3)
+    monkeypatch.setattr("zs3.datasets.pascal_context.loadmat", lambda *_, **__: pytest.fail("read it"))
+    with pytest.raises(ImageError, match=r"LabelMap has shape \(2, 2\)"):
+        data = label_map_mat(np.ones((2, 2), np.uint16))
+        read_truth("pascal_context_59", data, load_vocabulary("pascal_context_59"))
 
 
 def test_a_folder_data_set_follows_its_splits_and_classes(tmp_path: Path) -> None:
@@ -297,7 +376,7 @@ def test_a_photograph_is_no_truth() -> None:
         ("folder", "trian", "has no split 'trian'; it has: train, val"),
         ("coco_stuff", "test", "has no split 'test'; it has: train, val"),
         ("ade20k_full", "test", "has no split 'test'; it has: train, val"),
-        ("vok", "val", "no data set layout 'vok'; there are: voc, coco_stuff, ade20k_full, folder"),
+        ("vok", "val", "no data set layout 'vok'; there are: voc, folder, coco_stuff, ade20k_full"),
     ],
 )
 def test_an_unknown_layout_or_split_names_those_there_are(
