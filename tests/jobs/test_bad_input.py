@@ -116,7 +116,7 @@ def test_images_on_one_side_only_are_counted_and_listed_and_may_be_allowed(
     table = labels(tmp_path, ["a", "b", "stranger"])
     line = error_line(capfd, farm, table, tmp_path / "out")
     assert "1 of 3 images of" in line and "have no labels (c;" in line
-    assert "1 labelled images are not in it (stranger)" in line and line.endswith("with --allow-missing")
+    assert "1 labelled image is not in it (stranger)" in line and line.endswith("with --allow-missing")
     arguments = ["--dataset", "folder", "--root", str(farm), "--split", "val", "--labels", table]
     arguments += ["--out", str(tmp_path / "out"), "--gallery", "0", "--replicates", "20"]
     assert command.main([*arguments, "--allow-missing"]) == 0

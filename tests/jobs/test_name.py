@@ -20,6 +20,7 @@ RUN = [
     "out",
     "startup_seconds",
     "failed_before",
+    "other_files",
 ]
 
 

@@ -189,7 +189,7 @@ def test_coco_as_people_write_it_gives_masks_and_a_warning_with_the_annotation(p
     inside[:4, :4] = True
     assert row["failures"] == []
     assert np.array_equal(unpack_masks(row["masks"], 8, 12) > 0, [inside] * 3)
-    assert [message.partition("1 annotations ")[2] for message in caplog.messages] == [
+    assert [message.partition("1 annotation ")[2] for message in caplog.messages] == [
         "without a mask, of which the box is used: 1",
         "used without parts that are no polygon: 2",
         "that cannot be used, left out: 4",

@@ -16,17 +16,8 @@ from pipelines.runs.stall_timeout import iterate_with_timeout
 from pipelines.storage.objects import storage_options
 from pipelines.tables.delta_reader import delta_uri, existing_table
 from pipelines.tables.delta_writer import ConflictError, commit_entry
-from tests.servers.object_store import LIMITED_BUCKET
 from tests.support.in_process import IDS, add, work_of
 from zs3.tables import LABELS
-
-
-@pytest.fixture(params=["disk", "bucket"])
-def out(request, tmp_path):
-    if request.param == "disk":
-        return str(tmp_path / "out")
-    request.getfixturevalue("object_store")
-    return f"s3://{LIMITED_BUCKET}/{tmp_path.name}"
 
 
 def stored(out, name="labels"):

@@ -18,17 +18,8 @@ from pipelines.storage.objects import filesystem_of
 from pipelines.tables.damage import DamagedTableError
 from pipelines.tables.delta_reader import data_files, existing_table, image_uris, row_batches
 from pipelines.tables.label_table import failed_images, open_labels
-from tests.servers.object_store import LIMITED_BUCKET
 from tests.support.in_process import IDS, add, rows_table, work_of
 from zs3.tables import LABELS, SCORES, SEGMENTS
-
-
-@pytest.fixture(params=["disk", "bucket"])
-def out(request, tmp_path):
-    if request.param == "disk":
-        return str(tmp_path / "out")
-    request.getfixturevalue("object_store")
-    return f"s3://{LIMITED_BUCKET}/{tmp_path.name}"
 
 
 def run(out, *parts, **tables):

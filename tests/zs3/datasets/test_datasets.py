@@ -154,7 +154,9 @@ def test_pascal_context_reads_label_maps_and_the_59_classes_are_some_of_the_459(
     assert read_truth(few.name, mat, few.vocabulary).tolist() == [[void, 2, 85], [void, void, 397]]
     every = open_dataset("pascal_context_459", str(root), "val").vocabulary
     assert read_truth("pascal_context_459", mat, every).tolist() == [[void, 2, 85], [459, 400, 397]]
-    with pytest.raises(FileNotFoundError, match="1 of 1 image have no image file, the first is .2008_000009"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 of 1 image have no image file, the first is .2008_000009"
+    ):
         open_dataset("pascal_context_59", str(write(root, {"pascalcontext_val.txt": "2008_000009\n"})), "val")
     with pytest.raises(
         FileNotFoundError, match=r"neither pascalcontext_train\.txt nor ImageSets/Main/train\.txt"
