@@ -123,7 +123,9 @@ def test_a_killed_actor_loses_nothing_and_a_finished_run_starts_nothing(
 
 
 def test_a_checkpoint_that_is_not_there_is_found_before_images_are_listed(photos, monkeypatch):
-    monkeypatch.setattr("pipelines.labelling.image_stage.catalogue_of", lambda *_: pytest.fail("listed images"))
+    monkeypatch.setattr(
+        "pipelines.labelling.image_stage.catalogue_of", lambda *_: pytest.fail("listed images")
+    )
     with pytest.raises(ValueError, match="checkpoint 'nowhere' has no"):
         prepare_label(request_for(photos, checkpoint="nowhere"))
 
