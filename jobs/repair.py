@@ -22,8 +22,9 @@ class RepairOptions(TableOptions):
     """Drop what damaged tables have lost, so that they can be read and the next run makes it again.
 
     Files that the log of a table names and that are not there, or are cut, leave the table in one transaction. Entries
-    of the log that are empty or cut are moved aside, to _damaged/ in the folder of the table. The table shards is
-    emptied, so that the next run looks for the rows of every image. Nothing else is changed.
+    of the log that are empty or cut, and checkpoints of it that cannot be read, are moved aside, to _damaged/ in the
+    folder of the table. The table shards is emptied, so that the next run looks for the rows of every image. Nothing
+    else is changed.
     Exit codes: 0 nothing is lost any more, 1 stopped by an error, 2 wrong usage.
     """
 
@@ -57,11 +58,15 @@ def _lines(loss: Loss) -> list[str]:
     lines = [f"{loss.uri}:"]
     if loss.entries:
         lines.append(f"  entries of the log  {first_names(loss.entries)}; what they recorded is lost")
+    if loss.checkpoints:
+        lines.append(
+            f"  checkpoints         {first_names(loss.checkpoints)}; they only repeat entries of the log"
+        )
     if loss.files:
         rows = "" if loss.rows is None else f", {number_of(loss.rows, 'row')}"
         images = "" if loss.images is None else f" of {number_of(loss.images, 'image')}"
         lines.append(f"  files               {first_names(loss.files)}{rows}{images}")
-    if not loss.entries and not loss.files:
+    if not loss.entries and not loss.checkpoints and not loss.files:
         lines.append("  lists images as done, and the table of their results is gone")
     return lines
 

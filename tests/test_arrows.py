@@ -14,7 +14,8 @@ LAYERS = ("zs3", "pipelines", "jobs")
 ZS3 = {
     # values and what needs nothing of ours
     "wording": "",
-    "files": "",
+    "addresses": "",
+    "files": "addresses",
     "class_lists": "wording",
     "open_vocabularies": "",
     "vocabulary": "class_lists files open_vocabularies wording",
@@ -22,7 +23,7 @@ ZS3 = {
     "metrics": "wording",
     "images": "",
     "nets": "",
-    "tensor_files": "files wording",
+    "tensor_files": "addresses files wording",
     "encoders": "tensor_files",
     # data and training
     "datasets": "files images vocabulary wording",
@@ -57,7 +58,7 @@ PIPELINES = {
     "evaluation": "labelling runs tables storage execution ray_session",
     "comparison": "evaluation tables storage execution ray_session",
     "tuning": "evaluation labelling runs tables storage execution ray_session",
-    "forecast": "labelling runs storage tables execution ray_session",
+    "forecast": "labelling runs tables execution ray_session",
     "export": "tables storage execution ray_session",
     "training": "storage ray_session",
 }

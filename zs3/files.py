@@ -13,6 +13,8 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from zs3.addresses import checked_scheme, is_web, local_path, read_web
+
 MAX_TEXT_BYTES = 256 << 20
 """Largest file of settings, names or ids that is read; a million ids take some 40 MB."""
 
@@ -22,17 +24,18 @@ _BOMS = (
 )  # fmt: skip
 
 
-def filesystem_and_path(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem_of(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a local path, as it is written, or of a uri, and the path in it.
 
     fsspec's own `url_to_fs` splits names at `::`.
 
     Raises:
-        ValueError: there is no such scheme, or its driver is missing.
+        ValueError: the scheme is not read (`addresses`), or its driver is missing.
     """
-    scheme, separator, _ = uri.partition("://")
-    if not separator or "/" in scheme:
-        return fsspec.filesystem("file"), os.path.normpath(Path(uri).expanduser().absolute())
+    path = local_path(uri)
+    if path is not None:
+        return fsspec.filesystem("file"), os.path.normpath(Path(path).expanduser().absolute())
+    scheme = checked_scheme(uri)
     try:
         kind = fsspec.get_filesystem_class(scheme)
         return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
@@ -81,7 +84,9 @@ def first_bytes(uri: str, count: int) -> bytes:
     Raises:
         OSError: as of `read_file`.
     """
-    filesystem, path = filesystem_and_path(uri)
+    if is_web(uri):
+        return read_web(uri, count - 1)
+    filesystem, path = filesystem_of(uri)
     if not isinstance(filesystem, LocalFileSystem):
         with filesystem.open(path, "rb") as file:
             return bytes(file.read(count))

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from zs3.files import filesystem_and_path, read_file
+from zs3.addresses import is_web
+from zs3.files import filesystem_of, read_file
 from zs3.wording import first_names
 
 WRAPPERS = ("model", "state_dict")
@@ -247,7 +248,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 def _existing_path(uri: str) -> tuple[Any, str]:
-    filesystem, path = filesystem_and_path(uri)
+    filesystem, path = filesystem_of(uri)
     if not filesystem.isfile(path):
         raise FileNotFoundError(f"no weights at {uri!r}; check the path")
     return filesystem, path
@@ -255,6 +256,8 @@ def _existing_path(uri: str) -> tuple[Any, str]:
 
 def _existing_file(uri: str) -> tuple[str | bytes, str]:
     """The local path or the content of a file, and its suffix."""
+    if is_web(uri):
+        return read_file(uri, MAX_BYTES), PurePosixPath(uri).suffix.lower()
     filesystem, path = _existing_path(uri)
     local = isinstance(filesystem, LocalFileSystem)
     return path if local else read_file(uri, MAX_BYTES), PurePosixPath(path).suffix.lower()

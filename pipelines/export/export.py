@@ -28,7 +28,6 @@ from pipelines.export.dataset_files import LISTS
 from pipelines.export.image_files import FilePlan, copied, exported
 from pipelines.ray_session import start_ray
 from pipelines.storage.atomic import write_whole
-from pipelines.storage.objects import filesystem_of
 from pipelines.storage.spill import SpillFile
 from pipelines.tables.delta_reader import table_uri
 from pipelines.tables.label_table import EXPORTED_REGION, Labels, label_rows_graph, open_labels
@@ -37,6 +36,7 @@ from zs3.export import cvat
 from zs3.export.colours import class_colours
 from zs3.export.paths import PARTIAL
 from zs3.export.png import VOID_16, needs_16_bits
+from zs3.files import filesystem_of
 from zs3.metrics import UNKNOWN
 from zs3.vocabulary import load_vocabulary
 from zs3.wording import first_names, number_of

@@ -13,7 +13,7 @@ from pipelines.forecast.bootstrap import Interval, bootstrap_weights, percentile
 from pipelines.runs.catalogue import read
 from pipelines.runs.resume import PendingImages
 from pipelines.runs.rows import WORK
-from pipelines.storage.objects import filesystem_of
+from zs3.files import filesystem_of
 
 _FILE_BYTES = r"TRY_CAST(regexp_extract(etag, '^(\d+)-\d{15,}$', 1) AS BIGINT)"
 """The file size, where `listing` made the etag from size and modification time because the store has no etags."""

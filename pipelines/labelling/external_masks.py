@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from pipelines.labelling.image_stage import PARALLEL_READS, PIXELS, read_and_decode
 from pipelines.runs.rows import failure_of
-from pipelines.storage.objects import filesystem_of, read_bytes, uri_of
+from pipelines.storage.objects import read_bytes, uri_of
+from zs3.files import filesystem_of
 from zs3.images.codec import Alpha, ImageError, decode_label_png
 from zs3.masks.binary import pack_masks
 from zs3.masks.external import (

@@ -21,11 +21,12 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
-from pipelines.storage.addresses import local_path
-from pipelines.storage.objects import describe_error, filesystem_of, open_file, uri_of, with_retries
-from zs3.files import open_local
+from pipelines.storage.objects import describe_error, open_file, uri_of, with_retries
+from zs3.addresses import local_path
+from zs3.files import filesystem_of, open_local
 from zs3.images.formats import FIRST_BYTES, IMAGE_SUFFIXES, begins_image, names_image
 from zs3.wording import shortened
 
@@ -240,10 +241,21 @@ def _images_in_parquet(source: str, filesystem: fsspec.AbstractFileSystem, path:
         raise ValueError(f"{source!r} has a column 'uri' of the type {kind}; expected texts, one uri each")
     folder = uri_of(filesystem, path).rpartition("/")[0]
     columns = [name for name in LISTED.names if name in dataset.schema.names]
-    for batch in dataset.to_batches(columns=columns, batch_size=ROWS_PER_BATCH):
-        for row in batch.to_pylist():
-            if row["uri"]:
-                yield _absolute_uri(row["uri"], folder), str(row.get("etag") or "")
+    for (
+        name
+    ) in dataset.files:  # one by one: after an error, threads of the dataset abort the process when it ends
+        try:
+            with open_file(uri_of(filesystem, name)) as file:
+                table = pq.ParquetFile(file)
+                known = [column for column in columns if column in table.schema_arrow.names]
+                for batch in table.iter_batches(ROWS_PER_BATCH, columns=known):
+                    for row in batch.to_pylist():
+                        if row.get("uri"):
+                            yield _absolute_uri(row["uri"], folder), str(row.get("etag") or "")
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(
+                f"{uri_of(filesystem, name)!r} is damaged: {describe_error(error)}; write it again"
+            ) from error
 
 
 def _absolute_uri(name: str, folder: str) -> str:

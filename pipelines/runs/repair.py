@@ -1,7 +1,8 @@
 """Drops what damaged tables have lost, so that they can be read, and the next run makes it again.
 
 A lost file leaves its table in one transaction. A broken entry of the log is copied to `_damaged/` in the folder of the
-table, and an entry without content takes its place: what it recorded counts as never committed. The table `shards` is
+table, and an entry without content takes its place: what it recorded counts as never committed. A broken checkpoint of
+the log, which only repeats its entries, is moved there. The table `shards` is
 emptied, as it may call lost images done; the next run then looks for the rows of every image.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deltalake import DeltaTable
 
 from pipelines.runs.lease import MAX_ENTRIES, wait_for_lease
-from pipelines.tables.damage import broken_entries, lost_files
+from pipelines.tables.damage import broken_checkpoints, broken_entries, lost_files
 from pipelines.tables.delta_reader import (
     data_files,
     existing_table,
@@ -27,7 +28,7 @@ from pipelines.tables.delta_reader import (
     table_folder,
     table_uri,
 )
-from pipelines.tables.delta_writer import drop_files, replace_broken_entries, rewrite
+from pipelines.tables.delta_writer import drop_files, move_checkpoints, replace_broken_entries, rewrite
 from zs3.tables import SHARDS
 
 RESULTS = ("labels", "segments")
@@ -45,6 +46,8 @@ class Loss:
     uri: str
     entries: tuple[int, ...]
     """Versions whose entry in the log is empty or cut."""
+    checkpoints: tuple[str, ...]
+    """Checkpoints of the log that cannot be read. They only repeat its entries."""
     files: tuple[str, ...]
     """Files that the log names and that are not there or cut."""
     rows: int | None
@@ -65,9 +68,13 @@ def repair(out: str, *, dry_run: bool = False) -> list[Loss]:
         ValueError: another process writes the run, or a table cannot be read or written to.
     """
     uris = {name: table_uri(out, name) for name in TABLES}
+    checkpoints = {name: broken_checkpoints(uri) for name, uri in uris.items()}
+    if not dry_run:
+        for name, uri in uris.items():
+            move_checkpoints(uri, checkpoints[name])
     broken = {name: broken_entries(uri, read_all=True) for name, uri in uris.items()}
-    tables = {name: _opened(uri, broken[name]) for name, uri in uris.items()}
-    if not any(broken.values()) and not any(tables.values()):
+    tables = {name: _opened(uri, bool(broken[name] or checkpoints[name])) for name, uri in uris.items()}
+    if not any(broken.values()) and not any(checkpoints.values()) and not any(tables.values()):
         raise FileNotFoundError(f"no table below {out}; expected the --out of a run, or of an evaluation")
     for name in RESULTS:
         if not dry_run and (table := tables[name]) is not None:
@@ -75,10 +82,15 @@ def repair(out: str, *, dry_run: bool = False) -> list[Loss]:
     losses = {}
     for name, table in tables.items():
         lost = lost_files(table_folder(table), dict(data_files(table))) if table else {}
-        if broken[name] or lost:
-            losses[name] = _loss(name, uris[name], table, broken[name], tuple(lost))
+        if broken[name] or checkpoints[name] or lost:
+            loss = _loss(name, uris[name], table, broken[name], tuple(lost))
+            losses[name] = replace(loss, checkpoints=tuple(checkpoints[name]))
     shards = tables["shards"]
-    if shards and data_files(shards) and not any(tables[name] or broken[name] for name in RESULTS):
+    if (
+        shards
+        and data_files(shards)
+        and not any(tables[name] or broken[name] or checkpoints[name] for name in RESULTS)
+    ):
         losses.setdefault("shards", _loss("shards", uris["shards"], None, (), ()))
     if not dry_run:
         for name in losses:
@@ -90,7 +102,7 @@ def repair(out: str, *, dry_run: bool = False) -> list[Loss]:
     return list(losses.values())
 
 
-def _opened(uri: str, broken: Collection[int]) -> DeltaTable | None:
+def _opened(uri: str, broken: bool) -> DeltaTable | None:
     """A table; None if there is none, or its broken log cannot be read."""
     try:
         return existing_table(uri, check=False)
@@ -112,7 +124,9 @@ def _loss(
             images = rows
         elif progress:
             images = max(0, progress["done"] - _images(table, files))
-    return Loss(table=name, uri=uri, entries=tuple(entries), files=files, rows=rows, images=images)
+    return Loss(
+        table=name, uri=uri, entries=tuple(entries), checkpoints=(), files=files, rows=rows, images=images
+    )
 
 
 def _drop(tables: Mapping[str, DeltaTable | None], losses: Mapping[str, Loss]) -> None:

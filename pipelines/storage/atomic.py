@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pipelines.storage.objects import filesystem_of
+from zs3.files import filesystem_of
 
 
 def write_whole(target: str, content: bytes, partial: str | None = None) -> None:

@@ -19,9 +19,9 @@ from typing import IO, Literal, TypeVar
 import fsspec
 import pyarrow.fs
 
-from pipelines.storage.addresses import WEB, WEB_VARIABLE, checked_scheme, local_path, read_web
 from pipelines.storage.local_files import read_bounded, read_local, refuse_large
-from zs3.files import filesystem_and_path, open_local
+from zs3.addresses import WEB_VARIABLE, is_web, local_path, read_web
+from zs3.files import filesystem_of, open_local
 
 ARROW_SCHEMES = frozenset({"s3", "gs"})
 """Object stores that Arrow reads several times faster than fsspec (440 against 160 objects a second)."""
@@ -122,18 +122,6 @@ def known_secrets() -> list[str]:
         value for name, value in os.environ.items() if name.startswith(_PREFIXES) and _SECRET.search(name)
     ]
     return [value for value in values if len(value) >= MIN_SECRET]
-
-
-def filesystem_of(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a uri and the path in it.
-
-    Raises:
-        ValueError: the scheme is not read (`addresses`), or its driver is missing; the message names it.
-    """
-    path = local_path(source)
-    if path is None:
-        checked_scheme(source)
-    return filesystem_and_path(source if path is None else path)
 
 
 def open_file(uri: str) -> IO[bytes]:
@@ -250,7 +238,7 @@ def _read(uri: str, max_bytes: int | None) -> bytes:
         with _arrow_filesystem(scheme, rest.partition("/")[0]).open_input_file(rest) as stream:
             refuse_large(uri, stream.size(), max_bytes)
             return read_bounded(stream, uri, max_bytes)
-    if scheme in WEB:
+    if is_web(uri):
         content = read_web(uri, max_bytes)
         refuse_large(uri, len(content), max_bytes)
         return content

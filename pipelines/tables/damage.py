@@ -13,7 +13,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.storage.objects import filesystem_of, read_bytes, with_retries
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.storage.objects import open_file, read_bytes, with_retries
+from zs3.files import filesystem_of
 
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\b.*\.parquet")
@@ -53,6 +57,31 @@ def broken_entries(uri: str, *, read_all: bool = False) -> list[int]:
     ]
 
 
+def broken_checkpoints(uri: str) -> list[str]:
+    """Names of the checkpoints in the log of a table that cannot be read; reads them all.
+
+    A checkpoint repeats the entries before it, so nothing is lost with it as long as they are there.
+
+    Raises:
+        ValueError: entries that a broken checkpoint repeats are not there.
+    """
+    log = f"{uri}/_delta_log"
+    names = _sizes(log)
+    versions = {name: int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name))}
+    broken = [name for name in sorted(versions) if not _is_parquet(f"{log}/{name}")]
+    for name in broken:
+        whole = (
+            version for other, version in versions.items() if other not in broken and version < versions[name]
+        )
+        needed = range(max(whole, default=-1) + 1, versions[name] + 1)
+        if missing := [version for version in needed if entry_name(version) not in names]:
+            raise ValueError(
+                f"{log}/{name} is damaged, and the entry {entry_name(missing[0])}, which it repeats, is not there; "
+                "restore one of them from a backup, or begin again with another --out"
+            )
+    return broken
+
+
 def lost_files(folder: str, sizes: Mapping[str, int]) -> dict[str, str]:
     """File → what is wrong, for files of a table that are not there, or have another size than the log says.
 
@@ -89,6 +118,16 @@ def _is_whole(log: str, version: int) -> bool:
     info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
     files = sum("add" in action or "remove" in action for action in actions)
     return bool(actions) and info.get(ACTIONS, files) == files
+
+
+def _is_parquet(uri: str) -> bool:
+    """Whether a file of Parquet can be read."""
+    try:
+        with open_file(uri) as file:
+            pq.ParquetFile(file).read()
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return True
 
 
 def _sizes(folder: str) -> dict[str, int]:

@@ -16,9 +16,15 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from pipelines.storage.addresses import local_path
 from pipelines.storage.objects import describe_error, open_file, read_bytes, storage_options, with_retries
-from pipelines.tables.damage import DamagedTableError, broken_entries, entry_name, lost_files
+from pipelines.tables.damage import (
+    DamagedTableError,
+    broken_checkpoints,
+    broken_entries,
+    entry_name,
+    lost_files,
+)
+from zs3.addresses import local_path
 from zs3.vocabulary import Vocabulary, differences_in_words
 
 KEYS = ("image_id", "uri")
@@ -108,6 +114,8 @@ def existing_table(uri: str, *, check: bool = True) -> DeltaTable | None:
             _refuse_lost_files(table)
         return table
     except (DeltaError, OSError) as error:
+        if check and (broken := broken_checkpoints(uri)):
+            raise DamagedTableError(uri, f"the checkpoint {broken[0]} of its log cannot be read") from error
         raise ValueError(
             f"cannot read the table {uri}: {describe_error(error)}; check access, or choose another --out"
         ) from error

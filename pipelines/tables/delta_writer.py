@@ -23,7 +23,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipelines.storage.atomic import renamed_when_whole, write_whole
-from pipelines.storage.objects import describe_error, filesystem_of, read_bytes, storage_options, with_retries
+from pipelines.storage.objects import describe_error, read_bytes, storage_options, with_retries
 from pipelines.tables.damage import ACTIONS, entry_name
 from pipelines.tables.delta_reader import (
     KEYS,
@@ -37,6 +37,7 @@ from pipelines.tables.delta_reader import (
     schema_name,
     table_folder,
 )
+from zs3.files import filesystem_of
 
 
 class ConflictError(ValueError):
@@ -209,6 +210,17 @@ def replace_broken_entries(uri: str, versions: Collection[int], *, written_ms: i
             filesystem.rm_file(f"{path}/{name}")
         else:
             write_whole(f"{log}/{name}", content.encode())
+
+
+def move_checkpoints(uri: str, names: Collection[str]) -> None:
+    """Move checkpoints of the log to the folder `_damaged` of the table, so that it is read without them."""
+    filesystem, path = filesystem_of(f"{uri}/_delta_log")
+    filesystem.invalidate_cache(path)
+    for name in names:
+        write_whole(f"{uri}/_damaged/{name}", read_bytes(f"{uri}/_delta_log/{name}"))
+        filesystem.rm_file(f"{path}/{name}")
+    if names and filesystem.exists(f"{path}/_last_checkpoint"):  # a hint, which may name one of them
+        filesystem.rm_file(f"{path}/_last_checkpoint")
 
 
 def rewrite(table: DeltaTable, schema: pa.Schema, rows: pa.Table, *, run: str, written_ms: int) -> None:

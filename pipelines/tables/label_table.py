@@ -16,7 +16,6 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from pipelines.storage.objects import filesystem_of
 from pipelines.tables.delta_reader import (
     existing_table,
     file_uris,
@@ -25,6 +24,7 @@ from pipelines.tables.delta_reader import (
     row_batches,
     table_uri,
 )
+from zs3.files import filesystem_of
 from zs3.vocabulary import Vocabulary, concept
 from zs3.wording import number_of
 

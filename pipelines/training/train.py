@@ -21,13 +21,13 @@ from ray.util.queue import Empty, Queue
 
 from pipelines.ray_session import WORKER_ENVIRONMENT
 from pipelines.storage.atomic import whole_file
-from pipelines.storage.objects import filesystem_of
 from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, contents, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
 from zs3.datasets import open_dataset
 from zs3.datasets.listing import is_folder
+from zs3.files import filesystem_of
 from zs3.learning.samples import TrainingPlan, training_plan
 from zs3.tensor_files import file_digest
 from zs3.text.stored_banks import stored_digest

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from fsspec.implementations.local import LocalFileSystem
 
-from zs3.files import decoded, filesystem_and_path, first_bytes, read_file
+from zs3.files import decoded, filesystem_of, first_bytes, read_file
 from zs3.images.formats import FIRST_BYTES, begins_image, names_image
 from zs3.vocabulary import Vocabulary
 from zs3.wording import number_of
@@ -51,7 +51,7 @@ def read_text(uri: str) -> str:
 
 def is_folder(uri: str) -> bool:
     """Whether `uri` is a folder, local or remote."""
-    filesystem, path = filesystem_and_path(uri)
+    filesystem, path = filesystem_of(uri)
     return bool(filesystem.isdir(path))
 
 
@@ -63,7 +63,7 @@ def files_below(folder: str, suffixes: tuple[str, ...]) -> dict[str, str]:
     Raises:
         FileNotFoundError: no such folder.
     """
-    filesystem, base = filesystem_and_path(folder)
+    filesystem, base = filesystem_of(folder)
     base = base.rstrip("/")
     if not filesystem.isdir(base):
         raise FileNotFoundError(f"folder {folder!r} does not exist; check the data set's root")

@@ -252,7 +252,7 @@ def test_gpus_wait_for_the_slower_and_cpus_for_both():
 
 
 def test_sizes_of_objects_are_asked_of_the_sample_alone(object_store, tmp_path):
-    from pipelines.storage.objects import filesystem_of
+    from zs3.files import filesystem_of
 
     filesystem, path = filesystem_of(f"s3://{LIMITED_BUCKET}/plan")
     for index in range(20):

@@ -151,6 +151,19 @@ def test_uris_of_every_type_of_text_are_read(folder):
         assert list_images(str(folder / "list.parquet")) == [("b", f"{folder}/b.jpg")]
 
 
+def test_a_damaged_file_in_a_folder_of_tables_is_named(tmp_path):
+    folder = tmp_path / "list.parquet"
+    folder.mkdir()
+    for name in ("1", "2"):
+        pq.write_table(pa.table({"uri": [f"{name}.jpg"]}), folder / f"{name}.parquet")
+    assert [image_id for image_id, _ in list_images(str(folder))] == ["1", "2"]
+    content = bytearray((folder / "2.parquet").read_bytes())
+    content[4:20] = bytes(16)  # the header of the first page; the footer is whole
+    (folder / "2.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"2\.parquet' is damaged: .*; write it again"):
+        list_images(str(folder))
+
+
 def test_a_damaged_table_and_a_list_that_is_no_utf8_are_named(tmp_path):
     (tmp_path / "list.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(

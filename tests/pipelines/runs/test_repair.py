@@ -14,11 +14,11 @@ from pipelines.labelling.segments_table import stored_segments
 from pipelines.runs.committer import Committer
 from pipelines.runs.repair import repair
 from pipelines.runs.status import status
-from pipelines.storage.objects import filesystem_of
 from pipelines.tables.damage import DamagedTableError
 from pipelines.tables.delta_reader import data_files, existing_table, image_uris, row_batches
 from pipelines.tables.label_table import failed_images, open_labels
 from tests.support.in_process import IDS, add, rows_table, work_of
+from zs3.files import filesystem_of
 from zs3.tables import LABELS, SCORES, SEGMENTS
 
 
@@ -121,7 +121,7 @@ def test_an_entry_of_the_log_that_is_not_whole_is_named_and_moved_aside(tmp_path
             read(out)
     assert command.main(["--out", out, "--json"]) == 0
     (loss,) = json.loads(capsys.readouterr().out)["tables"]
-    where = {"table": "labels", "uri": f"{out}/labels"}
+    where = {"table": "labels", "uri": f"{out}/labels", "checkpoints": []}
     assert loss == {**where, "entries": [int(entry.stem)], "files": [], "rows": None, "images": None}
     assert (tmp_path / "labels" / "_damaged" / entry.name).read_bytes() == before
     assert ids(out, "labels") == ["a"]
@@ -129,6 +129,46 @@ def test_an_entry_of_the_log_that_is_not_whole_is_named_and_moved_aside(tmp_path
     assert (state.done, state.failed, state.left, state.state) == (1, 1, 1, "stopped")
     run(out, ("b", ""))
     assert (ids(out, "labels"), ids(out, "failures"), status(out)[0].state) == (["a", "b"], ["c"], "complete")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -9], ids=["empty", "cut", "without its end"])
+def test_a_checkpoint_of_the_log_that_cannot_be_read_is_named_and_moved_and_no_row_is_lost(
+    tmp_path, keep, capsys
+):
+    out = str(tmp_path)
+    run(out, ("a", ""))
+    existing_table(f"{out}/labels").create_checkpoint()
+    run(out, ("b", "c"))
+    (checkpoint,) = (tmp_path / "labels" / "_delta_log").glob("*.checkpoint.parquet")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(
+        DamagedTableError, match=rf"the checkpoint {checkpoint.name} of its log cannot be read; `zs3"
+    ):
+        status(out)
+    (found,) = repair(out, dry_run=True)
+    assert (found.table, found.checkpoints, found.entries, found.files) == (
+        "labels", (checkpoint.name,), (), (),
+    )  # fmt: skip
+    assert checkpoint.exists()
+    assert command.main(["--out", out]) == 0
+    assert f"checkpoints         {checkpoint.name}; they only repeat" in capsys.readouterr().out
+    assert repair(out) == [] and ids(out, "labels") == ["a", "b"] and ids(out, "failures") == ["c"]
+    assert (tmp_path / "labels" / "_damaged" / checkpoint.name).exists()
+
+
+def test_a_damaged_checkpoint_whose_entries_are_gone_is_told_and_nothing_is_changed(tmp_path):
+    run(str(tmp_path), ("a", ""))
+    existing_table(f"{tmp_path}/labels").create_checkpoint()
+    log = tmp_path / "labels" / "_delta_log"
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    checkpoint.write_bytes(b"PAR1")
+    (log / "00000000000000000000.json").unlink()
+    for read in (status, repair):
+        with pytest.raises(
+            ValueError, match=r"is damaged, and the entry 0+\.json, which it repeats, is not there"
+        ):
+            read(str(tmp_path))
+    assert checkpoint.exists()
 
 
 def test_a_log_whose_first_entry_is_gone_is_moved_aside_as_a_whole(tmp_path):

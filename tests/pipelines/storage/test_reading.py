@@ -14,12 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.storage.addresses
+import pipelines.storage.objects
+import zs3.addresses
 from pipelines.labelling.image_stage import read_and_decode
 from pipelines.runs.listing import listed_images
-from pipelines.storage.addresses import WEB_VARIABLE, local_path
 from pipelines.storage.local_files import FileTooLargeError
-from pipelines.storage.objects import filesystem_of, open_file, read_bytes, use_storage_options
+from pipelines.storage.objects import open_file, read_bytes, use_storage_options
+from zs3.addresses import WEB_VARIABLE, local_path
+from zs3.checkpoint import load_checkpoint
+from zs3.files import filesystem_of
+from zs3.tensor_files import read_tensors
+from zs3.vocabulary import load_vocabulary
 
 SPELLINGS = ["{}", "file://{}", "local://{}", "FILE://{}", "file:///..{}"]
 
@@ -159,8 +164,9 @@ def test_pages_of_the_web_are_read_only_if_asked_for_and_private_addresses_only_
     for uri in (f"{web}/small", "https://example.com/x.png"):
         with pytest.raises(ValueError, match="only with --storage-options http=public"):
             read_bytes(uri)
-        with pytest.raises(ValueError, match="only with --storage-options http=public"):
-            filesystem_of(uri)
+        for read in (filesystem_of, load_vocabulary, load_checkpoint, read_tensors):
+            with pytest.raises(ValueError, match="only with --storage-options http=public"):
+                read(uri)
     monkeypatch.setenv(WEB_VARIABLE, "public")
     port = web.rpartition(":")[2]
     mapped = f"http://[::ffff:127.0.0.1]:{port}"
@@ -189,8 +195,8 @@ def test_a_redirect_or_a_name_that_changes_does_not_lead_to_a_private_address(
         asked.append(address[0])
         return connect(("127.0.0.1", port))
 
-    monkeypatch.setattr(pipelines.storage.addresses.socket, "getaddrinfo", public)
-    monkeypatch.setattr(pipelines.storage.addresses.socket, "create_connection", connected)
+    monkeypatch.setattr(zs3.addresses.socket, "getaddrinfo", public)
+    monkeypatch.setattr(zs3.addresses.socket, "create_connection", connected)
     assert read_bytes(f"http://public.example:{port}/small") == b"small"
     with pytest.raises(ValueError, match=r"localhost has the address .* which is not public"):
         read_bytes(f"http://public.example:{port}/away")

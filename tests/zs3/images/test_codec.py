@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import get_args
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def assert_rgb(pixels: NDArray[np.uint8]) -> None:
 def boxed(image_format: str, **options: object) -> bytes:
     """A picture as AVIF or HEIF, whose encoders have a lossless mode."""
     if image_format == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
+        pillow_heif.register_heif_opener()
         options |= {"quality": -1, "chroma": 444, "matrix_coefficients": 0}
     else:
         options |= {"quality": 100, "subsampling": "4:4:4"}

@@ -191,6 +191,10 @@ def test_a_run_against_itself_does_not_differ_and_against_a_worse_one_it_does() 
     assert (harmonic["itself"].difference, harmonic["itself"].p) == (0.0, 1.0)
     assert harmonic["bad"].difference < harmonic["bad"].high < 0 and harmonic["bad"].p == 1 / 301
     assert harmonic["same"].low < 0 < harmonic["same"].high and harmonic["same"].p > 0.01
+    alone = [partial(iter, [held.table.slice(0, 1)]) for held in (good, bad)]
+    single = paired(*alone, 1, VOCABULARY.classes, PROTOCOLS["zs3"], replicates=50)
+    for difference in (*single.means.values(), *(entry[2] for entry in single.classes)):
+        assert np.isnan(difference.low) and np.isnan(difference.high), "one image gives no interval"
 
 
 def test_p_values_of_runs_that_are_alike_are_uniform() -> None:

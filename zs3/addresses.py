@@ -41,6 +41,11 @@ def local_path(uri: str) -> str | None:
     return rest if scheme.lower() in _LOCAL else None
 
 
+def is_web(uri: str) -> bool:
+    """Whether a uri is a page of the web."""
+    return uri.partition("://")[0] in WEB
+
+
 def checked_scheme(uri: str) -> str:
     """The scheme of a uri that is not local, if it may be read.
 
