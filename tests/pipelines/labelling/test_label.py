@@ -1,25 +1,18 @@
 """The labelling graph on a small Ray: nothing is lost, nothing is done twice, whatever is killed."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 from deltalake import DeltaTable
 from PIL import Image
 
-from pipelines.execution import ActorPlan, Execution
+from pipelines.execution import ActorPlan
 from pipelines.labelling.image_stage import PIXELS, read_and_decode
 from pipelines.labelling.label import LabelActor, label, prepare_label
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.runs.run import Chunk
-from pipelines.tables.delta_reader import image_uris
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import (
     GREEN,
@@ -128,44 +121,6 @@ def test_a_checkpoint_that_is_not_there_is_found_before_images_are_listed(photos
     )
     with pytest.raises(ValueError, match="checkpoint 'nowhere' has no"):
         prepare_label(request_for(photos, checkpoint="nowhere"))
-
-
-DRIVER = """
-from pathlib import Path
-from tests.support.colour_labeller import SMALL, colours, request_for
-from pipelines.labelling.label import label
-label(request_for(Path({photos!r})), SMALL, model=colours(hold_after=8))
-"""
-
-
-def test_a_killed_driver_is_continued_to_the_same_rows(ray_session, photos, tmp_path, repo):
-    for index in range(10, 30):
-        picture(photos / f"i{index}.png", index)
-    address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
-    request, log = request_for(photos), tmp_path / "driver.log"
-    command = [sys.executable, "-c", DRIVER.format(photos=str(photos))]
-    with (
-        log.open("wb") as file,
-        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as driver,
-    ):
-        try:
-            while not image_uris_so_far(request):
-                assert driver.poll() is None, log.read_text()
-                time.sleep(0.05)
-        finally:
-            driver.send_signal(signal.SIGKILL)
-    done = len(image_uris_so_far(request))
-    assert 0 < done <= 8
-
-    result = label(request, Execution(batch_size=5, images_per_block=50), model=colours())
-    assert (result.images, result.failed, result.skipped) == (30 - done, 0, done)
-    assert table(request) == expected(photos)
-
-
-def image_uris_so_far(request):
-    uri = f"{request.out}/labels"
-    return image_uris(DeltaTable(uri)) if DeltaTable.is_deltatable(uri) else {}
 
 
 def test_decoding_stays_apart_from_the_actors(ray_session, photos):

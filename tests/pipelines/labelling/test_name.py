@@ -35,6 +35,7 @@ from pipelines.runs.catalogue import catalogue_of
 from pipelines.runs.rows import MAX_CONSECUTIVE_FAILURES
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
 from tests.support.colour_labeller import GREEN, SMALL, make_photos, picture
+from tests.support.in_process import graphs_in_process
 from tests.support.stored_segments import grouping, naming
 from zs3.checkpoint import save_checkpoint
 from zs3.config import digest_of
@@ -125,7 +126,8 @@ def test_interrupted_runs_continue_to_the_tables_of_uninterrupted_ones(ray_sessi
     assert 0 < done < 10
     result = name(to_name(photos), SMALL, model=naming())
     assert (result.images, result.failed, result.skipped) == (10 - done, 0, done)
-    straight = name(to_name(photos, out="straight"), Execution(batch_size=5), model=naming())
+    with graphs_in_process():
+        straight = name(to_name(photos, out="straight"), Execution(batch_size=5), model=naming())
     assert (straight.images, straight.failed, straight.skipped) == (10, 0, 0)
     labels = rows_in(photos.parent / "named", "labels")
     assert labels == rows_in(photos.parent / "straight", "labels")
