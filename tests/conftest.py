@@ -1,10 +1,15 @@
 """What every room of the tests may ask for: the repository, the real data, and the one Ray of the session."""
 
+import json
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +17,7 @@ from hypothesis import settings
 from tests.servers.object_store import LIMITED_BUCKET, ObjectStore
 
 if TYPE_CHECKING:
+    from pipelines.training.worker import TrainingProgress
     from tests.support.parity import Recordings
     from zs3.config import Recipe
     from zs3.encoders import Encoder
@@ -19,12 +25,16 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Set before anything imports ray: `ray.init` otherwise leaves a token under the home folder, and a later
-# `ray start` changes its mode because of it; the two others keep a test run from talking to the network.
+# `ray start` changes its mode because of it; the two next ones keep a test run from talking to the network, and the
+# last ones keep a training of few steps from waiting for its controller.
 HERMETIC = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_OFFLINE": "1",
     "RAY_worker_niceness": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 os.environ.update(HERMETIC)
 
@@ -137,6 +147,56 @@ def recorded_encoder(recorded_clip: Path) -> "Encoder":
 
     config = EncoderConfig(kind="open_clip", weights=str(recorded_clip))
     return load_encoder(config, device=torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What `zs3 train` left of a recipe whose worker was killed on the way."""
+
+    recipe: "Recipe"
+    argv: list[str]
+    data_root: Path
+    result: dict[str, Any]
+    """The last line of standard output; Ray writes there of the killed worker."""
+    err: str
+    steps: list[int]
+    """Of the progress reports, in their order."""
+    killed_after: int
+    """Reports before the kill."""
+
+
+@pytest.fixture(scope="session")
+def trained_run(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A small FC-CLIP, trained by the command, once for all tests; its worker is killed after five of eight steps."""
+    from jobs import train
+    from tests.data.fcclip_networks import small_training
+    from tests.support.processes import training_worker
+    from tests.support.shapes import write_shapes
+    from zs3.recipes import RECIPES
+
+    root, recipe = tmp_path_factory.mktemp("trained"), small_training()
+    argv = ["small", "--data-root", str(write_shapes(root)), "--out", str(root / "runs"), "--json"]
+    argv += ["--workers.threads", "1", "--workers.cpus-per-worker", "0.5", "--workers.decode-tasks", "1"]
+    argv += ["--workers.report-every-s", "0"]
+    steps: list[int] = []
+    killed: list[int] = []
+    report = train._write_progress
+
+    def kill_once(progress: "TrainingProgress") -> None:
+        report(progress)
+        steps.append(progress.step)
+        # A report with a checkpoint waits until the one before it was taken: that of step 2 is known by step 5.
+        if progress.step >= 5 and not killed:
+            killed.append(len(steps))
+            os.kill(training_worker(), signal.SIGKILL)
+
+    out, err = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setitem(RECIPES, "small", lambda: recipe)
+        patch.setattr(train, "_write_progress", kill_once)
+        assert train.main(argv) == 0, err.getvalue()
+    result = json.loads(out.getvalue().splitlines()[-1])
+    return TrainedRun(recipe, argv, root, result, err.getvalue(), steps, killed[0])
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ ZS3 = {
     "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "config nets encoders masks wording",
-    "classification": "segmentation text encoders masks checkpoint config vocabulary",
+    "classification": "segmentation text encoders nets masks checkpoint config vocabulary",
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
     # truth
     "evaluation": "metrics label_rows classification segmentation config vocabulary wording",

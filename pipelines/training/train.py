@@ -29,6 +29,7 @@ from zs3.datasets import open_dataset
 from zs3.datasets.listing import is_folder
 from zs3.files import filesystem_of
 from zs3.learning.samples import TrainingPlan, training_plan
+from zs3.nets.zegformer import ModelConfig
 from zs3.tensor_files import file_digest
 from zs3.text.stored_banks import stored_digest
 
@@ -96,28 +97,38 @@ def run_name(request: TrainRequest, plan: TrainingPlan) -> str:
         defining["query_text"]["embeddings"] = stored_digest(request.recipe.query_text.embeddings)
     if request.recipe.training.start:
         defining["training"]["start"] = load_checkpoint(request.recipe.training.start).digest
-    elif backbone_file(request.recipe):
-        defining["training"]["backbone_weights"] = file_digest(backbone_file(request.recipe))
+    elif (source := backbone_source(request.recipe)) and not _is_tag(request.recipe.model, source):
+        defining["training"]["backbone_weights"] = file_digest(source)
     pictures = [(which, ref.id) for which, ref in plan.refs]
     classes = [asdict(c) for c in plan.classes]
     digest = digest_of({"recipe": defining, "pictures": pictures, "classes": classes})
     return f"{request.recipe.name}-{digest[:12]}"
 
 
-def backbone_file(recipe: Recipe) -> str:
-    """The file of weights from which the backbone starts; empty if it starts from none."""
+def backbone_source(recipe: Recipe) -> str:
+    """The weights to read for the backbone; empty if there are none to read."""
     training = recipe.training
     return (
         "" if training.start or training.backbone_weights == PACKAGED_BACKBONE else training.backbone_weights
     )
 
 
+def _is_tag(model: ModelConfig, source: str) -> bool:
+    """Whether open_clip knows the weights by this name, rather than that it is the name of a file."""
+    return model.architecture == "fcclip" and not Path(source).is_file()
+
+
 def refuse_missing(request: TrainRequest) -> None:
     """Check that the data sets and the checkpoint to start from exist, before Ray starts.
 
     Raises:
-        FileNotFoundError, ValueError: one does not.
+        FileNotFoundError, ValueError: one does not, or zs3 has not what trains the recipe's network.
     """
+    if request.recipe.model.text_transfer != "none":
+        raise ValueError(
+            f"recipe {request.recipe.name!r} is a MAFT+, which zs3 does not train; zs3 convert makes a checkpoint of "
+            "released weights"
+        )
     for _, folder in request.recipe.training.datasets:
         if not is_folder(f"{request.data_root}/{folder}"):
             raise FileNotFoundError(
@@ -139,11 +150,6 @@ def train(
         ValueError: data or recipe do not fit. ray.train errors: workers were lost more often than allowed.
     """
     recipe, started = request.recipe, time.monotonic()
-    if recipe.model.architecture == "fcclip":
-        raise ValueError(
-            f"recipe {recipe.name!r} is an FC-CLIP, which zs3 cannot train yet; zs3 convert makes a checkpoint of "
-            "released weights"
-        )
     datasets = [
         replace(open_dataset(layout, f"{request.data_root}/{folder}", recipe.training.split), name=layout)
         for layout, folder in recipe.training.datasets
@@ -157,7 +163,7 @@ def train(
         return _result(final, name, recipe.training.steps, time.monotonic() - started)
 
     use_gpu, count = _placement(workers)
-    backbone = read_backbone(recipe.model, backbone_file(recipe)) if backbone_file(recipe) else None
+    backbone = read_backbone(recipe.model, source) if (source := backbone_source(recipe)) else None
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,

@@ -28,7 +28,9 @@ from zs3.learning.loop import StepReport, train_steps
 from zs3.learning.optimizer import adamw
 from zs3.learning.samples import TrainingPlan, training_crop
 from zs3.nets.backbone import fill_by_order
+from zs3.nets.fcclip import FcClip
 from zs3.nets.networks import Network, build_network
+from zs3.text.bank import TextBank
 from zs3.text.stored_banks import class_bank
 from zs3.vocabulary import ClassEntry
 
@@ -48,21 +50,33 @@ class TrainingProgress:
     seconds_left: float = 0.0
 
 
-def training_bank(recipe: Recipe, plan: TrainingPlan, device: torch.device) -> torch.Tensor:
-    """(K, D) unit rows of the training classes.
+def training_bank(recipe: Recipe, plan: TrainingPlan, device: torch.device, network: Network) -> TextBank:
+    """The text bank of the training classes.
+
+    Args:
+        network: its CLIP encodes the names, where the recipe says so.
 
     Raises:
         ValueError: they are of another length than the network's embeddings, or do not fit the classes.
     """
     entries = [ClassEntry(id=i, name=c.name, synonyms=c.synonyms) for i, c in enumerate(plan.classes)]
     text = replace(recipe.query_text, templates=recipe.training.templates or recipe.query_text.templates)
-    rows = class_bank(text, entries, [True] * len(entries), device=device).embeddings
-    if rows.shape[1] != recipe.model.text_dim:
+    clip_state = network.backbone.model.state_dict() if isinstance(network, FcClip) else None
+    bank = class_bank(text, entries, [True] * len(entries), device=device, clip_state=clip_state)
+    length = bank.embeddings.shape[1]
+    if length != recipe.model.text_dim:
         raise ValueError(
-            f"text embeddings have {rows.shape[1]} numbers, but model.text_dim is {recipe.model.text_dim}; "
-            f"set model.text_dim to {rows.shape[1]}"
+            f"text embeddings have {length} numbers, but model.text_dim is {recipe.model.text_dim}; "
+            f"set model.text_dim to {length}"
         )
-    return torch.from_numpy(rows)
+    return bank
+
+
+def seen_names(recipe: Recipe, plan: TrainingPlan) -> list[str]:
+    """The training classes as a checkpoint names them: with all synonyms, where shared names decide what is seen."""
+    if recipe.seen_by == "name":
+        return [",".join((c.name, *c.synonyms)) for c in plan.classes]
+    return [c.name for c in plan.classes]
 
 
 def initial_network(
@@ -86,7 +100,8 @@ def initial_network(
     elif recipe.training.backbone_weights == PACKAGED_BACKBONE:
         fill_by_order(network.backbone, load_efficientnet().state_dict())
     for name, parameter in network.backbone.named_parameters():
-        parameter.requires_grad_(not name.startswith(recipe.training.frozen))
+        if name.startswith(recipe.training.frozen):
+            parameter.requires_grad_(False)
     return network
 
 
@@ -147,9 +162,9 @@ def train_worker(config: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(config["threads"] or os.cpu_count() or 1)
     plan: TrainingPlan = ray.get(config["plan"])
-    bank = training_bank(recipe, plan, device).to(device)
     start, backbone = (ray.get(config[key]) if config[key] else None for key in ("start", "backbone"))
     network = initial_network(recipe, start, backbone).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bank = training_bank(recipe, plan, device, network)
     optimizer = adamw(network, recipe.training.optimizer)
     first = 0
     checkpoint = ray.train.get_checkpoint()
@@ -177,7 +192,7 @@ def train_worker(config: dict[str, Any]) -> None:
             return
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "checkpoint"
-            save_checkpoint(folder, recipe, network, [c.name for c in plan.classes])
+            save_checkpoint(folder, recipe, network, seen_names(recipe, plan))
             state = {"optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(), "step": report.step}
             torch.save(state, folder / STATE)
             (folder / "progress.json").write_text(json.dumps(tracker.history))
@@ -190,16 +205,18 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.distributed.all_reduce(total)
         return float(total) / world
 
+    owners = bank.class_of_row
     batches = _batches(
         config["plan"], recipe, first * recipe.training.batch_size, rank, world, config["decode_tasks"]
     )
     train_steps(
         wrapped,
         batches,
-        bank,
+        torch.from_numpy(bank.embeddings).to(device),
         optimizer,
         recipe.model,
         recipe.training,
+        class_of_row_R=None if owners is None else torch.from_numpy(owners).to(device),
         first_step=first,
         on_step=on_step,
         mean_count=mean_count,

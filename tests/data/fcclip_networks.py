@@ -36,6 +36,10 @@ def convnext_tinytest(pretrained: bool = False, **options: Any) -> Any:
 open_clip.add_model_config(CONFIGS)
 
 
+class RecipeName(str):
+    """A recipe's name; a process that gets it from another one imports this file, and so knows the architectures."""
+
+
 def tiny_fcclip(name: str, short_side_px: int = 96) -> Recipe:
     """The recipe of a recorded network, `convnext` or `rn`."""
     architecture, text_dim = ARCHITECTURES[name]
@@ -45,7 +49,7 @@ def tiny_fcclip(name: str, short_side_px: int = 96) -> Recipe:
     )
     return replace(
         released,
-        name=f"tiny_{name}",
+        name=RecipeName(f"tiny_{name}"),
         model=replace(
             released.model, backbone=f"open_clip:{architecture}", hidden_dim=64, mask_dim=64, num_queries=20,
             num_heads=4, feedforward_dim=128, num_layers=4, pixel_encoder_layers=2 if name == "convnext" else 1,
@@ -54,6 +58,20 @@ def tiny_fcclip(name: str, short_side_px: int = 96) -> Recipe:
         query_text=names,
         image_text=names,
         segmenting=replace(released.segmenting, short_side_px=short_side_px),
+    )  # fmt: skip
+
+
+def small_training() -> Recipe:
+    """The recorded ConvNeXt's recipe, in eight steps on the pictures of `write_shapes`, from a random CLIP."""
+    made = tiny_fcclip("convnext")
+    return replace(
+        made,
+        training=replace(
+            made.training, datasets=(("folder", "shapes"),), steps=8, batch_size=2, checkpoint_every=2,
+            backbone_weights="", precision="float32", schedule=replace(made.training.schedule, falls_at=(6,)),
+            augmentation=replace(made.training.augmentation, crop_px=64, fit_range=(0.8, 1.5)),
+            losses=replace(made.training.losses, num_points=196),
+        ),
     )  # fmt: skip
 
 

@@ -32,10 +32,11 @@ OF_SHORT = (
 
 
 def main() -> None:
-    """Write `fcclip.npz`, `fcclip.json` and `fcclip_weights.npz`."""
+    """Write `fcclip.npz`, `fcclip.json`, `fcclip_weights.npz`, `fcclip_training.npz` and `fcclip_training.json`."""
     source = Path(sys.argv[1])
     write_arrays(source)
     write_facts(source / "fcclip")
+    write_training(source / "fcclip" / "train")
 
 
 def write_arrays(source: Path) -> None:
@@ -82,6 +83,18 @@ def write_facts(source: Path) -> None:
             "panoptic": json.loads((source / "postproc" / "postproc.json").read_text()),
             "weights": tables,
         },
+    )
+
+
+def write_training(source: Path) -> None:
+    """`fcclip_training.npz` and `.json`: assignments, costs, losses, gradients and three steps of the optimizer."""
+    arrays = dict(np.load(source / "train.npz"))
+    inputs = {key: v for key, v in arrays.items() if key.startswith("image") or "_packed" in key}
+    others = {key: v for key, v in arrays.items() if key not in inputs}
+    write_npz("fcclip_training.npz", inputs | kept(others))
+    facts = json.loads((source / "train.json").read_text())
+    write_json(
+        "fcclip_training.json", {key: facts[key] for key in ("num_points", "cases", "optimizer", "steps")}
     )
 
 

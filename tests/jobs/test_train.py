@@ -1,38 +1,28 @@
 """`zs3 train`: the command line changes the fields it names, trains a tiny recipe, and reports what it made."""
 
 import json
+import re
 
 import pytest
 
 from jobs import train as command
 from jobs.main import COMMANDS, MANUAL
-from tests.support.shapes import write_shapes
 from zs3.checkpoint import load_checkpoint
 from zs3.recipes import RECIPES
 
-QUICK = [
-    "--workers.threads", "1", "--workers.cpus-per-worker", "0.5", "--workers.decode-tasks", "1",
-    "--workers.report-every-s", "0",
-]  # fmt: skip
 
-
-def test_a_tiny_recipe_is_trained_and_the_same_command_finds_it_finished(
-    ray_session, tiny_recipe, monkeypatch, tmp_path, capfd
-):
-    monkeypatch.setitem(RECIPES, "tiny", lambda: tiny_recipe)
-    argv = ["tiny", "--data-root", str(write_shapes(tmp_path)), "--out", str(tmp_path / "runs"), "--json"]
-    argv += ["--set.training.steps", "2", *QUICK]
-    assert command.main(argv) == 0
-    out, err = capfd.readouterr()
-    result = json.loads(out)
-    assert (result["steps"], result["resumed_at"], out.count("\n")) == (2, 0, 1)
+def test_a_small_recipe_is_trained_and_the_same_command_finds_it_finished(trained_run, monkeypatch, capfd):
+    result = trained_run.result
+    assert (result["steps"], result["resumed_at"]) == (8, 0)
     checkpoint = load_checkpoint(result["checkpoint"])
-    assert checkpoint.digest == result["digest"] and checkpoint.seen_classes == ("apple", "sky")
-    assert (checkpoint.recipe.training.steps, checkpoint.recipe.training.batch_size) == (2, 4)
-    assert "step 2/2  loss " in err and f"zs3 label --checkpoint {result['checkpoint']}" in err
-    assert command.main(argv) == 0
-    again = json.loads(capfd.readouterr().out)
-    assert again["resumed_at"] == 2 and again["digest"] == result["digest"]
+    assert checkpoint.digest == result["digest"] and checkpoint.recipe == trained_run.recipe
+    assert re.search(r"^step 8/8  loss \d+\.\d+  ce \d+\.\d+  mask \d+\.\d+  dice \d", trained_run.err, re.M)
+    assert f"zs3 label --checkpoint {result['checkpoint']}" in trained_run.err
+    monkeypatch.setitem(RECIPES, "small", lambda: trained_run.recipe)
+    assert command.main(trained_run.argv) == 0
+    out = capfd.readouterr().out
+    again = json.loads(out)
+    assert out.count("\n") == 1 and again["resumed_at"] == 8 and again["digest"] == result["digest"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -77,3 +67,10 @@ def test_data_or_a_checkpoint_that_is_not_there_is_found_before_ray_starts(monke
     assert command.main(["mini", "--data-root", str(tmp_path / "nowhere")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"data set {tmp_path}/nowhere/" in line and "check --data-root" in line
+
+
+def test_what_zs3_cannot_train_is_said_before_ray_starts(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(command, "start_ray", lambda execution: pytest.fail("started Ray"))
+    assert command.main(["maft_plus_base", "--data-root", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'maft_plus_base' is a MAFT+, which zs3 does not train; zs3 convert makes a checkpoint" in line

@@ -67,6 +67,7 @@ FULL_FILES = {
         )
     }
     | {"postproc/": "fcclip/postproc/postproc"},
+    "fcclip_training": {"": "fcclip/train/train"},
 }
 """Which files of the full recordings hold the arrays of each small file, by the prefix of their keys."""
 

@@ -11,7 +11,7 @@ from zs3.images.codec import encode_label_png
 COLOURS = {1: (220, 40, 40), 2: (40, 60, 220), 3: (40, 200, 60)}
 CLASSES = [
     {"id": 0, "name": "background", "role": "background"},
-    {"id": 1, "name": "apple", "role": "seen"},
+    {"id": 1, "name": "apple", "role": "seen", "synonyms": ["fruit"]},
     {"id": 2, "name": "sky", "role": "seen"},
     {"id": 3, "name": "tree", "role": "unseen"},
 ]

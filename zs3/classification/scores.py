@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zs3.classification.fusion import geometric_ensemble, with_image
 from zs3.config import NamingSettings
+from zs3.nets.zegformer import nearest_rows
 from zs3.segmentation.segments import Segments
 
 
@@ -55,19 +56,12 @@ def class_scores(
 
 
 def _cosines(rows_KD: Tensor, bank_RD: Tensor, class_of_row_R: Tensor | None) -> Tensor:
-    """(K, C) products of unit rows, in double precision so that the number of threads changes no bit.
-
-    Of the rows of a class, the largest product counts.
-    """
+    """(K, C) products of unit rows, in double precision so that the number of threads changes no bit."""
     if not len(rows_KD):  # a table row without segments has embeddings of length 0
         cosines_KR = rows_KD.new_zeros(0, len(bank_RD))
     else:
         cosines_KR = (rows_KD.double() @ bank_RD.double().T).float()
-    if class_of_row_R is None:
-        return cosines_KR
-    best_KC = cosines_KR.new_zeros(len(cosines_KR), int(class_of_row_R[-1]) + 1)
-    owners_KR = class_of_row_R.expand_as(cosines_KR)
-    return best_KC.scatter_reduce(1, owners_KR, cosines_KR, "amax", include_self=False)
+    return nearest_rows(cosines_KR, class_of_row_R)
 
 
 def _finite(scores_KC: Tensor) -> Tensor:

@@ -35,12 +35,6 @@ SIZES = {
 """(channels of CLIP's last map, length of the embeddings) → recipe."""
 MAFT_PLUS_SIZES = {(1024, 640): "maft_plus_base", (1536, 768): "maft_plus_large"}
 
-PRETRAINED = {
-    "convnext_large_d_320": "laion2b_s29b_b131k_ft_soup",
-    "convnext_base_w_320": "laion_aesthetic_s13b_b82k_augreg",
-}
-"""open_clip's tag of the CLIP that a release was trained on; of the ResNets it is openai."""
-
 
 def inferred_recipe(state: Mapping[str, Tensor], source: str) -> tuple[str, str]:
     """The recipe whose CLIP has the checkpoint's channels and embedding length, and these in words.
@@ -97,15 +91,25 @@ def with_clip(state: Mapping[str, Tensor], used: Recipe, clip: str | None) -> Ma
     """
     if clip is None and any(name.startswith(CLIP) for name in state):
         return state
-    architecture = clip_architecture(used.model)
-    if clip is not None and Path(clip).is_file():
-        weights = read_tensors(clip)
-    else:
-        tag = clip or PRETRAINED.get(architecture, "openai")
-        config = EncoderConfig(kind="open_clip", architecture=architecture, weights=tag)
-        weights = load_encoder(config, device=torch.device("cpu")).model.state_dict()  # type: ignore[attr-defined]
+    weights = clip_weights(clip_architecture(used.model), clip or used.training.backbone_weights)
     others = {name: value for name, value in state.items() if not name.startswith(CLIP)}
-    return others | {f"{CLIP}{name.removeprefix('module.')}": value for name, value in weights.items()}
+    return others | {f"{CLIP}{name}": value for name, value in weights.items()}
+
+
+def clip_weights(architecture: str, source: str) -> dict[str, Tensor]:
+    """The tensors of a CLIP in open_clip's names.
+
+    Args:
+        source: a file of them, or a pretrained tag of the architecture in open_clip, which fetches it.
+
+    Raises:
+        FileNotFoundError: `source` is neither.
+        ValueError: the file is unreadable, or would run code.
+    """
+    if Path(source).is_file():
+        return {name.removeprefix("module."): value for name, value in read_tensors(source).items()}
+    config = EncoderConfig(kind="open_clip", architecture=architecture, weights=source)
+    return dict(load_encoder(config, device=torch.device("cpu")).model.state_dict())  # type: ignore[attr-defined]
 
 
 def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dict[str, Tensor]:
@@ -120,7 +124,6 @@ def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dic
         )
     ours = tensor_shapes(used.model)
     released = {released_name(name): shape for name, shape in ours.items() if not name.endswith(COUNTER)}
-    released[VOID] = (1, used.model.text_dim)
     left_out = ("criterion.", TEACHER)
     given = {
         name: v for name, v in state.items() if not (name.startswith(left_out) or name.endswith(COUNTER))
@@ -129,8 +132,4 @@ def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dic
     given = as_float32(given, source)
     refuse_not_finite(given, source)
     counters = {name: torch.zeros((), dtype=torch.int64) for name in ours if name.endswith(COUNTER)}
-    return counters | {
-        name: given[released_name(name)].reshape(shape)
-        for name, shape in ours.items()
-        if name not in counters
-    }
+    return counters | {name: given[released_name(name)] for name in ours if name not in counters}

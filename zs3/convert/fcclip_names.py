@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"transfer\.norm\.", "cdt.cross_atten.norm."),
     (r"transfer\.linear\.", "cdt.cross_atten.MLP."),
     (r"logit_scale$", PREDICTOR + "logit_scale"),
-    (r"void_embedding$", "void_embedding.weight"),
+    (r"void_embedding\.", "void_embedding."),
 )  # fmt: skip
 
 

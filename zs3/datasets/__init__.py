@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zs3.datasets import ade20k, ade20k_full, coco_stuff, folder, pascal_context, voc
+from zs3.datasets import ade20k, ade20k_full, coco_panoptic, coco_stuff, folder, pascal_context, voc
 from zs3.datasets.listing import Dataset, ImageRef
 from zs3.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = [
     "LAYOUTS",
+    "PANOPTIC",
     "Dataset",
     "DatasetName",
     "ImageRef",
@@ -44,6 +45,9 @@ LAYOUTS: dict[str, ModuleType] = {
     "pascal_context_459": pascal_context,
 }
 """How each lies on disk: a module with `index(root, split)` and `truth(data, vocabulary)`."""
+
+PANOPTIC: dict[str, ModuleType] = {"coco_panoptic": coco_panoptic}
+"""Layouts for training alone, whose `truth(data, vocabulary, segments)` also separates the things of a class."""
 
 
 def open_dataset(name: str, root: str, split: str) -> Dataset:
@@ -91,6 +95,7 @@ def read_truth(name: str, data: bytes, vocabulary: Vocabulary) -> NDArray[np.int
 
 
 def _layout(name: str) -> ModuleType:
-    if name not in LAYOUTS:
-        raise ValueError(f"no data set layout {name!r}; there are: {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
+    layouts = LAYOUTS | PANOPTIC
+    if name not in layouts:
+        raise ValueError(f"no data set layout {name!r}; there are: {', '.join(layouts)}")
+    return layouts[name]

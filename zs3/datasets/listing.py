@@ -22,6 +22,8 @@ class ImageRef:
     image_uri: str
     truth_uri: str | None
     """None if the data set has no truth for the split."""
+    segments: tuple[tuple[int, int], ...] = ()
+    """(number in the truth, class id) of each segment, where the truth is panoptic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,11 @@ def by_stem(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def paired(
-    ids: Sequence[str], images: Mapping[str, str], truths: Mapping[str, str], where: str
+    ids: Sequence[str],
+    images: Mapping[str, str],
+    truths: Mapping[str, str],
+    where: str,
+    segments: Mapping[str, tuple[tuple[int, int], ...]] | None = None,
 ) -> tuple[ImageRef, ...]:
     """References for `ids`, in order.
 
@@ -101,6 +107,7 @@ def paired(
         images: id -> image uri.
         truths: id -> truth uri. If no id has one, the split has no truth.
         where: name of the split in messages, as in "voc split 'val' at /data/voc".
+        segments: id -> its segments, where the truth is panoptic.
 
     Raises:
         FileNotFoundError: an image is missing, or some but not all truths are.
@@ -116,7 +123,13 @@ def paired(
     if len(without) < len(ids):
         _refuse_missing("truth mask", without, len(ids), where)
     return tuple(
-        ImageRef(id=image_id, image_uri=images[image_id], truth_uri=truths.get(image_id)) for image_id in ids
+        ImageRef(
+            id=image_id,
+            image_uri=images[image_id],
+            truth_uri=truths.get(image_id),
+            segments=(segments or {}).get(image_id, ()),
+        )
+        for image_id in ids
     )
 
 

@@ -1,4 +1,4 @@
-"""One random crop of an image and its labels, as the released training code of ZegFormer takes it.
+"""One random crop of an image and its labels, as the released training code of ZegFormer or FC-CLIP takes it.
 
 Order: resize, crop, colour jitter, flip, pad. Images are resized bilinearly, labels by nearest neighbour.
 Hue and saturation go through Pillow's 8-bit HSV (256 hues) instead of OpenCV's (180 hues).
@@ -7,7 +7,7 @@ Hue and saturation go through Pillow's 8-bit HSV (256 hues) instead of OpenCV's 
 # H W pixels of the picture, C C pixels of the crop
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,9 @@ class Augmentation:
     """Lengths to draw the resized short edge from, in pixels. Empty: `scale_range` decides."""
     scale_range: tuple[float, float] = (0.5, 2.0)
     """Without `short_edges_px`: minimum and maximum of the resized short edge relative to `crop_px`, log-uniform."""
+    fit_range: tuple[float, float] | None = field(default=None, metadata={"later": True})
+    """Instead of both: the long edge is `crop_px` times a uniform number of this range, and crops of pictures that are
+    longer lie at one share of the free room along both axes (FC-CLIP's large-scale jitter)."""
     max_long_edge_px: int = 2048
     """The resized long edge is at most this; the short edge gives way."""
     crop_on_label_tries: int = 1
@@ -48,7 +51,7 @@ def short_edges(crop_px: int, first: int, last: int) -> tuple[int, ...]:
     return tuple(int(x * 0.1 * crop_px) for x in range(first, last + 1))
 
 
-def resized_size(height: int, width: int, short_edge_px: float, max_long_edge_px: int) -> tuple[int, int]:
+def resized_size(height: int, width: int, short_edge_px: float, max_long_edge_px: float) -> tuple[int, int]:
     """(height, width) with the short edge of a given length, but the long edge at most `max_long_edge_px`."""
     scale = min(short_edge_px / min(height, width), max_long_edge_px / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -69,16 +72,23 @@ def random_crop(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A crop of the resized image and labels, at most crop_px a side; only what is cropped gets resized."""
     height, width = labels.shape
-    if settings.short_edges_px:
+    longest_px: float = settings.max_long_edge_px
+    if settings.fit_range is not None:
+        short_edge_px, longest_px = np.inf, settings.crop_px * rng.uniform(*settings.fit_range)
+    elif settings.short_edges_px:
         short_edge_px = float(rng.choice(settings.short_edges_px))
     else:
         low, high = np.log(settings.scale_range)
         short_edge_px = settings.crop_px * float(np.exp(rng.uniform(low, high)))
-    new_height, new_width = resized_size(height, width, short_edge_px, settings.max_long_edge_px)
+    new_height, new_width = resized_size(height, width, short_edge_px, longest_px)
     crop_height, crop_width = min(settings.crop_px, new_height), min(settings.crop_px, new_width)
     for _ in range(max(1, settings.crop_on_label_tries)):
-        top = int(rng.integers(new_height - crop_height + 1))
-        left = int(rng.integers(new_width - crop_width + 1))
+        if settings.fit_range is None:
+            top = int(rng.integers(new_height - crop_height + 1))
+            left = int(rng.integers(new_width - crop_width + 1))
+        else:
+            share = rng.random()
+            top, left = round(share * (new_height - crop_height)), round(share * (new_width - crop_width))
         rows = _nearest(top, crop_height, new_height, height)
         columns = _nearest(left, crop_width, new_width, width)
         cropped_labels = labels[rows[:, None], columns]

@@ -1,6 +1,6 @@
 """The training loop: batches in, a trained network out; everything that depends on a cluster is injected."""
 
-# B image, C crop side in pixels, K class, D embedding
+# B image, C crop side in pixels, R row of a text bank, D embedding
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zs3.learning.losses import segmentation_losses, total_loss
 from zs3.learning.optimizer import clip_gradients, set_learning_rate
 from zs3.learning.pixel_loss import pixel_loss
+from zs3.learning.points import Draw
 from zs3.learning.samples import IGNORE, class_index
 from zs3.learning.schedule import learning_rate_factor
 from zs3.learning.settings import TrainingConfig
@@ -47,19 +48,23 @@ def batch_losses(
     network: nn.Module,
     crops_BCC3: np.ndarray,
     labels_BCC: np.ndarray,
-    bank_KD: Tensor,
+    bank_RD: Tensor,
     config: ModelConfig,
     training: TrainingConfig,
     *,
+    class_of_row_R: Tensor | None = None,
     mean_count: Callable[[float], float] = float,
+    draw: Draw = torch.rand,
 ) -> dict[str, Tensor]:
     """Unweighted loss terms of one batch.
 
     Args:
-        labels_BCC: int16 from `training_labels`. bank_KD: unit rows of the training classes.
+        labels_BCC: int16 from `training_labels`. bank_RD: unit rows of the training classes.
+        class_of_row_R: (R,) int64, the class of each row, where classes have several (`nearest_rows`).
         mean_count: averages the number of target masks, or of labelled pixels, over the workers.
+        draw: where points come from, if masks are compared at points.
     """
-    device = bank_KD.device
+    device = bank_RD.device
     half = training.precision == "bfloat16"
     images = normalised(crops_BCC3, config, device)
     if config.architecture == "pixel_level":
@@ -67,29 +72,32 @@ def batch_losses(
             embeddings = network(images)
         resolution, temperature = training.losses.mask_resolution, config.temperature
         loss = pixel_loss(
-            embeddings, labels_BCC, bank_KD, temperature, resolution=resolution, mean_count=mean_count
+            embeddings, labels_BCC, bank_RD, temperature, resolution=resolution, mean_count=mean_count
         )
         return {"loss_ce": loss}
-    classes = class_index(len(bank_KD))
+    num_classes = len(bank_RD) if class_of_row_R is None else int(class_of_row_R[-1]) + 1
+    classes = class_index(num_classes, int(labels_BCC.max(where=labels_BCC < IGNORE, initial=0)))
     targets: list[Targets] = [
-        targets_to(targets_from_labels(labels, classes, ignore_id=IGNORE), device) for labels in labels_BCC
+        targets_to(targets_from_labels(labels, classes, ignore_id=IGNORE, by_label=True), device)
+        for labels in labels_BCC
     ]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         outputs = network(images, all_layers=True)
-    logits = [class_logits(output, bank_KD, config.temperature) for output in outputs]
+    logits = [class_logits(output, bank_RD, class_of_row_R) for output in outputs]
     masks = [output.mask_logits_BQhw for output in outputs]
     count = max(mean_count(count_masks(targets)), 1.0)
-    return segmentation_losses(logits, masks, targets, training.losses, num_masks=count)
+    return segmentation_losses(logits, masks, targets, training.losses, num_masks=count, draw=draw)
 
 
 def train_steps(
     network: nn.Module,
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
-    bank_KD: Tensor,
+    bank_RD: Tensor,
     optimizer: torch.optim.Optimizer,
     config: ModelConfig,
     training: TrainingConfig,
     *,
+    class_of_row_R: Tensor | None = None,
     first_step: int = 0,
     on_step: Callable[[StepReport], None],
     mean_count: Callable[[float], float] = float,
@@ -98,7 +106,7 @@ def train_steps(
 
     Args:
         network: in training mode; it may be wrapped for distributed training.
-        batches: (crops, labels) as `batch_losses` takes them.
+        batches: (crops, labels) as `batch_losses` takes them, with the bank and the classes of its rows.
         first_step: steps that an earlier run has done.
         on_step: called after each step, the place for progress and checkpoints.
 
@@ -113,7 +121,16 @@ def train_steps(
         if step >= training.steps:
             break
         set_learning_rate(optimizer, learning_rate_factor(training.schedule, step, training.steps))
-        terms = batch_losses(network, crops, labels, bank_KD, config, training, mean_count=mean_count)
+        terms = batch_losses(
+            network,
+            crops,
+            labels,
+            bank_RD,
+            config,
+            training,
+            class_of_row_R=class_of_row_R,
+            mean_count=mean_count,
+        )
         loss = total_loss(terms, training.losses)
         if not bool(torch.isfinite(loss)):
             raise ValueError(

@@ -1,4 +1,7 @@
-"""The training losses: class cross-entropy, and focal and dice losses of masks, for every decoder layer.
+"""The training losses: class cross-entropy, and two losses of masks, for every decoder layer.
+
+Masks are compared at every pixel by focal and dice losses (ZegFormer), or at points by cross-entropy and dice loss
+(FC-CLIP).
 
 Deviation from the published code, by `LossSettings.void_is_negative=False`: pixels without seen truth
 (ignored, unseen, padding) enter no mask loss and no matching cost, instead of being outside of every mask.
@@ -7,14 +10,15 @@ Deviation from the published code, by `LossSettings.void_is_negative=False`: pix
 # L decoder layer, B image, Q query, K class, N target of an image, M matched pair, H W pixels, h w mask cells
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zs3.learning.matching import FOCAL_ALPHA, assign, match_costs, pixel_weights, softplus
+from zs3.learning.matching import FOCAL_ALPHA, MatchCosts, assign, match_costs, pixel_weights, softplus
+from zs3.learning.points import Draw, targets_at, unsure_points, values_at
 from zs3.learning.targets import Targets, resize_targets
 
 
@@ -25,7 +29,7 @@ class LossSettings:
     class_weight: float = 1.0
     """Weight of the cross-entropy, and of the class cost in the matching."""
     mask_weight: float = 20.0
-    """Weight of the focal loss, and of the focal cost in the matching."""
+    """Weight of the focal loss or cross-entropy of masks, and of the same cost in the matching."""
     dice_weight: float = 1.0
     """Weight of the dice loss, and of the dice cost in the matching."""
     no_object_weight: float = 0.1
@@ -33,6 +37,9 @@ class LossSettings:
     mask_resolution: Literal["full", "prediction"] = "full"
     """Where mask losses are computed: at the padded image size (published), or at the stride of the predicted
     masks, 16 times cheaper."""
+    num_points: int = field(default=0, metadata={"later": True})
+    """0: masks are compared at every pixel, by the focal loss. Else at as many points, by the cross-entropy
+    (Mask2Former): uniform ones in the matching, in the losses most where the prediction is unsure."""
     void_is_negative: bool = False
     """True: pixels that are not valid lie outside of every mask (published). False: they reach no mask loss
     and no matching cost."""
@@ -43,30 +50,55 @@ class LossSettings:
 
 
 def _match_layers(
-    class_logits_LBQK: Tensor, mask_logits_LBQhw: Tensor, small: Sequence[Targets], settings: LossSettings
+    class_logits_LBQK: Tensor,
+    mask_logits_LBQhw: Tensor,
+    targets: Sequence[Targets],
+    small: Sequence[Targets],
+    settings: LossSettings,
+    draw: Draw,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Matched pairs of all layers and images: layer, image, query, target of the image, each (M,) int64."""
+    """Matched pairs of all layers and images: layer, image, query, target of the image, each (M,) int64.
+
+    At points, the pairs of a layer follow each other, those of the last layer first.
+    """
     pairs: list[tuple[int, int, int, int]] = []
     num_layers, _, num_queries, _ = class_logits_LBQK.shape
-    for image, targets in enumerate(small):
-        if not len(targets.classes):
-            continue
-        costs = match_costs(
-            class_logits_LBQK[:, image].flatten(0, 1),
-            mask_logits_LBQhw[:, image].flatten(0, 1),
-            targets,
-            void_is_negative=settings.void_is_negative,
-        )
+
+    def add(costs: MatchCosts, layers: Sequence[int], image: int) -> None:
         total = costs.total(
             class_weight=settings.class_weight,
             mask_weight=settings.mask_weight,
             dice_weight=settings.dice_weight,
         )
-        for layer, total_QN in enumerate(total.cpu().numpy().reshape(num_layers, num_queries, -1)):
-            pairs += [(layer, image, int(query), int(target)) for query, target in zip(*assign(total_QN))]
+        for layer, total_QN in zip(layers, total.cpu().numpy().reshape(len(layers), num_queries, -1)):
+            pairs.extend((layer, image, int(query), int(target)) for query, target in zip(*assign(total_QN)))
+
+    negative = settings.void_is_negative
+    if settings.num_points:
+        for layer in last_first(num_layers):
+            for image, whole in enumerate(targets):
+                points_P2 = draw((1, settings.num_points, 2), device=mask_logits_LBQhw.device)[0]
+                if len(whole.classes):
+                    logits_Q1P = values_at(mask_logits_LBQhw[layer, image, None], points_P2[None])[0, :, None]
+                    there, classes_QK = targets_at(whole, points_P2), class_logits_LBQK[layer, image]
+                    costs = match_costs(classes_QK, logits_Q1P, there, void_is_negative=negative, focal=False)
+                    add(costs, [layer], image)
+    else:
+        for image, whole in enumerate(small):
+            if len(whole.classes):
+                classes_QK, masks_Qhw = (
+                    x[:, image].flatten(0, 1) for x in (class_logits_LBQK, mask_logits_LBQhw)
+                )
+                costs = match_costs(classes_QK, masks_Qhw, whole, void_is_negative=negative)
+                add(costs, range(num_layers), image)
     table = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 4).to(class_logits_LBQK.device)
     layers_M, images_M, queries_M, targets_M = table.unbind(1)
     return layers_M, images_M, queries_M, targets_M
+
+
+def last_first(num_layers: int) -> tuple[int, ...]:
+    """The decoder layers in the order in which losses are reported and points are drawn."""
+    return (num_layers - 1, *range(num_layers - 1))
 
 
 def focal_loss(logits_MP: Tensor, inside_MP: Tensor, weights_MP: Tensor) -> Tensor:
@@ -83,6 +115,12 @@ def focal_loss(logits_MP: Tensor, inside_MP: Tensor, weights_MP: Tensor) -> Tens
     against_MP = logits_MP * (1 - 2 * t_MP)
     alpha_MP = ((1 - FOCAL_ALPHA) + (2 * FOCAL_ALPHA - 1) * t_MP) * weights_MP
     loss_MP = against_MP.sigmoid().square() * softplus(against_MP) * alpha_MP
+    return loss_MP.sum(1) / weights_MP.sum(1).clamp(min=1)
+
+
+def cross_entropy(logits_MP: Tensor, inside_MP: Tensor, weights_MP: Tensor) -> Tensor:
+    """(M,) sigmoid cross-entropy, mean over the points of weight 1; arguments of `focal_loss`, the truth in [0, 1]."""
+    loss_MP = (softplus(logits_MP) - logits_MP * inside_MP) * weights_MP
     return loss_MP.sum(1) / weights_MP.sum(1).clamp(min=1)
 
 
@@ -108,6 +146,7 @@ def segmentation_losses(
     settings: LossSettings,
     *,
     num_masks: float,
+    draw: Draw = torch.rand,
 ) -> dict[str, Tensor]:
     """Unweighted `loss_ce`, `loss_mask`, `loss_dice` of the last layer; of earlier ones with `_0`, `_1`, …
 
@@ -119,6 +158,7 @@ def segmentation_losses(
         targets: per image, all of one size (H, W), the size of the padded batch, on the device of the logits.
         settings: weights and switches.
         num_masks: target masks in the whole batch, averaged over the workers; at least 1 is used.
+        draw: where points come from, if masks are compared at points.
 
     Raises:
         ValueError: sizes or counts do not fit, or predictions are not finite.
@@ -132,15 +172,16 @@ def segmentation_losses(
         class_logits_LBQK = torch.stack([logits.float() for logits in class_logits])
         mask_logits_LBQhw = torch.stack([logits.float() for logits in mask_logits])
         small = [resize_targets(image, *mask_logits_LBQhw.shape[-2:]) for image in targets]
-        pairs = _match_layers(class_logits_LBQK.detach(), mask_logits_LBQhw.detach(), small, settings)
+        pairs = _match_layers(
+            class_logits_LBQK.detach(), mask_logits_LBQhw.detach(), targets, small, settings, draw
+        )
         ce_L = _class_losses(class_logits_LBQK, mask_logits_LBQhw, small, pairs, settings)
-        focal_L, dice_L = _mask_losses(mask_logits_LBQhw, targets, small, pairs, settings)
+        mask_L, dice_L = _mask_losses(mask_logits_LBQhw, targets, small, pairs, settings, draw)
     losses = {}
-    last = len(class_logits) - 1
-    for layer in (last, *range(last)):
-        suffix = "" if layer == last else f"_{layer}"
+    for layer in last_first(len(class_logits)):
+        suffix = "" if layer == len(class_logits) - 1 else f"_{layer}"
         losses[f"loss_ce{suffix}"] = ce_L[layer]
-        losses[f"loss_mask{suffix}"] = focal_L[layer] / max(num_masks, 1)
+        losses[f"loss_mask{suffix}"] = mask_L[layer] / max(num_masks, 1)
         losses[f"loss_dice{suffix}"] = dice_L[layer] / max(num_masks, 1)
     return losses
 
@@ -173,30 +214,60 @@ def _mask_losses(
     small: Sequence[Targets],
     pairs: tuple[Tensor, Tensor, Tensor, Tensor],
     settings: LossSettings,
+    draw: Draw,
 ) -> tuple[Tensor, Tensor]:
-    """Focal and dice losses, each (L,), summed over the matched pairs of a layer."""
+    """Focal loss or cross-entropy, and dice loss, each (L,), summed over the matched pairs of a layer."""
     layers_M, images_M, queries_M, targets_M = pairs
-    chosen = targets if settings.mask_resolution == "full" else small
+    chosen = targets if settings.mask_resolution == "full" or settings.num_points else small
     logits_Mhw = mask_logits_LBQhw[layers_M, images_M, queries_M]
-    if settings.mask_resolution == "full" and len(logits_Mhw):
-        size = tuple(targets[0].valid.shape)
-        logits_Mhw = functional.interpolate(
-            logits_Mhw[:, None], size=size, mode="bilinear", align_corners=False
-        )[:, 0]
-    inside = torch.cat([image.masks for image in chosen])[_offsets(chosen, images_M) + targets_M]
-    weights_B = torch.stack(
-        [pixel_weights(image, void_is_negative=settings.void_is_negative) for image in chosen]
-    )
-    arguments = (logits_Mhw.flatten(1), inside.flatten(1), weights_B[images_M].flatten(1))
     nothing_L = mask_logits_LBQhw.new_zeros(len(mask_logits_LBQhw))
     if not len(logits_Mhw):
         # Kept on the graph: a worker whose batch holds no target must still take part in the backward pass.
         nothing_L = nothing_L + 0 * mask_logits_LBQhw.sum()
         return nothing_L, nothing_L
+    masks, places_M = torch.cat([image.masks for image in chosen]), _offsets(chosen, images_M) + targets_M
+    if settings.num_points:
+        invalid_BHW = None if settings.void_is_negative else torch.stack([~one.valid for one in chosen])
+        # Layer by layer, because each pair takes a whole mask in float32.
+        parts = [
+            _at_points(
+                logits_Mhw[layers_M == layer],
+                masks[places_M[layers_M == layer]],
+                None if invalid_BHW is None else invalid_BHW[images_M[layers_M == layer]],
+                settings.num_points,
+                draw,
+            )
+            for layer in layers_M.unique_consecutive()
+        ]
+        arguments = tuple(torch.cat(part) for part in zip(*parts))
+    else:
+        if settings.mask_resolution == "full":
+            size = tuple(targets[0].valid.shape)
+            logits_Mhw = functional.interpolate(
+                logits_Mhw[:, None], size=size, mode="bilinear", align_corners=False
+            )[:, 0]
+        weights_B = torch.stack(
+            [pixel_weights(image, void_is_negative=settings.void_is_negative) for image in chosen]
+        )
+        arguments = tuple(x.flatten(1) for x in (logits_Mhw, masks[places_M], weights_B[images_M]))
+    mask_loss = cross_entropy if settings.num_points else focal_loss
     return (
-        nothing_L.index_add(0, layers_M, focal_loss(*arguments)),
+        nothing_L.index_add(0, layers_M, mask_loss(*arguments)),
         nothing_L.index_add(0, layers_M, dice_loss(*arguments)),
     )
+
+
+def _at_points(
+    logits_Mhw: Tensor, masks_MHW: Tensor, invalid_MHW: Tensor | None, num_points: int, draw: Draw
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, target shares and weights of pairs, each (M, P), at points of their own."""
+    points_MP2 = unsure_points(logits_Mhw.detach(), num_points, draw, invalid_MHW=invalid_MHW)
+    logits_MP = values_at(logits_Mhw[:, None], points_MP2)[:, 0]
+    inside_MP = values_at(masks_MHW[:, None].to(torch.float32), points_MP2)[:, 0]
+    if invalid_MHW is None:
+        return logits_MP, inside_MP, torch.ones_like(logits_MP)
+    touched_MP = values_at(invalid_MHW[:, None].to(torch.float32), points_MP2)[:, 0] > 0
+    return logits_MP, inside_MP, (~touched_MP).to(torch.float32)
 
 
 def _offsets(targets: Sequence[Targets], images_M: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matching queries to targets: bipartite, by class, focal and dice costs (MaskFormer, Cheng et al. 2021).
+"""Matching queries to targets: bipartite, by class, mask and dice costs (MaskFormer, Cheng et al. 2021).
 
 The costs are matrix products over pixels, for all decoder layers of an image at once.
 """
@@ -24,8 +24,8 @@ class MatchCosts:
 
     by_class: Tensor
     """(Q, N), minus the probability of the target's class, in [-1, 0]."""
-    by_focal: Tensor
-    """(Q, N), sigmoid focal loss, mean over pixels, >= 0."""
+    by_mask: Tensor
+    """(Q, N), sigmoid focal loss or cross-entropy, mean over pixels, >= 0."""
     by_dice: Tensor
     """(Q, N), dice loss with +1 smoothing, in [0, 1]."""
 
@@ -33,7 +33,7 @@ class MatchCosts:
         self, *, class_weight: float = 1.0, mask_weight: float = 20.0, dice_weight: float = 1.0
     ) -> Tensor:
         """(Q, N) weighted sum, the matrix that is assigned."""
-        return mask_weight * self.by_focal + class_weight * self.by_class + dice_weight * self.by_dice
+        return mask_weight * self.by_mask + class_weight * self.by_class + dice_weight * self.by_dice
 
 
 def pixel_weights(targets: Targets, *, void_is_negative: bool) -> Tensor:
@@ -56,7 +56,12 @@ def softplus(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match_costs(
-    class_logits_QK: Tensor, mask_logits_Qhw: Tensor, targets: Targets, *, void_is_negative: bool
+    class_logits_QK: Tensor,
+    mask_logits_Qhw: Tensor,
+    targets: Targets,
+    *,
+    void_is_negative: bool,
+    focal: bool = True,
 ) -> MatchCosts:
     """Costs of every (query, target) pair of one image (MaskFormer, section 3.2).
 
@@ -65,6 +70,7 @@ def match_costs(
         mask_logits_Qhw: (Q, h, w).
         targets: the image's targets at (h, w), see `targets.resize_targets`.
         void_is_negative: count pixels that are not valid as outside every mask, instead of not at all.
+        focal: whether the mask cost is the focal loss; else the cross-entropy (Mask2Former).
 
     Raises:
         ValueError: the targets have another size than the predicted masks, or a class is out of range.
@@ -87,15 +93,19 @@ def match_costs(
         inside_PN = (targets.masks.flatten(1) * weights_P).T
         outside_PN = weights_P[:, None] - inside_PN
         p_QP = logits_QP.sigmoid()
-        softplus_QP = softplus(logits_QP)
-        as_outside_QP = p_QP.square().mul_(softplus_QP)
-        as_inside_QP = (1 - p_QP).square_().mul_(softplus_QP.sub_(logits_QP))
-        focal_QN = FOCAL_ALPHA * (as_inside_QP @ inside_PN) + (1 - FOCAL_ALPHA) * (as_outside_QP @ outside_PN)
+        as_outside_QP = softplus(logits_QP)
+        as_inside_QP = as_outside_QP - logits_QP
+        alpha, beta = 1.0, 1.0
+        if focal:
+            as_outside_QP.mul_(p_QP.square())
+            as_inside_QP.mul_((1 - p_QP).square_())
+            alpha, beta = FOCAL_ALPHA, 1 - FOCAL_ALPHA
+        mask_QN = alpha * (as_inside_QP @ inside_PN) + beta * (as_outside_QP @ outside_PN)
         overlap_QN = p_QP @ inside_PN
         area_Q1 = (p_QP @ weights_P)[:, None]
         return MatchCosts(
             by_class=-probabilities_QK[:, targets.classes],
-            by_focal=focal_QN / weights_P.sum().clamp(min=1),
+            by_mask=mask_QN / weights_P.sum().clamp(min=1),
             by_dice=1 - (2 * overlap_QN + 1) / (area_Q1 + inside_PN.sum(0) + 1),
         )
 

@@ -1,4 +1,4 @@
-"""AdamW in the published parameter groups: a slow backbone, no decay on norms and query embeddings."""
+"""AdamW in the published parameter groups: a slow backbone, no decay on norms and embeddings."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

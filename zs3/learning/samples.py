@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zs3.datasets import Dataset, ImageRef, read_truth
+from zs3.datasets import PANOPTIC, Dataset, ImageRef, read_truth
 from zs3.images.codec import decode
 from zs3.learning.augmentation import Augmentation, augment
 from zs3.learning.targets import EXCLUDED, NEGATIVE
@@ -107,9 +107,27 @@ def training_labels(
     return lookup[truth_HW]
 
 
-def class_index(num_classes: int) -> np.ndarray:
-    """The `class_index` with which `targets_from_labels` reads labels of `training_labels`."""
-    return np.array([*range(num_classes), NEGATIVE])
+def with_segments(labels_HW: np.ndarray, instances_HW: np.ndarray, num_classes: int) -> np.ndarray:
+    """Labels of `training_labels` in which the segments of a class differ: by the multiples of `num_classes` + 1.
+
+    Args:
+        instances_HW: which segment of its class a pixel is in, from 0.
+
+    Raises:
+        ValueError: a class has so many segments that 16 bits do not suffice.
+    """
+    shift = np.where(labels_HW < num_classes, instances_HW * (num_classes + 1), 0)
+    if int(shift.max(initial=0)) + num_classes >= IGNORE:
+        raise ValueError(
+            f"a class has {int(instances_HW.max()) + 1} segments, of which {IGNORE // (num_classes + 1)} can be told "
+            f"apart among {num_classes} classes; leave the picture out"
+        )
+    return (labels_HW + shift).astype(np.int16)
+
+
+def class_index(num_classes: int, max_label: int = 0) -> np.ndarray:
+    """The `class_index` with which `targets_from_labels` reads labels of `training_labels` and `with_segments`."""
+    return np.tile([*range(num_classes), NEGATIVE], max_label // (num_classes + 1) + 1)
 
 
 def picture_of(sample: int, count: int, seed: int) -> int:
@@ -128,9 +146,13 @@ def training_crop(
     """
     which, ref = plan.refs[picture_of(sample, len(plan.refs), seed)]
     assert ref.truth_uri is not None
+    layout, vocabulary, instances = plan.layouts[which], plan.vocabularies[which], None
     try:
         pixels = decode(read(ref.image_uri))
-        truth = read_truth(plan.layouts[which], read(ref.truth_uri), plan.vocabularies[which])
+        if layout in PANOPTIC:
+            truth, instances = PANOPTIC[layout].truth(read(ref.truth_uri), vocabulary, ref.segments)
+        else:
+            truth = read_truth(layout, read(ref.truth_uri), vocabulary)
     except ValueError as error:
         raise ValueError(f"training picture {ref.id} ({ref.image_uri}): {error}") from error
     if pixels.shape[:2] != truth.shape:
@@ -138,7 +160,9 @@ def training_crop(
             f"training picture {ref.id}: the picture is {pixels.shape[1]}x{pixels.shape[0]} but its truth "
             f"{truth.shape[1]}x{truth.shape[0]}; expected equal sizes: is {ref.truth_uri} its truth?"
         )
-    labels = training_labels(truth, plan.tables[which], len(plan.classes), plan.vocabularies[which].ignore_id)
+    labels = training_labels(truth, plan.tables[which], len(plan.classes), vocabulary.ignore_id)
+    if instances is not None:
+        labels = with_segments(labels, instances, len(plan.classes))
     rng = np.random.default_rng([seed, 1, sample])
     wanted = range(len(plan.classes))
     return augment(pixels, labels, replace(settings, ignore_id=IGNORE), rng, wanted_ids=wanted)

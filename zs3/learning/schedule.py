@@ -1,7 +1,7 @@
 """Learning-rate schedules: factors on the base learning rate, pure functions of the step."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -9,14 +9,17 @@ from typing import Literal
 class ScheduleSettings:
     """How the learning rate runs over training."""
 
-    kind: Literal["poly", "cosine"] = "poly"
-    """poly (published) falls like (1 - progress)^power; cosine falls along half a cosine wave to `floor`."""
+    kind: Literal["poly", "cosine", "steps"] = "poly"
+    """poly (published) falls like (1 - progress)^power; cosine falls along half a cosine wave to `floor`; steps falls
+    to a tenth at each of `falls_at`."""
     power: float = 0.9
     """Exponent of poly."""
     warmup_steps: int = 0
     """Steps over which the factor first climbs linearly from near 0; 0 as published."""
     floor: float = 0.0
     """Factor at the end of cosine, in [0, 1]."""
+    falls_at: tuple[int, ...] = field(default=(), metadata={"later": True})
+    """Steps, from 0, from which on the factor of steps is a tenth of what it was."""
 
 
 def poly(step: int, total_steps: int, *, power: float = 0.9) -> float:
@@ -42,6 +45,8 @@ def learning_rate_factor(settings: ScheduleSettings, step: int, total_steps: int
         )
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
+    if settings.kind == "steps":
+        return float(0.1 ** sum(step >= place for place in settings.falls_at))
     step, total_steps = step - settings.warmup_steps, total_steps - settings.warmup_steps
     if settings.kind == "poly":
         return poly(step, total_steps, power=settings.power)

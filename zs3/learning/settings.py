@@ -36,7 +36,8 @@ class TrainingConfig:
     """bfloat16 runs the network under autocast; losses and matching stay float32."""
     backbone_weights: str = ""
     """Where the backbone starts: empty for random, efficientnet_lite0 for the packaged ImageNet weights, or path or uri
-    of a file of torchvision's or detectron2's weights."""
+    of a file of torchvision's or detectron2's weights. Of an fcclip the whole CLIP: a pretrained tag of open_clip, or a
+    file in its names."""
     start: str = ""
     """Checkpoint (shipped name, folder or uri) whose weights the whole network starts from, instead of
     `backbone_weights`; parts that it lacks start like those of any other network."""

@@ -1,4 +1,4 @@
-"""Targets of the losses: one mask for each class in an image, and the pixels that are valid.
+"""Targets of the losses: one mask for each class or segment of an image, and the pixels that are valid.
 
 Ignored, unseen and padding pixels are not valid. Their labels never leave this file: label maps that differ only in
 these labels give equal targets. This keeps unseen classes unseen.
@@ -24,12 +24,12 @@ _UNKNOWN = -3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Targets:
-    """The truth of one image: one target per class, and the valid pixels."""
+    """The truth of one image: its targets, and the valid pixels."""
 
     classes: Tensor
-    """(N,) int64, indices into the training classes, ascending."""
+    """(N,) int64, indices into the training classes; ascending where each class has one target."""
     masks: Tensor
-    """(N, H, W) bool, disjoint, False wherever `valid` is False."""
+    """(N, H, W) bool, disjoint, False wherever `valid` is False; at points (`zs3.learning.points`) float32 shares."""
     valid: Tensor
     """(H, W) bool, False on ignored, unseen and padding pixels."""
 
@@ -49,14 +49,16 @@ def targets_from_labels(
     class_index: Mapping[int, int] | Sequence[int] | np.ndarray,
     *,
     ignore_id: int = 255,
+    by_label: bool = False,
 ) -> Targets:
-    """Targets of one label map: one per training class in it.
+    """Targets of one label map: one per training class in it, or one per label.
 
     Args:
         labels: (H, W) integer class ids.
         class_index: train index of every class id; `EXCLUDED` (-1) for ids that must reach no loss (unseen
             classes), `NEGATIVE` (-2) for ids that are certainly no class. Ids of equal index share a target.
         ignore_id: label of ignored and padding pixels; excluded even if `class_index` has it.
+        by_label: labels of equal index are targets of their own: the segments of a class.
 
     Raises:
         ValueError: a label is neither in `class_index` nor `ignore_id`.
@@ -77,10 +79,11 @@ def targets_from_labels(
             f"labels hold ids {unknown}, which are neither in the class index ({len(table)} ids) nor the "
             f"ignore id {ignore_id}; give them an index, or {EXCLUDED} to exclude them"
         )
-    classes = np.unique(train[train >= 0])
+    shown = np.where(train >= 0, label_map if by_label else train, EXCLUDED)
+    labels_N = np.unique(shown[train >= 0])
     return Targets(
-        classes=torch.from_numpy(classes),
-        masks=torch.from_numpy(train[None] == classes[:, None, None]),
+        classes=torch.from_numpy(table[labels_N] if by_label else labels_N),
+        masks=torch.from_numpy(shown[None] == labels_N[:, None, None]),
         valid=torch.from_numpy(train != EXCLUDED),
     )
 

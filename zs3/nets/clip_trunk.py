@@ -7,13 +7,14 @@ that of the mean of its last map under the mask, or, in a ResNet, of its attenti
 # B image, Q mask, C channels, D embedding, G cells of the position grid, M head, H W pixels, h w cells of stride 32
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import open_clip
 import torch
-from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 MAX_LOGIT_SCALE = 100.0
 """Upper bound on the factor of cosines, learned as its logarithm and clamped where it is used."""
@@ -128,6 +129,9 @@ def build_clip(architecture: str) -> CLIP:
     Raises:
         ValueError: there is no such architecture.
     """
+    import open_clip  # takes a second, which other networks need not wait for
+    from open_clip.model import CLIP
+
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise ValueError(

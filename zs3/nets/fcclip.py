@@ -53,7 +53,7 @@ class FcClip(nn.Module):
         self.mask_pooling = nn.Sequential(nn.LayerNorm(config.mask_dim), nn.Linear(config.mask_dim, dim))
         self.class_embed = three_layers(dim, config.text_dim)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.void_embedding = nn.Parameter(torch.randn(config.text_dim))
+        self.void_embedding = nn.Embedding(1, config.text_dim)
         self.transfer = (
             None if config.text_transfer == "none" else ContentTransfer(config.text_dim, config.text_transfer)
         )
@@ -67,7 +67,9 @@ class FcClip(nn.Module):
 
     def decode(self, maps: Sequence[Tensor], *, all_layers: bool = False) -> list[LayerOutput]:
         """As `forward`, from the maps of the backbone."""
-        mask_features, levels = self.pixel_decoder(maps)
+        # As published, float32 also where the rest runs in mixed precision.
+        with torch.autocast(maps[0].device.type, enabled=False):
+            mask_features, levels = self.pixel_decoder([features.float() for features in maps])
         predictions = self.decoder(levels, mask_features, all_layers=all_layers)
         return [self._output(prediction, mask_features) for prediction in predictions]
 
@@ -86,9 +88,10 @@ class FcClip(nn.Module):
         return F.normalize(embeddings, dim=-1), valid
 
     def _output(self, prediction: Prediction, mask_features_BDhw: Tensor) -> LayerOutput:
-        embeddings = F.normalize(self.segment_embeddings(prediction, mask_features_BDhw), dim=-1)
-        no_object = bounded_scale(self.logit_scale) * (embeddings @ F.normalize(self.void_embedding, dim=0))
-        return LayerOutput(embeddings, no_object, prediction.mask_logits_BQhw)
+        embeddings = F.normalize(self.segment_embeddings(prediction, mask_features_BDhw).float(), dim=-1)
+        temperature = 1 / bounded_scale(self.logit_scale)
+        no_object = (embeddings @ F.normalize(self.void_embedding.weight, dim=1).T)[..., 0] / temperature
+        return LayerOutput(embeddings, no_object, prediction.mask_logits_BQhw, temperature)
 
 
 def clip_architecture(config: ModelConfig) -> str:

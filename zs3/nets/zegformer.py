@@ -1,6 +1,6 @@
 """ZegFormer: images in, class-agnostic masks with an embedding each out. It knows no class name."""
 
-# B image, Q query, E hidden, D text embedding, H W pixels, h w cells of stride 4
+# B image, Q query, C class, R row of a text bank, E hidden, D text embedding, H W pixels, h w cells of stride 4
 from __future__ import annotations
 
 import math
@@ -79,6 +79,8 @@ class LayerOutput(NamedTuple):
     """Logit of `no object`, already divided by the temperature."""
     mask_logits_BQhw: Tensor
     """Mask logits at stride 4."""
+    temperature: float | Tensor
+    """τ, what cosines are divided by."""
 
 
 class ZegFormer(nn.Module):
@@ -134,7 +136,7 @@ class ZegFormer(nn.Module):
             projected = projected + self.pooled(masks, maps).float()
         embeddings = projected / projected.norm(dim=-1, keepdim=True)
         no_object = embeddings @ self.void_embedding.float() / self.config.temperature
-        return LayerOutput(embeddings, no_object, masks)
+        return LayerOutput(embeddings, no_object, masks, self.config.temperature)
 
 
 class PooledFeatures(nn.Module):
@@ -164,13 +166,25 @@ class PooledFeatures(nn.Module):
         return self.projection(torch.cat(pooled, dim=-1))
 
 
-def class_logits(output: LayerOutput, bank_CD: Tensor, temperature: float) -> Tensor:
+def class_logits(output: LayerOutput, bank_RD: Tensor, class_of_row_R: Tensor | None = None) -> Tensor:
     """(B, Q, C + 1) logits: cosines with the text bank over the temperature, `no object` in the last column.
 
     Args:
         output: of one layer.
-        bank_CD: (C, D) unit rows.
-        temperature: τ, the one of the `no object` logits.
+        bank_RD: (R, D) unit rows.
+        class_of_row_R: see `nearest_rows`.
     """
-    classes = output.embeddings_BQD @ bank_CD.T / temperature
+    classes = nearest_rows(output.embeddings_BQD @ bank_RD.T, class_of_row_R) / output.temperature
     return torch.cat((classes, output.no_object_logits_BQ[..., None]), dim=-1)
+
+
+def nearest_rows(cosines: Tensor, class_of_row_R: Tensor | None) -> Tensor:
+    """(…, R) cosines with the rows of a text bank → (…, C): of the rows of a class, the largest counts.
+
+    Args:
+        class_of_row_R: (R,) int64, ascending, the class of each row; None: row by row.
+    """
+    if class_of_row_R is None:
+        return cosines
+    best = cosines.new_zeros(*cosines.shape[:-1], int(class_of_row_R[-1]) + 1)
+    return best.scatter_reduce(-1, class_of_row_R.expand_as(cosines), cosines, "amax", include_self=False)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Literal
 
 from zs3.config import Recipe
+from zs3.learning.settings import TrainingConfig
 from zs3.recipes.fcclip import fcclip
 
 
@@ -59,11 +60,13 @@ def _maft_plus(name: str, architecture: str, text_dim: int, kind: Literal["seman
         ),
         query_text=names,
         image_text=names,
-        training=replace(
-            base.training,
+        training=TrainingConfig(
             datasets=((("coco_stuff" if kind == "semantic" else "coco_panoptic"), "coco"),),
             steps=60_000 if text_dim == 640 else 55_000,
             batch_size=8,
+            backbone_weights="laion_aesthetic_s13b_b82k_augreg"
+            if text_dim == 640
+            else base.training.backbone_weights,
         ),
         naming=replace(
             base.naming,

@@ -135,7 +135,7 @@ class Segmenter:
         embeddings, no_object = output.embeddings_BQD[0], output.no_object_logits_BQ[0]
         if self.settings.min_share > 0:
             assert self.seen_bank_CD is not None
-            logits = class_logits(output, self.seen_bank_CD, config.temperature)[0]
+            logits = class_logits(output, self.seen_bank_CD)[0]
             shares = max_shares(masks, logits.softmax(dim=1)[:, -1])
             kept = shares >= min(self.settings.min_share, float(shares.max()))
             masks, embeddings, no_object = masks[kept], embeddings[kept], no_object[kept]

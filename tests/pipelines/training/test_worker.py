@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.training.train import TrainRequest, run_name
-from pipelines.training.worker import initial_network, training_bank
+from pipelines.training.worker import initial_network, seen_names, training_bank
+from tests.data.fcclip_networks import network_of, tiny_fcclip
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import TextConfig
 from zs3.learning.samples import TrainingClass, TrainingPlan
@@ -94,8 +95,40 @@ def test_stored_names_are_found_for_the_training_classes(tmp_path, tiny_recipe):
     plan = TrainingPlan(refs=(), layouts=(), vocabularies=(), classes=classes, tables=())
     text = TextConfig(embeddings=str(tmp_path))
     recipe = replace(tiny_recipe, query_text=text, model=replace(tiny_recipe.model, text_dim=3))
-    assert training_bank(recipe, plan, torch.device("cpu")).tolist() == [[0, 0, 1], [0, 1, 0]]
+    network, device = initial_network(tiny_recipe), torch.device("cpu")
+    assert training_bank(recipe, plan, device, network).embeddings.tolist() == [[0, 0, 1], [0, 1, 0]]
     with pytest.raises(
         ValueError, match=r"have 3 numbers, but model\.text_dim is 384; set model.text_dim to 3"
     ):
-        training_bank(replace(recipe, model=tiny_recipe.model), plan, torch.device("cpu"))
+        training_bank(replace(recipe, model=tiny_recipe.model), plan, device, network)
+
+
+def test_an_fcclip_keeps_its_clip_frozen_and_names_classes_with_it():
+    recipe = tiny_fcclip("convnext")
+    clip = {
+        name: torch.rand_like(value) for name, value in network_of("convnext").backbone.state_dict().items()
+    }
+    network = initial_network(recipe, backbone=clip)
+    assert all(torch.equal(value, clip[name]) for name, value in network.backbone.state_dict().items())
+    assert {name.partition(".")[0] for name, p in network.named_parameters() if p.requires_grad} == {
+        "pixel_decoder", "decoder", "mask_pooling", "class_embed", "logit_scale", "void_embedding"
+    }  # fmt: skip
+    classes = (
+        TrainingClass(name="dog", synonyms=("puppy",)),
+        TrainingClass(name="sky", synonyms=()),
+    )
+    plan = TrainingPlan(refs=(), layouts=(), vocabularies=(), classes=classes, tables=())
+    network = initial_network(recipe, backbone=network_of("convnext").backbone.state_dict())
+    bank = training_bank(recipe, plan, torch.device("cpu"), network)
+    assert bank.embeddings.shape == (3, 64) and bank.class_of_row.tolist() == [0, 0, 1]
+    assert seen_names(recipe, plan) == ["dog,puppy", "sky"]
+
+
+def test_a_tag_of_open_clip_is_part_of_a_run_by_its_name():
+    plan = TrainingPlan(refs=(), layouts=(), vocabularies=(), classes=(), tables=())
+    recipe = tiny_fcclip("convnext")
+    other = replace(recipe, training=replace(recipe.training, backbone_weights="openai"))
+    names = {
+        run_name(TrainRequest(recipe=one, data_root="data", out="runs"), plan) for one in (recipe, other)
+    }
+    assert len(names) == 2

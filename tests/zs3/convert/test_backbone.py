@@ -5,8 +5,10 @@ import pickle
 import pytest
 import torch
 
+from tests.data.fcclip_networks import network_of, tiny_fcclip
 from zs3.convert.backbone import read_backbone, torchvision_names
 from zs3.nets.backbone import build_backbone
+from zs3.nets.networks import build_network
 from zs3.nets.zegformer import ModelConfig
 
 
@@ -50,6 +52,17 @@ def test_every_tensor_of_either_publisher_finds_its_place(tmp_path, publisher, n
     loaded = read_backbone(config, str(path))
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
+
+
+def test_a_clip_is_read_in_open_clips_names_and_another_one_is_refused(tmp_path):
+    config = tiny_fcclip("convnext").model
+    clip = network_of("convnext").backbone.model.state_dict()
+    torch.save({f"module.{name}": value for name, value in clip.items()}, tmp_path / "clip.pt")
+    loaded = read_backbone(config, str(tmp_path / "clip.pt"))
+    build_network(config).backbone.load_state_dict(loaded, strict=True)
+    assert torch.equal(loaded["model.logit_scale"], clip["logit_scale"])
+    with pytest.raises(ValueError, match=r"clip\.pt: .*not expected \(model\.visual"):
+        read_backbone(tiny_fcclip("rn").model, str(tmp_path / "clip.pt"))
 
 
 def test_names_of_either_publisher_become_torchvisions():

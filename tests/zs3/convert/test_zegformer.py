@@ -411,7 +411,7 @@ def test_the_recorded_checkpoint_gives_the_recorded_logits_masks_and_labels(
         output = network(image[None])[-1]
     bank = torch.from_numpy(recording["text/test"])
     # As in nets/test_parity: the published code's own noise is 1e-4 on logits of ±100 and 1e-3 on masks of ±40.
-    logits = class_logits(output, bank, TINY.temperature)[0]
+    logits = class_logits(output, bank)[0]
     assert recording.worst("img3/pred_logits", logits) < 1e-3
     assert recording.worst("img3/pred_masks", output.mask_logits_BQhw[0]) < 2e-3
     labels, _ = load_labeller(str(tmp_path / "model"), load_vocabulary("voc")).label([picture])[0]

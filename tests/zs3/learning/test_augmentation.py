@@ -161,3 +161,21 @@ def test_mismatched_or_ill_typed_input_is_refused() -> None:
         augment(image, labels[:, 1:], STILL, np.random.default_rng(0))
     with pytest.raises(ValueError, match="cannot hold the ignore id 65535"):
         augment(image, labels, replace(STILL, ignore_id=65535), np.random.default_rng(0))
+
+
+def test_large_scale_jitter_fits_the_long_edge_and_crops_at_one_share_of_the_room() -> None:
+    rows, columns = np.indices((40, 80), dtype=np.int32)
+    image = np.zeros((40, 80, 3), np.uint8)
+    half = replace(STILL, fit_range=(0.5, 0.5), short_edges_px=(7,))
+    assert random_crop(image, rows, half, np.random.default_rng(0))[1].shape == (16, 32)
+    twice = replace(STILL, fit_range=(2.0, 2.0))  # 64 x 128, of which 64 x 64 is taken
+    tops = [random_crop(image, rows, twice, np.random.default_rng(seed))[1][0, 0] for seed in range(8)]
+    lefts = [random_crop(image, columns, twice, np.random.default_rng(seed))[1][0, 0] for seed in range(8)]
+    assert set(tops) == {0} and len(set(lefts)) > 4
+    thrice = replace(STILL, crop_px=16, fit_range=(10.0, 10.0))  # 80 x 160: rooms of 64 and 144
+    for seed in range(8):
+        top, left = (
+            int(random_crop(image, place, thrice, np.random.default_rng(seed))[1][0, 0])
+            for place in (rows, columns)
+        )
+        assert abs(top / 32 - left / 72) <= 1 / 32

@@ -1,5 +1,7 @@
 """The losses: against a plain loop, against the published numbers, and deaf to whatever is not seen truth."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from zs3.learning.targets import Targets, count_masks, resize_targets, targets_f
 K, QUERIES, LAYERS, STRIDE = 4, 6, 2, 4
 INDEX = {0: -1, 1: 0, 2: 1, 3: 2, 4: 3, 7: -1, 8: -1}
 """Ids 1 to 4 are seen; 0 is background; 7 and 8 are unseen."""
+POINTS = {"num_points": 64}
 
 
 def scene(seed: int = 0, cells: int = 6) -> tuple[list[Tensor], list[Tensor], list[np.ndarray]]:
@@ -34,6 +37,7 @@ def scene(seed: int = 0, cells: int = 6) -> tuple[list[Tensor], list[Tensor], li
 def loss_and_gradients(
     classes: list[Tensor], masks: list[Tensor], targets: list[Targets], settings: LossSettings
 ) -> list[Tensor]:
+    torch.manual_seed(0)
     losses = segmentation_losses(classes, masks, targets, settings, num_masks=count_masks(targets))
     total = total_loss(losses, settings)
     return [total.detach(), *torch.autograd.grad(total, [*classes, *masks])]
@@ -43,13 +47,13 @@ def identical(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other))
 
 
-@pytest.mark.parametrize("resolution", ["full", "prediction"])
+@pytest.mark.parametrize("compared", [{}, {"mask_resolution": "prediction"}, POINTS])
 @pytest.mark.parametrize("spare", [None, 0.5])
 def test_names_of_unseen_and_void_pixels_reach_neither_loss_nor_gradients(
-    resolution: str, spare: float | None
+    compared: dict, spare: float | None
 ) -> None:
     classes, masks, labels = scene()
-    settings = LossSettings(mask_resolution=resolution, spare_queries_on_void=spare)  # type: ignore[arg-type]
+    settings = LossSettings(**compared, spare_queries_on_void=spare)
     rng = np.random.default_rng(5)
     renamed = [
         np.where(np.isin(m, [0, 7, 8, 255]), rng.choice([0, 7, 8, 255], size=m.shape), m) for m in labels
@@ -62,12 +66,15 @@ def test_names_of_unseen_and_void_pixels_reach_neither_loss_nor_gradients(
     assert identical(one, other)
 
 
-def test_an_unseen_class_leaked_into_the_index_is_caught() -> None:
+@pytest.mark.parametrize("compared", [{}, POINTS])
+def test_an_unseen_class_leaked_into_the_index_is_caught(compared: dict) -> None:
     classes, masks, labels = scene()
     renamed = [np.where(m == 7, 8, m) for m in labels]
     leaky = INDEX | {7: 3}
     one, other = (
-        loss_and_gradients(classes, masks, [targets_from_labels(m, leaky) for m in maps], LossSettings())
+        loss_and_gradients(
+            classes, masks, [targets_from_labels(m, leaky) for m in maps], LossSettings(**compared)
+        )
         for maps in (labels, renamed)
     )
     assert not identical(one, other)
@@ -100,11 +107,18 @@ def test_the_published_switch_does_leak_predictions_on_void() -> None:
     )
 
 
-def test_at_full_resolution_cells_far_from_seen_truth_get_no_gradient() -> None:
+@pytest.mark.parametrize("compared", [{}, POINTS])
+def test_cells_far_from_seen_truth_get_no_gradient_and_change_no_loss(compared: dict) -> None:
     classes, masks, _ = scene()
     labels = np.full((24, 24), 7)
     labels[:8, :8] = 1
-    gradients = loss_and_gradients(classes, masks, [targets_from_labels(labels, INDEX)] * 2, LossSettings())
+    targets = [targets_from_labels(labels, INDEX)] * 2
+    gradients = loss_and_gradients(classes, masks, targets, LossSettings(**compared))
+    far = torch.zeros(6, 6, dtype=torch.bool)
+    far[3:], far[:, 3:] = True, True
+    moved = [torch.where(far, layer.detach() * -2 + 5, layer.detach()).requires_grad_() for layer in masks]
+    if compared:  # at full resolution the matching reads other cells
+        assert identical(gradients, loss_and_gradients(classes, moved, targets, LossSettings(**compared)))
     for gradient in gradients[1 + LAYERS :]:
         # The bilinear kernel of the two seen cells reaches one cell further, and no more.
         assert gradient[..., :2, :2].any() and not gradient[..., 3:, :].any() and not gradient[..., 3:].any()
@@ -172,6 +186,21 @@ def test_full_resolution_equals_prediction_resolution_when_the_stride_is_one() -
     assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(one, other))
 
 
+def test_points_that_touch_void_count_nowhere() -> None:
+    labels = np.full((24, 24), 7)
+    labels[4:20, 4:20] = 1
+    masks = [torch.full((1, 1, 6, 6), 2.0)]
+    losses = segmentation_losses(
+        [torch.zeros(1, 1, K + 1)],
+        masks,
+        [targets_from_labels(labels, INDEX)],
+        LossSettings(**POINTS),
+        num_masks=1,
+    )
+    # Every other point lies inside of the target, where the logit is 2.
+    assert float(losses["loss_mask"]) == pytest.approx(math.log1p(math.exp(-2.0)), rel=1e-6)
+
+
 def test_a_query_over_void_alone_is_spared_from_no_object_and_another_is_not() -> None:
     labels = np.full((8, 8), 7)
     labels[:4] = 1
@@ -191,8 +220,8 @@ def test_a_query_over_void_alone_is_spared_from_no_object_and_another_is_not() -
 def test_a_batch_without_any_target_has_finite_losses_on_the_graph() -> None:
     classes, masks, labels = scene()
     targets = [targets_from_labels(np.full_like(m, 255), INDEX) for m in labels]
-    for spare in (None, 0.5):
-        values = loss_and_gradients(classes, masks, targets, LossSettings(spare_queries_on_void=spare))
+    for settings in (LossSettings(), LossSettings(spare_queries_on_void=0.5), LossSettings(**POINTS)):
+        values = loss_and_gradients(classes, masks, targets, settings)
         assert all(torch.isfinite(value).all() for value in values)
         assert not any(gradient.any() for gradient in values[1 + LAYERS :])
 

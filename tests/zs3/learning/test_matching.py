@@ -53,7 +53,7 @@ def plain_costs(
 def test_costs_equal_a_loop_over_pixels(seed: int, void_is_negative: bool) -> None:
     class_logits, mask_logits, targets = random_case(seed)
     costs = match_costs(class_logits, mask_logits, targets, void_is_negative=void_is_negative)
-    ours = np.stack([costs.by_class, costs.by_focal, costs.by_dice])
+    ours = np.stack([costs.by_class, costs.by_mask, costs.by_dice])
     # float32 sums of 42 terms: 5e-7 measured at most; one pixel counted wrongly moves 1e-2.
     assert np.abs(ours - plain_costs(class_logits, mask_logits, targets, void_is_negative)).max() < 2e-6
     expected = 1 * ours[0] + 20 * ours[1] + 1 * ours[2]
@@ -72,7 +72,7 @@ def test_softplus_and_its_gradient_equal_float64_everywhere() -> None:
 def test_huge_logits_give_finite_costs() -> None:
     class_logits, mask_logits, targets = random_case(0)
     costs = match_costs(class_logits, 1e4 * mask_logits, targets, void_is_negative=False)
-    assert torch.isfinite(costs.total()).all() and (costs.by_focal >= 0).all()
+    assert torch.isfinite(costs.total()).all() and (costs.by_mask >= 0).all()
 
 
 def test_predictions_on_pixels_that_are_not_valid_cost_nothing() -> None:
@@ -137,7 +137,7 @@ def test_recorded_costs_and_assignments_are_reproduced(recordings, case: str) ->
             parts = {
                 "": costs.total(),
                 "_class": costs.by_class,
-                "_mask": costs.by_focal,
+                "_mask": costs.by_mask,
                 "_dice": costs.by_dice,
             }
             for name, ours in parts.items():

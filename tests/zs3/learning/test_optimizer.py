@@ -113,6 +113,9 @@ def test_schedule_values_by_hand() -> None:
     assert learning_rate_factor(ScheduleSettings(), 50, 100) == pytest.approx(0.5**0.9)
     half = learning_rate_factor(ScheduleSettings(kind="cosine", floor=0.2), 50, 100)
     assert half == pytest.approx(0.6)
+    steps = ScheduleSettings(kind="steps", falls_at=(80, 90), warmup_steps=1)
+    factors = [learning_rate_factor(steps, step, 100) for step in (0, 1, 79, 80, 89, 90)]
+    assert factors == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.01])
     with pytest.raises(ValueError, match="warmup_steps is 100, but training has 100 steps"):
         learning_rate_factor(ScheduleSettings(warmup_steps=100), 0, 100)
 
@@ -139,7 +142,7 @@ def batch_of(recording: Recording, numbers: Sequence[int]) -> tuple[torch.Tensor
 def losses_of(network: ZegFormer, images: torch.Tensor, targets: list[Targets]) -> dict[str, torch.Tensor]:
     outputs = network(images, all_layers=True)
     return segmentation_losses(
-        [class_logits(output, BANK, TINY.temperature) for output in outputs],
+        [class_logits(output, BANK) for output in outputs],
         [output.mask_logits_BQhw for output in outputs],
         targets,
         PUBLISHED,
@@ -175,7 +178,7 @@ def test_assignments_losses_and_gradients_of_the_network_equal_the_recorded_ones
     recording = recordings("training")
     images, targets = batch_of(recording, FACTS["cases"][case])
     for layer, output in zip(("aux0", "aux1", "last"), network(images, all_layers=True)):
-        logits = class_logits(output, BANK, TINY.temperature).detach()
+        logits = class_logits(output, BANK).detach()
         masks = output.mask_logits_BQhw.detach()
         # Logits of up to 100, masks of up to 40: measured 1.3e-4 and 7e-4 between independent implementations.
         assert recording.worst(f"{case}/{layer}/pred_logits", logits) < 1e-3

@@ -1,11 +1,13 @@
 """Training sees seen classes only, and the same samples in the same order whoever reads them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zs3.datasets import Dataset, ImageRef, open_dataset
 from zs3.images.codec import encode_label_png
@@ -17,6 +19,7 @@ from zs3.learning.samples import (
     training_crop,
     training_labels,
     training_plan,
+    with_segments,
 )
 from zs3.learning.settings import TrainingConfig
 from zs3.learning.targets import EXCLUDED, NEGATIVE, targets_from_labels
@@ -31,8 +34,6 @@ PLAIN = Augmentation(
 
 def write_folder(root, classes, masks):
     """A folder data set of grey pictures with the given (H, W) masks."""
-    from PIL import Image
-
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
     for number, mask in enumerate(masks):
@@ -107,7 +108,9 @@ def test_two_classes_of_one_set_stay_two_even_where_their_names_mean_the_same(tm
     assert plan.tables == ({0: 0, 1: 1, 2: 2}, {0: 0, 1: 3})
 
 
-@pytest.mark.parametrize(("name", "count"), [("voc", 15), ("coco_stuff", 156), ("ade20k_full", 572)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("voc", 15), ("coco_stuff", 156), ("ade20k_full", 572), ("coco_panoptic", 133)]
+)
 def test_a_published_set_is_trained_on_its_seen_classes_in_their_order(name, count):
     vocabulary = load_vocabulary(name)
     ref = ImageRef(id="a", image_uri="a.jpg", truth_uri="a.png")
@@ -174,6 +177,42 @@ def test_a_plan_without_seen_classes_is_refused(tmp_path):
     lonely = write_folder(tmp_path / "c", [("sheep", "unseen")], [mask])
     with pytest.raises(ValueError, match="0 seen classes"):
         training_plan([lonely], background_is_negative=True)
+
+
+def test_each_thing_of_a_class_is_a_target_of_its_own(tmp_path):
+    # Two persons (1 and 2), a crowd of them, a dog, and sky (187), in COCO's layout.
+    colours = np.array([[(1, 0, 0), (0, 1, 0), (5, 0, 0), (0, 0, 1), (9, 9, 9), (0, 0, 0)]], np.uint8)
+    segments = [(1, 1), (256, 1), (5, 1), (65536, 18), (9 * 65793, 187)]
+    info = [{"id": n, "category_id": c, "iscrowd": int(n == 5)} for n, c in segments]
+    for folder in ("images/train2017", "annotations/panoptic_train2017"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(colours).save(tmp_path / folder / "7.png")
+    listing = tmp_path / "annotations/panoptic_train2017.json"
+    listing.write_text(json.dumps({"annotations": [{"file_name": "7.png", "segments_info": info}]}))
+    plan = training_plan(
+        [open_dataset("coco_panoptic", str(tmp_path), "train")], background_is_negative=False
+    )
+    still = replace(PLAIN, crop_px=6, scale_range=(1 / 6, 1 / 6), flip_probability=0.0)
+    _, labels = training_crop(plan, 0, still, 0, read)
+    classes = class_index(133, int(labels[labels < IGNORE].max()))
+    targets = targets_from_labels(labels, classes, ignore_id=IGNORE, by_label=True)
+    names = [plan.classes[index].name for index in targets.classes.tolist()]
+    assert names == ["person", "dog", "sky", "person"]
+    assert targets.masks[:, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0]
+    ]  # fmt: skip
+    assert targets.valid[0].tolist() == [True, True, False, True, True, False]
+    listing.write_text(json.dumps({"annotations": [{"id": 7}]}))
+    with pytest.raises(ValueError, match=r"panoptic_train2017\.json is no panoptic listing of COCO"):
+        open_dataset("coco_panoptic", str(tmp_path), "train")
+
+
+def test_segments_that_labels_cannot_tell_apart_are_refused():
+    labels, instances = np.zeros((1, 2), np.int16), np.array([[0, 300]])
+    with pytest.raises(
+        ValueError, match="a class has 301 segments, of which 244 can be told apart among 133"
+    ):
+        with_segments(labels, instances, 133)
 
 
 def test_targets_of_training_labels_keep_negatives_apart_from_void():

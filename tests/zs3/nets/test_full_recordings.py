@@ -42,6 +42,7 @@ def test_the_small_set_is_a_cut_of_the_full_recordings(full_recordings_folder, t
     make_parity.write_evaluator(full_recordings_folder / "eval")
     make_parity.write_text(full_recordings_folder)
     make_fcclip_parity.write_arrays(full_recordings_folder)
+    make_fcclip_parity.write_training(full_recordings_folder / "fcclip" / "train")
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {path.name for path in FOLDER.glob("*.*") if path.suffix in (".json", ".npz")} - SKIPPED
     for name in written:

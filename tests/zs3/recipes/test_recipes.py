@@ -18,6 +18,7 @@ from zs3.learning.schedule import ScheduleSettings
 from zs3.learning.settings import TrainingConfig
 from zs3.nets.zegformer import ModelConfig
 from zs3.recipes import RECIPES, recipe
+from zs3.recipes.fcclip import fcclip_recipes
 from zs3.vocabulary import concept, known, load_vocabulary
 
 UNSEEN = [
@@ -132,6 +133,34 @@ def test_a_published_recipe_labels_as_specified(name):
     # The shipped lists of VOC and COCO have synonyms of ours, which the release has not; ADE20K's are its own.
     assert made.query_text.synonyms == made.image_text.synonyms == (name == "ade20k_full_r50")
     assert made.query_text.embeddings == made.image_text.embeddings == ""
+
+
+@pytest.mark.parametrize("name", fcclip_recipes())
+def test_an_fcclip_trains_as_specified(name):
+    made, convnext = recipe(name), name == "fcclip_convnext_large"
+    assert (made.model.num_queries, made.model.num_layers, made.model.feedforward_dim) == (250, 9, 2048)
+    assert made.training == TrainingConfig(
+        datasets=(("coco_panoptic", "coco"),),
+        steps=368_750,
+        batch_size=16,
+        optimizer=OptimizerSettings(
+            learning_rate=1e-4, weight_decay=0.05, norm_weight_decay=0.0, embedding_weight_decay=0.0,
+            betas=(0.9, 0.999), eps=1e-8, clip_norm=0.01,
+        ),
+        schedule=ScheduleSettings(kind="steps", warmup_steps=0, falls_at=(327_778, 355_092)),
+        precision="bfloat16",
+        backbone_weights="laion2b_s29b_b131k_ft_soup" if convnext else "openai",
+        augmentation=Augmentation(
+            crop_px=1024, fit_range=(0.1, 2.0), crop_on_label_tries=1, brightness=0.0, contrast=0.0,
+            saturation=0.0, hue_degrees=0.0, flip_probability=0.5, pad_value=128,
+        ),
+        losses=LossSettings(
+            class_weight=2.0, mask_weight=5.0, dice_weight=5.0, no_object_weight=0.1, num_points=12_544,
+            void_is_negative=True, spare_queries_on_void=None,
+        ),
+        checkpoint_every=5000,
+    )  # fmt: skip
+    assert made.query_text.templates == "vild" and made.training.templates == ""
 
 
 @pytest.mark.parametrize(("column", "name"), [(3, "coco_stuff_r101"), (4, "mini")])
