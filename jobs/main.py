@@ -28,6 +28,7 @@ COMMANDS = (
     "export",
     "train",
     "convert",
+    "models",
 )
 """Each is a module of this package with a function `main(argv) -> int`."""
 
@@ -64,7 +65,8 @@ COMMANDS
     compare     two evaluations of the same images -> their differences, with intervals and p-values
     export      a table of labelled regions -> label PNGs, COCO stuff or panoptic JSON, CVAT, plain Parquet
     train       a recipe and truth of seen classes -> a checkpoint
-    convert     a checkpoint of the published ZegFormer -> a checkpoint of zs3
+    convert     a released checkpoint of ZegFormer, FC-CLIP or MAFT+ -> a checkpoint of zs3
+    models      every model by name: what it is, licences, published numbers, and the commands to labels
 
 EXAMPLES
     zs3 label --images 's3://bucket/2024/*.jpg' --classes classes.txt --checkpoint zs3-mini --out s3://bucket/run
@@ -82,6 +84,7 @@ EXAMPLES
     zs3 export --labels run/ --to png --out masks/
     zs3 train mini --data-root data/ --out runs/
     zs3 convert released.pth --out models/coco_stuff_r101
+    zs3 models fcclip_convnext_large
 
     The same commands on a Ray cluster:
     ray job submit --working-dir . -- python jobs/label.py --images s3://bucket/photos --classes voc ...

@@ -5,6 +5,8 @@ ray job submit --working-dir . -- python jobs/train.py mini --data-root s3://buc
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,13 +22,13 @@ from pipelines.ray_session import start_ray
 from pipelines.training.train import TrainRequest, Workers, refuse_missing, train
 from pipelines.training.worker import TrainingProgress
 from zs3.config import Recipe
-from zs3.recipes import RECIPES, recipe
+from zs3.recipes import RECIPES, note, recipe
 
 USAGE = f"""\
 usage: zs3 train RECIPE --data-root URI [--out URI] [--set.SECTION.FIELD VALUE ...] [--workers.FIELD VALUE ...]
 
 recipes: {", ".join(RECIPES)}
-`zs3 train RECIPE --help` lists all fields of the recipe with their values.
+`zs3 train RECIPE --help` says what is known of the recipe and lists all its fields with their values.
 """
 
 
@@ -62,10 +64,17 @@ def parse_options(argv: Sequence[str]) -> TrainOptions:
     return tyro.cli(
         TrainOptions,
         prog=f"zs3 train {chosen.name}",
+        description=_description(argv[0]),
         args=argv[1:],
         default=TrainOptions(data_root=tyro.MISSING, set=chosen),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _description(name: str) -> str:
+    """What is known of a recipe, each of its remarks in a paragraph, and what the command does."""
+    remarks = re.sub(r"\n(?=[A-Z][^.\n]{0,50}: )", "\n\n", note(name))
+    return f"{remarks}\n\n{inspect.getdoc(TrainOptions)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

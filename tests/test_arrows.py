@@ -18,6 +18,7 @@ ZS3 = {
     "files": "addresses",
     "class_lists": "wording",
     "open_vocabularies": "",
+    "models": "",
     "vocabulary": "class_lists files open_vocabularies wording",
     "tables": "wording",
     "metrics": "wording",
@@ -33,7 +34,7 @@ ZS3 = {
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
     "config": "nets encoders learning",
-    "checkpoint": "files tensor_files config nets vocabulary wording",
+    "checkpoint": "files tensor_files config models nets vocabulary wording",
     "recipes": "config nets encoders learning",
     "convert": "files tensor_files encoders checkpoint config recipes nets vocabulary open_vocabularies wording",
     "text": "files tensor_files config encoders vocabulary",

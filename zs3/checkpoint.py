@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zs3.config import Recipe, contents, digest_of, recipe_from_json
 from zs3.files import parsed_json, read_file
+from zs3.models import how_to_make
 from zs3.nets.clip_trunk import bounded_scale
 from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
@@ -138,10 +139,12 @@ def load_checkpoint(source: str) -> Checkpoint:
         try:
             parts[name] = read_file(f"{folder.rstrip('/')}/{name}", *([MAX_BYTES] if name == WEIGHTS else []))
         except (FileNotFoundError, NotADirectoryError) as error:
+            if recipe_hint := how_to_make(source):
+                raise ValueError(f"there is no checkpoint {source!r}: {recipe_hint}") from error
             shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{RECIPE}"))) or "none"
             raise ValueError(
                 f"checkpoint {source!r} has no {name}; expected a folder that zs3 train wrote "
-                f"or a shipped name ({shipped})"
+                f"or a shipped name ({shipped}); zs3 models lists models and how to get them"
             ) from error
     try:
         state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)

@@ -8,7 +8,7 @@ import pytest
 from jobs import train as command
 from jobs.main import COMMANDS, MANUAL
 from zs3.checkpoint import load_checkpoint
-from zs3.recipes import RECIPES
+from zs3.recipes import RECIPES, note
 
 
 def test_a_small_recipe_is_trained_and_the_same_command_finds_it_finished(trained_run, monkeypatch, capfd):
@@ -54,8 +54,20 @@ def test_without_a_recipe_usage_is_shown(capsys):
 
 def test_help_lists_the_required_option_first_and_the_fields_of_the_recipe(capsys):
     assert command.main(["mini", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert text.index("--data-root") < text.index("--out") and "--set.training.backbone-weights" in text
+    known, _, options = capsys.readouterr().out.partition("show this help message")
+    assert all(f"\n{word}: " in known for word in ("Paper", "Command"))
+    assert (
+        options.index("--data-root") < options.index("--out") and "--set.training.backbone-weights" in options
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_known_of_a_recipe_names_its_data_and_its_cost_or_its_page(name):
+    words = note(name)
+    assert "DATA" in words or "weights are those of" in words or "as maft_plus_large" in words
+    assert "Reproduced: " in words and (
+        "Cost: " in words or "docs/mini.md" in words or "MAFT" in name.upper()
+    )
 
 
 def test_a_missing_data_root_is_wrong_usage():

@@ -6,6 +6,7 @@ Begin with `paper.coco_stuff_r101`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 from zs3.config import Recipe
@@ -28,7 +29,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "maft_plus_large_panoptic": maft_plus_large_panoptic,
 }
 
-__all__ = ["RECIPES", "mini", "mini_base", "recipe"]
+__all__ = ["RECIPES", "mini", "mini_base", "note", "recipe"]
 
 
 def recipe(name: str) -> Recipe:
@@ -37,6 +38,20 @@ def recipe(name: str) -> Recipe:
     Raises:
         ValueError: there is none.
     """
+    return _maker(name)()
+
+
+def note(name: str) -> str:
+    """What is known of a recipe: its paper, command, data, published results and cost.
+
+    Raises:
+        ValueError: there is none.
+    """
+    made = _maker(name)
+    return inspect.getdoc(getattr(made, "func", made)) or ""
+
+
+def _maker(name: str) -> Callable[[], Recipe]:
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is not known; expected one of {', '.join(RECIPES)}")
-    return RECIPES[name]()
+    return RECIPES[name]

@@ -7,6 +7,7 @@ NeurIPS 2023. What ours computes differently: docs/numerics.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from zs3.config import NamingSettings, Recipe, SegmentSettings, TextConfig
 from zs3.encoders import EncoderConfig
@@ -97,4 +98,4 @@ def fcclip(name: str) -> Recipe:
 
 def fcclip_recipes() -> dict[str, Callable[[], Recipe]]:
     """Name → recipe, for each released CLIP."""
-    return {name: lambda name=name: fcclip(name) for name in CLIPS}  # type: ignore[misc]
+    return {name: partial(fcclip, name) for name in CLIPS}
