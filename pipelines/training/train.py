@@ -25,10 +25,12 @@ from pipelines.training.worker import TrainingProgress, train_worker
 from zs3.checkpoint import CLASSES, RECIPE, WEIGHTS, load_checkpoint
 from zs3.config import Recipe, contents, digest_of
 from zs3.convert.backbone import PACKAGED_BACKBONE, read_backbone
+from zs3.convert.fcclip import pretrained_clip
 from zs3.datasets import open_dataset
 from zs3.datasets.listing import is_folder
 from zs3.files import filesystem_of
 from zs3.learning.samples import TrainingPlan, training_plan
+from zs3.nets.fcclip import clip_architecture
 from zs3.nets.zegformer import ModelConfig
 from zs3.tensor_files import file_digest
 from zs3.text.stored_banks import stored_digest
@@ -119,7 +121,7 @@ def _is_tag(model: ModelConfig, source: str) -> bool:
 
 
 def refuse_missing(request: TrainRequest) -> None:
-    """Check that the data sets and the checkpoint to start from exist, before Ray starts.
+    """Check that the data sets and the weights to start from exist, before Ray starts.
 
     Raises:
         FileNotFoundError, ValueError: one does not, or zs3 has not what trains the recipe's network.
@@ -136,6 +138,11 @@ def refuse_missing(request: TrainRequest) -> None:
             )
     if request.recipe.training.start:
         load_checkpoint(request.recipe.training.start)
+    model, source = request.recipe.model, backbone_source(request.recipe)
+    if source and _is_tag(model, source):
+        pretrained_clip(clip_architecture(model), source)
+    elif source:
+        file_digest(source)
 
 
 def train(

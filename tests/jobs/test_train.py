@@ -79,6 +79,20 @@ def test_data_or_a_checkpoint_that_is_not_there_is_found_before_ray_starts(monke
     assert command.main(["mini", "--data-root", str(tmp_path / "nowhere")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"data set {tmp_path}/nowhere/" in line and "check --data-root" in line
+    for name, folder, weights, expected in (
+        ("voc_r50", "VOC2012", f"{tmp_path}/absent.pth", f"no weights at '{tmp_path}/absent.pth'"),
+        (
+            "fcclip_r50",
+            "coco",
+            "openai2",
+            "'openai2' is neither a file nor a pretrained tag of RN50-quickgelu",
+        ),
+    ):
+        (tmp_path / folder).mkdir()
+        argv = [name, "--data-root", str(tmp_path), "--set.training.backbone-weights", weights]
+        assert command.main(argv) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert expected in line
 
 
 def test_what_zs3_cannot_train_is_said_before_ray_starts(monkeypatch, tmp_path, capsys):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zs3.config import Recipe
 from zs3.convert.fcclip_names import CLIP, PIXELS, released_name
-from zs3.encoders import EncoderConfig, load_encoder
+from zs3.encoders import Encoder, EncoderConfig, load_encoder
 from zs3.nets.fcclip import clip_architecture
 from zs3.nets.networks import tensor_shapes
 from zs3.open_vocabularies import class_words
@@ -108,8 +108,17 @@ def clip_weights(architecture: str, source: str) -> dict[str, Tensor]:
     """
     if Path(source).is_file():
         return {name.removeprefix("module."): value for name, value in read_tensors(source).items()}
-    config = EncoderConfig(kind="open_clip", architecture=architecture, weights=source)
-    return dict(load_encoder(config, device=torch.device("cpu")).model.state_dict())  # type: ignore[attr-defined]
+    return dict(pretrained_clip(architecture, source).model.state_dict())  # type: ignore[attr-defined]
+
+
+def pretrained_clip(architecture: str, tag: str) -> Encoder:
+    """A CLIP of open_clip that is fetched when it is first used.
+
+    Raises:
+        FileNotFoundError: the architecture has no such tag.
+    """
+    config = EncoderConfig(kind="open_clip", architecture=architecture, weights=tag)
+    return load_encoder(config, device=torch.device("cpu"))
 
 
 def network_state(state: Mapping[str, Tensor], used: Recipe, source: str) -> dict[str, Tensor]:
