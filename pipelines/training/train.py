@@ -120,17 +120,21 @@ def _is_tag(model: ModelConfig, source: str) -> bool:
     return model.architecture == "fcclip" and not Path(source).is_file()
 
 
+def _refuse_maft_plus(recipe: Recipe) -> None:
+    if recipe.model.text_transfer != "none":
+        raise ValueError(
+            f"recipe {recipe.name!r} is a MAFT+, which zs3 does not train; zs3 convert makes a checkpoint of "
+            "released weights"
+        )
+
+
 def refuse_missing(request: TrainRequest) -> None:
     """Check that the data sets and the weights to start from exist, before Ray starts.
 
     Raises:
         FileNotFoundError, ValueError: one does not, or zs3 has not what trains the recipe's network.
     """
-    if request.recipe.model.text_transfer != "none":
-        raise ValueError(
-            f"recipe {request.recipe.name!r} is a MAFT+, which zs3 does not train; zs3 convert makes a checkpoint of "
-            "released weights"
-        )
+    _refuse_maft_plus(request.recipe)
     for _, folder in request.recipe.training.datasets:
         if not is_folder(f"{request.data_root}/{folder}"):
             raise FileNotFoundError(
@@ -157,6 +161,7 @@ def train(
         ValueError: data or recipe do not fit. ray.train errors: workers were lost more often than allowed.
     """
     recipe, started = request.recipe, time.monotonic()
+    _refuse_maft_plus(recipe)
     datasets = [
         replace(open_dataset(layout, f"{request.data_root}/{folder}", recipe.training.split), name=layout)
         for layout, folder in recipe.training.datasets
