@@ -120,15 +120,18 @@ class Nodes:
 
     Args:
         workers: nodes beside the head.
+        labels: of these, as of `join`.
         num_cpus: logical CPUs of each node, the head's too.
         network: has a machine for each node; by default they share this one's addresses.
     """
 
-    def __init__(self, workers: int = 2, num_cpus: int = 2, network: Network | None = None) -> None:
+    def __init__(
+        self, workers: int = 2, num_cpus: int = 2, labels: str = "", network: Network | None = None
+    ) -> None:
         self.num_cpus = num_cpus
         self._network = network
         self._host = "127.0.0.1"
-        self._wanted = workers
+        self._wanted, self._labels = workers, labels
         self._port, self._clients = free_ports(2)
         self.head: Node | None = None
         self.workers: list[Node] = []
@@ -150,7 +153,7 @@ class Nodes:
             )
             self.wait()
             for _ in range(self._wanted):
-                self.join()
+                self.join(self._labels)
             self.wait()
         except BaseException:
             self.__exit__()

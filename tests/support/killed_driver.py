@@ -1,7 +1,7 @@
 """A labelling run of its own process that is killed at points: `python killed_driver.py PHOTOS FLAGS POINT …`.
 
 FLAGS is a folder; a process (the driver or a worker) that comes to a point and finds no file of its name there makes
-it, and is killed.
+it, and is killed. Where a file `in process` is there, the whole run is in one process, without Ray.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pipelines.labelling.image_stage
@@ -17,6 +18,7 @@ import pipelines.runs.committer
 import pipelines.runs.run
 import pipelines.tables.delta_writer
 from tests.support.colour_labeller import SMALL, colours, request_for
+from tests.support.in_process import graphs_in_process
 
 
 def die_once(flag, pid=None, by=signal.SIGKILL):
@@ -99,7 +101,8 @@ def main(photos, flags, *points):
         arm_workers(flag["worker before a file is written"], flag["worker after a file is written"])
     model = colours(kill_once=flag.get("actor"))
     show = kill_raylet if "raylet" in points else None
-    pipelines.labelling.label.label(request_for(Path(photos)), SMALL, model=model, on_progress=show)
+    with graphs_in_process() if (Path(flags) / "in process").exists() else nullcontext():
+        pipelines.labelling.label.label(request_for(Path(photos)), SMALL, model=model, on_progress=show)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipelines.evaluation.request import EvaluateRequest
 from pipelines.execution import Execution
 from pipelines.labelling.name import NameRequest, SegmentClassifierFactory, name
 from pipelines.tables.delta_writer import open_table, publish, write_data_file
+from tests.support.in_process import graphs_in_process
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.evaluation.oracles import ORACLES
 from zs3.images.codec import encode_label_png
@@ -101,8 +102,9 @@ def test_scoring_segments_equals_naming_them_and_scoring_the_labels(ray_session,
         out=str(tmp_path / "named"),
         naming=changes,
     )
-    name(named, SMALL)
-    labels = run(root, tmp_path / "first", labels=str(tmp_path / "named"), protocol="all")
+    with graphs_in_process():
+        name(named, SMALL)
+        labels = run(root, tmp_path / "first", labels=str(tmp_path / "named"), protocol="all")
     report = run(root, tmp_path / "second", segments=str(root / "kept"), naming=changes, protocol="all")
     assert scores_rows(tmp_path / "first") == scores_rows(tmp_path / "second")
     split = report.pop("error_split")

@@ -20,7 +20,11 @@ from tests.servers.ray_nodes import Nodes
 from tests.support.colour_labeller import SMALL, colours, expected, picture, request_for, table
 
 IMAGES = 120
-SETTINGS = {"delay_s": 0.2, "num_actors": 3, "cpus_per_actor": 1, "gpus_per_actor": 0}
+SETTINGS = {
+    "delay_s": 0.2, "num_actors": 3, "cpus_per_actor": 1, "gpus_per_actor": 0, "label_selector": "room=models",
+}  # fmt: skip
+LABELS = "room=models"
+"""Of all machines but the head."""
 TIMEOUT_S = 600.0
 
 
@@ -34,7 +38,7 @@ def photos(tmp_path):
     return folder
 
 
-def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
+def driver(repo, photos, out, address, inside):
     """A run that has begun, in a process of its own; what it says is in `OUT.log`, its result in `OUT.json`."""
     environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
     command = [sys.executable, str(repo / "tests" / "support" / "node_run.py"), str(photos), out]
@@ -43,7 +47,7 @@ def driver(repo, photos, out, address, inside=(), settings=SETTINGS):
         (photos.parent / f"{out}.json").open("wb") as out_file,
     ):
         return subprocess.Popen(
-            [*inside, *command, json.dumps(settings)], env=environment, stdout=out_file, stderr=log
+            [*inside, *command, json.dumps(SETTINGS)], env=environment, stdout=out_file, stderr=log
         )
 
 
@@ -72,20 +76,27 @@ def wait_for_rows(run, photos, out, images):
         time.sleep(0.1)
 
 
-def test_a_machine_that_is_lost_while_another_joins_changes_no_row(repo, photos):
+def has_actor(node):
+    """Whether an actor of the run is on a node."""
+    return any("LabelActor" in command for command in node.processes().values())
+
+
+def test_actors_run_where_a_label_is_and_a_machine_that_is_lost_while_another_joins_changes_no_row(
+    repo, photos
+):
     with ExitStack() as stack:
         try:
             network = stack.enter_context(Network())
         except PermissionError:  # nodes then share the addresses and processes of this machine
             network = None
-        nodes = stack.enter_context(Nodes(workers=2, network=network))
+        nodes = stack.enter_context(Nodes(workers=2, labels=LABELS, network=network))
         run = driver(repo, photos, "out", nodes.address, nodes.inside)
         try:
             wait_for_rows(run, photos, "out", IMAGES // 4)
             victim = nodes.workers[0]
-            assert any("LabelActor" in command for command in victim.processes().values()), victim.processes()
+            assert has_actor(victim) and not has_actor(nodes.head), "actors run where the label is"
             nodes.kill(victim)
-            nodes.join()
+            nodes.join(LABELS)
             result = result_of(run, photos, "out")
             nodes.wait()
         finally:
@@ -122,19 +133,3 @@ def test_how_a_run_is_executed_changes_neither_its_digest_nor_its_rows(ray_sessi
     provenance = provenance_of(DeltaTable(f"{request.out}/labels"))
     assert provenance["digest"] == prepare_label(request, colours()).info.digest
     assert not any(name in json.dumps(provenance) for name in settings)
-
-
-def test_labels_say_where_actors_run(repo, photos):
-    with Nodes(workers=0) as nodes:
-        chosen = nodes.join(labels="room=models")
-        nodes.wait()
-        settings = {**SETTINGS, "num_actors": 1, "label_selector": "room=models"}
-        run = driver(repo, photos, "out", nodes.address, settings=settings)
-        try:
-            wait_for_rows(run, photos, "out", 1)
-            for node in (nodes.head, *nodes.workers):
-                has_actor = any("LabelActor" in command for command in node.processes().values())
-                assert has_actor == (node is chosen)
-        finally:
-            run.kill()
-            run.wait()

@@ -18,6 +18,7 @@ from pipelines.tables.delta_writer import open_table
 from pipelines.tuning.request import TuneRequest, prepare_tuning
 from pipelines.tuning.tune import TuneActor, sums_of, tune
 from tests.pipelines.tuning.farm import write_farm
+from tests.support.in_process import graphs_in_process
 from zs3.checkpoint import save_checkpoint
 from zs3.datasets import read_truth
 from zs3.metrics import confusion, scores, total
@@ -107,13 +108,14 @@ def test_every_point_is_the_direct_evaluation_and_reports_name_the_tuning_split(
     assert (current["naming"], current["calibration"]) == (0, 0.0)
     assert best["harmonic"] == max(different) > current["harmonic"]
 
-    name(to_name(farm, tmp_path / "named", settings=str(tmp_path / "tuned")))
-    report = report_of(farm, tmp_path / "named", "train", tmp_path / "report")
+    with graphs_in_process():
+        name(to_name(farm, tmp_path / "named", settings=str(tmp_path / "tuned")))
+        report = report_of(farm, tmp_path / "named", "train", tmp_path / "report")
+        elsewhere = report_of(farm, tmp_path / "named", "val", tmp_path / "held out")
     assert {group: report[group]["miou"] for group in SCORES} == {group: best[group] for group in SCORES}
     assert any("tuned on" in note and "very split of these scores" in note for note in report["notes"])
     assert report["provenance"]["labels"]["tuning"] == tuned["tuned_on"]
-    report = report_of(farm, tmp_path / "named", "val", tmp_path / "held out")
-    assert any("train (4 images); these scores are of another split" in note for note in report["notes"])
+    assert any("train (4 images); these scores are of another split" in note for note in elsewhere["notes"])
     for written in ("report.md", "report.html"):
         assert "The naming settings were tuned on" in (tmp_path / "held out" / written).read_text()
     page = (tmp_path / "held out" / "report.html").read_text()
