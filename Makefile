@@ -24,8 +24,9 @@ help:
 demo: $(RUNTIME)
 	$(BIN)/zs3 demo $(ARGS)
 
+# Two processes: one has the tests that share a Ray, which often wait for it, the other works meanwhile.
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # `make chaos ARGS="--seed 7 --rounds 1"` plays the round of seed 7 again.
 chaos: $(DEV)

@@ -51,6 +51,14 @@ settings.register_profile("zs3", deadline=None)
 settings.load_profile("zs3")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the processes of `make test` share out: the tests of the session's Ray together, the others file by file."""
+    for item in items:
+        on_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of this repository."""

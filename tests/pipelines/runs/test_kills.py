@@ -37,6 +37,7 @@ def run(repo, photos, points, flags, address):
     environment = {**os.environ, "PYTHONPATH": str(repo), "RAY_ADDRESS": address}
     if not address:
         del environment["RAY_ADDRESS"]
+        environment["RAY_health_check_period_ms"] = "1000"  # 3000 by default, of which five are waited for
     command = [
         sys.executable,
         str(repo / "tests" / "support" / "killed_driver.py"),
