@@ -28,6 +28,7 @@ COMMANDS = (
     "export",
     "train",
     "convert",
+    "compose",
     "models",
 )
 """Each is a module of this package with a function `main(argv) -> int`."""
@@ -66,6 +67,7 @@ COMMANDS
     export      a table of labelled regions -> label PNGs, COCO stuff or panoptic JSON, CVAT, plain Parquet
     train       a recipe and truth of seen classes -> a checkpoint
     convert     a released checkpoint of ZegFormer, FC-CLIP or MAFT+ -> a checkpoint of zs3
+    compose     a published segmenter and a CLIP, by name or folder -> a checkpoint of zs3
     models      every model by name: what it is, licences, published numbers, and the commands to labels
 
 EXAMPLES
@@ -84,6 +86,8 @@ EXAMPLES
     zs3 export --labels run/ --to png --out masks/
     zs3 train mini --data-root data/ --out runs/
     zs3 convert released.pth --out models/coco_stuff_r101
+    zs3 compose --masks facebook/mask2former-swin-large-coco-panoptic \
+        --encoder convnext_large_d_320/laion2b_s29b_b131k_ft_soup --out models/strong
     zs3 models fcclip_convnext_large
 
     The same commands on a Ray cluster:
@@ -109,6 +113,7 @@ EXIT CODES
 
 ENVIRONMENT
     RAY_ADDRESS         the Ray cluster to join; without it each command starts Ray on this machine
+    HF_HUB_OFFLINE      1 keeps compose from the network
     AWS_ENDPOINT_URL    the object store behind s3://, together with the usual keys and region
     ZS3_DEBUG           1 shows the traceback behind an error line
 

@@ -25,7 +25,8 @@ ZS3 = {
     "images": "",
     "nets": "",
     "tensor_files": "addresses files wording",
-    "encoders": "tensor_files",
+    "parts": "files wording",
+    "encoders": "files tensor_files wording",
     # data and training
     "datasets": "files images vocabulary wording",
     "masks": "files images wording",
@@ -34,14 +35,16 @@ ZS3 = {
     "learning": "nets datasets images vocabulary",
     # a model: its settings, its weights, its class names
     "config": "nets encoders learning",
-    "checkpoint": "files tensor_files config models nets vocabulary wording",
+    "checkpoint": "files tensor_files parts config models nets vocabulary wording",
     "recipes": "config nets encoders learning",
-    "convert": "files tensor_files encoders checkpoint config recipes nets vocabulary open_vocabularies wording",
     "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
-    "segmentation": "config nets encoders masks wording",
+    "segmentation": "files config nets encoders masks wording",
     "classification": "segmentation text encoders nets masks checkpoint config vocabulary",
     "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
+    # from models of others
+    "convert": "files tensor_files parts encoders learning checkpoint config recipes nets segmentation vocabulary "
+    "open_vocabularies wording",
     # truth
     "evaluation": "metrics label_rows classification segmentation config vocabulary wording",
     "tuning": "classification segmentation text metrics checkpoint config vocabulary wording",

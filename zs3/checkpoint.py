@@ -1,12 +1,15 @@
-"""Trained models on disk: safetensors, the recipe, the seen classes, and one digest over all of them."""
+"""Models on disk: the recipe, the seen classes, the weights, and one digest over all of them.
+
+The weights of a trained model are a file of safetensors; those of a composed one are references to models of others.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -19,12 +22,13 @@ from zs3.models import how_to_make
 from zs3.nets.clip_trunk import bounded_scale
 from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
+from zs3.parts import Part, located, parts_from_json
 from zs3.tensor_files import MAX_BYTES, parse_tensors, refuse_not_finite
 from zs3.vocabulary import ClassEntry, concept, known, names_of
 from zs3.wording import shortened
 
 SHIPPED = Path(__file__).parent / "weights"
-WEIGHTS, RECIPE, CLASSES = "model.safetensors", "recipe.json", "seen_classes.json"
+WEIGHTS, RECIPE, CLASSES, PARTS = "model.safetensors", "recipe.json", "seen_classes.json", "parts.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,11 +39,13 @@ class Checkpoint:
     """Where it was read from, for error messages."""
     recipe: Recipe
     state: dict[str, Tensor]
-    """The network's state dict, float32."""
+    """The network's state dict, float32; empty for a composed model."""
     seen_classes: tuple[str, ...]
     """Names of the classes that had training masks."""
     digest: str
-    """SHA-256 over weights, recipe and seen classes, hex."""
+    """SHA-256 over weights, recipe and seen classes, hex; of a composed model over the digests of its parts."""
+    masks_at: Path | None = None
+    """Of a composed model: the folder of its mask source on this machine."""
 
     @property
     def seen_concepts(self) -> frozenset[str]:
@@ -128,41 +134,68 @@ class Checkpoint:
 
 
 def load_checkpoint(source: str) -> Checkpoint:
-    """The checkpoint of a shipped name (`zs3-mini`), a local folder or a uri.
+    """The checkpoint of a shipped name (`zs3-mini`), a local folder or a uri; nothing is downloaded for a composed one.
 
     Raises:
-        ValueError: there is no checkpoint of zs3, or it cannot be read.
+        ValueError: there is no checkpoint of zs3, or it cannot be read, or a part of a composed one has changed.
+        FileNotFoundError: a part of a composed one is not on this machine.
     """
     folder = str(SHIPPED / source) if (SHIPPED / source / RECIPE).is_file() else source
-    parts = {}
-    for name in (RECIPE, CLASSES, WEIGHTS):
-        try:
-            parts[name] = read_file(f"{folder.rstrip('/')}/{name}", *([MAX_BYTES] if name == WEIGHTS else []))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if recipe_hint := how_to_make(source):
-                raise ValueError(f"there is no checkpoint {source!r}: {recipe_hint}") from error
-            shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{RECIPE}"))) or "none"
-            raise ValueError(
-                f"checkpoint {source!r} has no {name}; expected a folder that zs3 train wrote "
-                f"or a shipped name ({shipped}); zs3 models lists models and how to get them"
-            ) from error
+    contents_of = {name: _content(folder, name, source) for name in (RECIPE, CLASSES)}
     try:
-        state = parse_tensors(parts[WEIGHTS], ".safetensors", WEIGHTS)
-        refuse_not_finite(state, WEIGHTS)
-        recipe, seen = (parsed_json(parts[name], name) for name in (RECIPE, CLASSES))
+        recipe_json, seen = (parsed_json(content, name) for name, content in contents_of.items())
         if not isinstance(seen, list) or not all(isinstance(name, str) for name in seen):
             raise ValueError(f"{CLASSES} is {shortened(seen)}, expected a list of class names")
     except ValueError as error:
-        raise ValueError(
-            f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain"
-        ) from error
+        raise _unreadable(source, error) from error
+    recipe = recipe_from_json(recipe_json, origin=f"checkpoint {source!r}")
+    weights = PARTS if recipe.model.architecture == "composed" else WEIGHTS
+    contents_of[weights] = _content(folder, weights, source)
+    state: dict[str, Tensor] = {}
+    parts: dict[str, Part] = {}
+    try:
+        if weights == PARTS:
+            parts = parts_from_json(contents_of[PARTS], PARTS)
+        else:
+            state = parse_tensors(contents_of[WEIGHTS], ".safetensors", WEIGHTS)
+            refuse_not_finite(state, WEIGHTS)
+    except ValueError as error:
+        raise _unreadable(source, error) from error
+    places = {role: located(role, part, source) for role, part in parts.items()}
     return Checkpoint(
         origin=source,
-        recipe=recipe_from_json(recipe, origin=f"checkpoint {source!r}"),
+        recipe=_with_encoder(recipe, places["encoder"]) if places else recipe,
         state={name: value.float() if value.is_floating_point() else value for name, value in state.items()},
         seen_classes=tuple(seen),
-        digest=digest_of({name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}),
+        digest=digest_of({name: hashlib.sha256(part).hexdigest() for name, part in contents_of.items()}),
+        masks_at=places.get("masks"),
     )
+
+
+def _content(folder: str, name: str, source: str) -> bytes:
+    """Of a file of a checkpoint."""
+    try:
+        return read_file(f"{folder.rstrip('/')}/{name}", *([MAX_BYTES] if name == WEIGHTS else []))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if recipe_hint := how_to_make(source):
+            raise ValueError(f"there is no checkpoint {source!r}: {recipe_hint}") from error
+        shipped = ", ".join(sorted(p.parent.name for p in SHIPPED.glob(f"*/{RECIPE}"))) or "none"
+        raise ValueError(
+            f"checkpoint {source!r} has no {name}; expected a folder that zs3 train wrote "
+            f"or a shipped name ({shipped}); zs3 models lists models and how to get them"
+        ) from error
+
+
+def _unreadable(source: str, error: ValueError) -> ValueError:
+    return ValueError(f"checkpoint {source!r} cannot be read: {error}; copy it again or retrain")
+
+
+def _with_encoder(recipe: Recipe, path: Path) -> Recipe:
+    """A composed recipe with the place of its encoder on this machine instead of its name."""
+    stored = recipe.image_text.encoder
+    encoder = replace(stored, architecture="" if path.is_dir() else stored.architecture, weights=str(path))
+    text = replace(recipe.image_text, encoder=encoder)
+    return replace(recipe, query_text=text, image_text=text)
 
 
 def save_checkpoint(
@@ -180,11 +213,23 @@ def save_checkpoint(
     if half:
         state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
     refuse_not_finite(state, f"checkpoint {folder}")
+    _save(folder, recipe, seen_classes, lambda part: safetensors.torch.save_file(state, part / WEIGHTS))
+
+
+def save_composed(folder: Path, recipe: Recipe, parts: Mapping[str, Part]) -> None:
+    """Write a checkpoint that refers to its parts, whole or not at all. Its training classes are not known."""
+    text = json.dumps({role: asdict(part) for role, part in parts.items()}, indent=1) + "\n"
+    _save(folder, recipe, (), lambda part: (part / PARTS).write_text(text))
+
+
+def _save(
+    folder: Path, recipe: Recipe, seen_classes: Sequence[str], save_weights: Callable[[Path], object]
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         part = Path(temporary) / "checkpoint"
         part.mkdir()
-        safetensors.torch.save_file(state, part / WEIGHTS)
+        save_weights(part)
         (part / RECIPE).write_text(json.dumps(contents(recipe), indent=1) + "\n")
         (part / CLASSES).write_text(json.dumps(list(seen_classes), indent=1) + "\n")
         if folder.exists():

@@ -59,6 +59,10 @@ class SegmentSettings:
     """The only value (docs/numerics.md, "Pruning"). The field remains because digests of existing tables include it."""
     crops_per_pass: int = 16
     """Crops that go through the encoder together; this bounds memory."""
+    embedding: Literal["crops", "pooled", "class_tokens"] = field(default="crops", metadata={"later": True})
+    """Composed models: how the image encoder embeds a mask. crops: as ZegFormer, one pass for each mask; pooled: the
+    mean of its dense features under the mask, as FC-CLIP; class_tokens: a class token for each mask, which sees the
+    patches under its mask only. The last two take one pass for all masks."""
 
 
 Branches = Literal["both", "both_own", "both_for_every_class", "query", "image", "geometric_ensemble"]

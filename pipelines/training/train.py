@@ -140,8 +140,11 @@ def refuse_missing(request: TrainRequest) -> None:
             raise FileNotFoundError(
                 f"data set {request.data_root}/{folder} does not exist or is no folder; check --data-root"
             )
-    if request.recipe.training.start:
-        load_checkpoint(request.recipe.training.start)
+    start = request.recipe.training.start
+    if start and not load_checkpoint(start).state:
+        raise ValueError(
+            f"training.start is {start!r}, a composed model, which has no weights of its own; start from a trained one"
+        )
     model, source = request.recipe.model, backbone_source(request.recipe)
     if source and _is_tag(model, source):
         pretrained_clip(clip_architecture(model), source)

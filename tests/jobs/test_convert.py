@@ -1,4 +1,4 @@
-"""The command convert: what it prints and how it ends."""
+"""The commands convert and compose: what they print and how they end."""
 
 import json
 from dataclasses import asdict
@@ -8,6 +8,7 @@ import torch
 
 import jobs.convert as command
 from jobs.main import main as zs3
+from tests.data.composed_parts import encoder_folder, mask_source_folder
 from tests.zs3.convert.test_zegformer import released_state_dict, small  # noqa: F401  (a fixture)
 
 
@@ -73,3 +74,27 @@ def test_an_unusable_file_ends_in_one_line(files, capsys, damage):
 
 def test_a_missing_out_is_wrong_usage(files):
     assert command.main([str(files / "released.pth")]) == 2
+
+
+def test_a_composition_prints_its_parts_with_their_licences_and_what_to_do_next(tmp_path, capsys):
+    masks, encoder = mask_source_folder("eomt", tmp_path / "eomt"), encoder_folder("vit", tmp_path / "vit")
+    (masks / "README.md").write_text("---\nlicense: mit\n---\n")
+    (encoder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    asked = ["compose", "--masks", str(masks), "--encoder", str(encoder), "--out"]
+    assert zs3([*asked, str(tmp_path / "model"), "--embedding", "pooled", "--json"]) == 0
+    out, err = capsys.readouterr()
+    done = json.loads(out.splitlines()[-1])
+    assert (done["family"], done["embedding"]) == ("eomt", "pooled")
+    assert "masks of eomt, embedded by pooled" in err and f"{masks}: licence mit\n" in err
+    assert "vit: licence cc-by-nc-4.0; read its terms before you use or share it" in err
+    assert f"zs3 label --checkpoint {tmp_path / 'model'}" in err
+
+
+def test_masks_of_no_known_family_end_in_one_line(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "detr"}')
+    asked = ["compose", "--masks", str(tmp_path), "--encoder", "some/clip", "--out", str(tmp_path / "model")]
+    assert zs3(asked) == 1
+    err = capsys.readouterr().err
+    assert (
+        err.count("\n") == 1 and "of type 'detr', which is no mask source; known are mask2former, eomt" in err
+    )

@@ -66,6 +66,11 @@ class SegmentClassifier:
         self._set(settings or recipe.naming)
 
     def _set(self, settings: NamingSettings) -> None:
+        if self._recipe.model.architecture == "composed" and settings.branches != "image":
+            raise ValueError(
+                f"naming.branches is {settings.branches!r}, but the segments of a composed model have no query "
+                "embeddings; leave it at image"
+            )
         self.settings = settings
         self.branches = branches(self._recipe, settings)
         self.image_logit_scale = settings.image_logit_scale or self._encoder_scale

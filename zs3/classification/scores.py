@@ -39,6 +39,9 @@ def class_scores(
         ValueError: scores are not finite.
     """
     no_object_K1 = segments.no_object_logits_K[:, None]
+    if segments.query_embeddings_KD.shape[1] == 0:
+        by_image = image_logit_scale * _cosines(segments.image_embeddings_KE, image_bank_RE, class_of_row_R)
+        return _finite(by_image.softmax(dim=1) * torch.sigmoid(-no_object_K1))
     by_query = query_logit_scale * _cosines(segments.query_embeddings_KD, query_bank_RD, class_of_row_R)
     with_no_object = torch.cat((by_query, no_object_K1), dim=1) / settings.query_temperature
     query_KC = with_no_object.softmax(dim=1)[:, :-1]

@@ -29,8 +29,8 @@ class EncoderConfig:
     """open_clip: one of its model names, such as "ViT-B-16-quickgelu". Empty with a local path: OpenAI's
     layout, with shapes from the weights and quick-GELU."""
     weights: str = ""
-    """open_clip: a pretrained tag, such as "openai", a local path, or "checkpoint" where the encoder is a part of the
-    checkpoint, as in FC-CLIP."""
+    """open_clip: a pretrained tag, such as "openai", a local file, a folder as open_clip saves models for the hub, or
+    "checkpoint" where the encoder is a part of the checkpoint, as in FC-CLIP."""
     image_size_px: int = 224
     """imagenet_words: side of the square crop. EfficientNet-Lite0 was trained at 224."""
     image_temperature: float = 0.6

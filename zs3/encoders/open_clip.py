@@ -15,12 +15,17 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from zs3.encoders.base import EncoderConfig, mean_of_views
+from zs3.files import parsed_json, read_file
 from zs3.tensor_files import read_tensors
+from zs3.wording import shortened
 
 OPENAI_MEAN = (122.7709383, 116.7460125, 104.09373615)
 OPENAI_STD = (68.5005327, 66.6321579, 70.3231630)
 HEAD_WIDTH = 64
 BATCH_SIZE = 256
+FOLDER = "local-dir:"
+"""What open_clip's name of a model in a folder begins with; its path follows."""
+CONFIG = "open_clip_config.json"
 IN_CHECKPOINT = "checkpoint"
 """The value of `EncoderConfig.weights` for a CLIP that is part of the checkpoint."""
 
@@ -40,6 +45,8 @@ class OpenClip:
         self.config = config
         self.device = device
         self._state = state if config.weights == IN_CHECKPOINT else None
+        is_folder = not config.architecture and Path(config.weights).is_dir()
+        self._name = f"{FOLDER}{config.weights}" if is_folder else config.architecture
 
     @cached_property
     def model(self) -> Any:
@@ -47,22 +54,35 @@ class OpenClip:
         if self._state is not None:
             model = CLIP(**open_clip.get_model_config(self.config.architecture))
             model.load_state_dict(self._state, strict=True)
-        elif self.config.architecture:
-            model = open_clip.create_model(
-                self.config.architecture,
-                pretrained=self.config.weights,
-                require_pretrained=True,
-                weights_only=True,
-            )
+        elif self._name:
+            model = self._created()
         else:
             model = openai_layout(load_weights(self.config.weights))
         return model.eval().requires_grad_(False).to(self.device)
 
+    def _created(self) -> Any:
+        is_folder = self._name.startswith(FOLDER)
+        try:
+            return open_clip.create_model(
+                self._name,
+                pretrained=None if is_folder else self.config.weights,
+                require_pretrained=True,
+                weights_only=True,
+            )
+        except (AssertionError, RuntimeError) as error:  # a line for each tensor that does not fit
+            if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+                raise ValueError(f"open_clip cannot make {self._name} with {self.config.weights!r}: {error}") from error
+            architecture = "its open_clip_config.json" if is_folder else self.config.architecture
+            raise ValueError(
+                f"the weights {self.config.weights!r} are of another architecture than {architecture}: "
+                f"{shortened(str(error).splitlines()[-1].strip())}"
+            ) from error
+
     @cached_property
     def image_dim(self) -> int:
         """D."""
-        if self.config.architecture:
-            return int(open_clip.get_model_config(self.config.architecture)["embed_dim"])
+        if self._name:
+            return int(open_clip.get_model_config(self._name)["embed_dim"])
         return int(self.model.text_projection.shape[1])
 
     @cached_property
@@ -103,14 +123,13 @@ class OpenClip:
     @cached_property
     def tokenizer(self) -> Any:
         """From phrases to token ids, padded to the model's context."""
-        if self.config.architecture:
-            return open_clip.get_tokenizer(self.config.architecture)
+        if self._name:
+            return open_clip.get_tokenizer(self._name)
         return open_clip.SimpleTokenizer(context_length=self.model.context_length)
 
     def _per_channel(self, key: str, default: tuple[float, ...]) -> tuple[float, float, float]:
-        if not self.config.architecture:
-            values = default
-        else:
+        values = default
+        if self._name:
             values = tuple(255 * value for value in self.model.visual.preprocess_cfg[key])
         red, green, blue = values
         return red, green, blue
@@ -174,9 +193,11 @@ def _check(architecture: str, weights: str, state: Mapping[str, torch.Tensor] | 
         return
     is_file = Path(weights).is_file()
     if not architecture:
-        if not is_file:
+        if Path(weights).is_dir():
+            _check_folder(Path(weights))
+        elif not is_file:
             raise FileNotFoundError(
-                f"no weights at {weights!r}; without an architecture they must be a file in OpenAI's layout"
+                f"no weights at {weights!r}; without an architecture they must be a file in OpenAI's layout or a folder"
             )
         return
     model_config = open_clip.get_model_config(architecture)
@@ -196,6 +217,25 @@ def _check(architecture: str, weights: str, state: Mapping[str, torch.Tensor] | 
         raise ValueError(
             f"weights {weights!r} were trained with quick-GELU, which {architecture!r} does not use; "
             f"set the architecture to '{architecture}-quickgelu'"
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is not as open_clip saves a model for the hub."""
+    for name in (CONFIG, "open_clip_model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}; expected a model as open_clip.push_to_hf_hub saves it, in safetensors"
+            )
+    where = folder / CONFIG
+    config = parsed_json(read_file(str(where)), str(where))
+    if not isinstance(config, dict) or not {"model_cfg", "preprocess_cfg"} <= set(config):
+        raise ValueError(f"{where} is {shortened(config)}, expected model_cfg and preprocess_cfg")
+    text = config["model_cfg"].get("text_cfg", {})
+    if "hf_model_name" in text:
+        raise ValueError(
+            f"the text tower of {folder} is {text['hf_model_name']} of transformers, which would be fetched; choose a "
+            "model whose text tower is open_clip's own"
         )
 
 

@@ -14,6 +14,7 @@ from zs3.classification.pixel_level import CellLogits, pixel_semantic_map
 from zs3.classification.provenance import provenance
 from zs3.config import NamingSettings, SegmentSettings, digest_of
 from zs3.encoders import load_encoder
+from zs3.encoders.open_clip import OpenClip
 from zs3.nets.fcclip import FcClip
 from zs3.nets.pixel_level import PixelLevel, cell_logits
 from zs3.nets.zegformer import ZegFormer
@@ -123,6 +124,12 @@ def load_segmenter(checkpoint: Checkpoint, segmenting: SegmentSettings, *, devic
     Raises:
         ValueError: the checkpoint is of an architecture that makes no segments.
     """
+    if checkpoint.masks_at is not None:
+        from zs3.segmentation.composed import ComposedSegmenter  # imports transformers, which takes seconds
+        from zs3.segmentation.mask_sources import mask_source
+
+        encoder = OpenClip(checkpoint.recipe.image_text.encoder, device=device)
+        return ComposedSegmenter(mask_source(checkpoint.masks_at, device), encoder, segmenting, device=device)
     recipe, network = checkpoint.recipe, checkpoint.network()
     if isinstance(network, FcClip):
         return PooledSegmenter(network, segmenting, device=device)

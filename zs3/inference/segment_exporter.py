@@ -36,7 +36,8 @@ class SegmentExporter:
         self.segmenter = load_segmenter(checkpoint, checkpoint.recipe.segmenting, device=device)
         self.digest = digest_of(self.provenance)
         self._branches: list[SegmentClassifier] = []
-        if checkpoint.recipe.segmenting.image_branch:
+        has_queries = checkpoint.recipe.model.architecture != "composed"
+        if has_queries and checkpoint.recipe.segmenting.image_branch:
             both = SegmentClassifier(checkpoint, seen_vocabulary(checkpoint), device=device)
             self._branches = [
                 both.with_settings(replace(both.settings, branches="query")),

@@ -23,13 +23,17 @@ MAX_LOGIT_SCALE = 100.0
 class ClipTrunk(nn.Module):
     """A whole CLIP whose image tower is the backbone; frozen, in evaluation mode, also while the rest is trained.
 
+    Args:
+        architecture: open_clip's name of it.
+        clip: with its weights; random ones if None.
+
     Raises:
         ValueError: open_clip has no such architecture, or its image tower is neither a ConvNeXt nor a ResNet.
     """
 
-    def __init__(self, architecture: str) -> None:
+    def __init__(self, architecture: str, clip: CLIP | None = None) -> None:
         super().__init__()
-        self.model = build_clip(architecture)
+        self.model = build_clip(architecture) if clip is None else clip
         visual = self.model.visual
         self.is_resnet = hasattr(visual, "attnpool")
         if not self.is_resnet and not hasattr(getattr(visual, "trunk", None), "stages"):

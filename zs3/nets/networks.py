@@ -18,7 +18,15 @@ _NETWORKS: dict[str, type[ZegFormer] | type[PixelLevel] | type[FcClip]] = {
 
 
 def build_network(config: ModelConfig) -> Network:
-    """The network of a configuration, with random weights."""
+    """The network of a configuration, with random weights.
+
+    Raises:
+        ValueError: the model is composed of models of others.
+    """
+    if config.architecture == "composed":
+        raise ValueError(
+            "a composed model has no network of ours, which could be trained or started from; choose another checkpoint"
+        )
     return _NETWORKS[config.architecture](config)
 
 

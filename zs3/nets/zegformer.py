@@ -25,12 +25,13 @@ IMAGENET_STD: RGB = (58.395, 57.120, 57.375)
 class ModelConfig:
     """Size and parts of the network; the defaults are the published R50 model."""
 
-    architecture: Literal["zegformer", "pixel_level", "fcclip"] = "zegformer"
+    architecture: Literal["zegformer", "pixel_level", "fcclip", "composed"] = "zegformer"
     """zegformer: segments with an embedding each; pixel_level: the paper's baseline with an embedding for every pixel
     (`zs3.nets.pixel_level`), which ignores the decoder's fields; fcclip: masks on a frozen CLIP (`zs3.nets.fcclip`),
-    which ignores `pyramid_dim`, `dropout` and `temperature` (its own is among its weights)."""
+    which ignores `pyramid_dim`, `dropout` and `temperature` (its own is among its weights); composed: a mask source of
+    transformers (`zs3.segmentation.mask_sources`), which ignores all fields but `backbone` and `text_dim`."""
     backbone: str = "resnet50"
-    """resnet50, resnet101 or timm:NAME; of an fcclip open_clip:NAME."""
+    """resnet50, resnet101 or timm:NAME; of an fcclip open_clip:NAME, of a composed model transformers:FAMILY."""
     backbone_width: int = 64
     """Channels of a ResNet's stem; ignored by timm networks."""
     bottleneck_width: int | None = None

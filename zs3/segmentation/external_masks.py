@@ -1,8 +1,9 @@
 """External masks become segments, embedded as if the network had predicted them.
 
 The image branch embeds crops of external masks as it does those of predicted ones. The query branch has embeddings of
-the network's own segments only, so an external mask takes that of the predicted segment that overlaps it most. An
-external mask is an object by definition: the `no object` logit of that segment is not taken over.
+the network's own segments only, so an external mask takes that of the predicted segment that overlaps it most; those of
+a composed model have none. An external mask is an object by definition: the `no object` logit of that segment is not
+taken over.
 """
 
 # G external mask, K predicted segment, D E embedding, H W picture pixels, h w network pixels, n of a pass
@@ -33,19 +34,21 @@ def external_segments(
     """
     predicted = segmenter.predict_masks(pixels_HW3)
     own = predicted.segments
-    nearest_G = torch.zeros(len(masks_GHW), dtype=torch.int64)
+    queries_GD = torch.zeros(len(masks_GHW), own.query_embeddings_KD.shape[1])
     embeddings_GE = torch.zeros(len(masks_GHW), segmenter.image_dim)
     for start in range(0, len(masks_GHW), segmenter.settings.crops_per_pass):
         part = slice(start, start + segmenter.settings.crops_per_pass)
         masks_nHW = torch.from_numpy(masks_GHW[part]).to(segmenter.device) > 0
         cover_nhw = coverage(masks_nHW, own.resized_hw, own.padded_hw)
-        nearest_G[part] = overlaps(cover_nhw, predicted.masks_Khw, own.resized_hw).argmax(dim=1).cpu()
+        if queries_GD.shape[1]:
+            nearest_n = overlaps(cover_nhw, predicted.masks_Khw, own.resized_hw).argmax(dim=1).cpu()
+            queries_GD[part] = own.query_embeddings_KD[nearest_n]
         if segmenter.image_dim:
             embeddings_GE[part] = segmenter.embed(predicted, covered_pixels(cover_nhw).float() * 2 - 1).cpu()
     height, width = pixels_HW3.shape[:2]
     return Segments(
         mask_logits_Khw=torch.from_numpy(masks_GHW),
-        query_embeddings_KD=own.query_embeddings_KD[nearest_G],
+        query_embeddings_KD=queries_GD,
         image_embeddings_KE=embeddings_GE,
         no_object_logits_K=torch.full((len(masks_GHW),), NEVER_NO_OBJECT),
         padded_hw=(height, width),

@@ -117,6 +117,11 @@ class Segmenter:
         """Length of the image embeddings; 0 without an image branch."""
         return self.encoder.image_dim if self.encoder else 0
 
+    @property
+    def size_divisibility(self) -> int:
+        """Pictures are padded to a multiple of this, in pixels."""
+        return self.network.config.size_divisibility
+
     def _segment(self, pixels_HW3: np.ndarray) -> Segments:
         predicted = self.predict_masks(pixels_HW3)
         if not self.image_dim:
@@ -167,8 +172,7 @@ class Segmenter:
         encoder = self.encoder
         assert encoder is not None
         resized, padded_hw = predicted.resized_3HW, predicted.segments.padded_hw
-        multiple = self.network.config.size_divisibility
-        image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, multiple)
+        image = normalise_and_pad(resized, encoder.image_mean, encoder.image_std, self.size_divisibility)
         embeddings = torch.zeros(len(masks_Khw), encoder.image_dim, device=self.device)
         whole, share = None, self.settings.picture_share
         shares = torch.tensor([1 - share, share], device=self.device)
