@@ -25,11 +25,11 @@ ZS3 = {
     "images": "",
     "nets": "",
     "tensor_files": "addresses files wording",
-    "parts": "files wording",
     "encoders": "files tensor_files wording",
     # data and training
     "datasets": "files images vocabulary wording",
     "masks": "files images wording",
+    "parts": "files masks wording",
     "label_rows": "masks wording",
     "export": "images",
     "learning": "nets datasets images vocabulary",
@@ -39,9 +39,9 @@ ZS3 = {
     "recipes": "config nets encoders learning",
     "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
-    "segmentation": "files config nets encoders masks wording",
+    "segmentation": "parts config nets encoders masks wording",
     "classification": "segmentation text encoders nets masks checkpoint config vocabulary",
-    "inference": "segmentation classification text encoders nets checkpoint config vocabulary",
+    "inference": "parts segmentation classification text encoders nets checkpoint config vocabulary",
     # from models of others
     "convert": "files tensor_files parts encoders learning checkpoint config recipes nets segmentation vocabulary "
     "open_vocabularies wording",

@@ -22,7 +22,7 @@ from zs3.models import how_to_make
 from zs3.nets.clip_trunk import bounded_scale
 from zs3.nets.content_transfer import ContentTransfer
 from zs3.nets.networks import Network, build_network, tensor_shapes
-from zs3.parts import Part, located, parts_from_json
+from zs3.parts.references import Part, located, parts_from_json
 from zs3.tensor_files import MAX_BYTES, parse_tensors, refuse_not_finite
 from zs3.vocabulary import ClassEntry, concept, known, names_of
 from zs3.wording import shortened

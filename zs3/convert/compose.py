@@ -18,9 +18,9 @@ from zs3.encoders import EncoderConfig
 from zs3.encoders.open_clip import OpenClip
 from zs3.learning.settings import TrainingConfig
 from zs3.nets.zegformer import ModelConfig
-from zs3.parts import Part, fetched
+from zs3.parts.mask_sources import mask_source, mask_source_family
+from zs3.parts.references import Part, fetched
 from zs3.segmentation.composed import ComposedSegmenter, embeddings_of
-from zs3.segmentation.mask_sources import mask_source, mask_source_family
 
 Embedding = Literal["crops", "pooled", "class_tokens"]
 
@@ -45,7 +45,7 @@ def compose(masks: str, encoder: str, folder: Path, embedding: Embedding | None 
     """Write a checkpoint that refers to a mask source and an encoder; both are loaded once, to see that they fit.
 
     Args:
-        masks: a model of `zs3.segmentation.mask_sources.FAMILIES`: a name on the hub, or a folder.
+        masks: a model of `zs3.parts.mask_sources.FAMILIES`: a name on the hub, or a folder.
         encoder: ARCHITECTURE/TAG or ARCHITECTURE/FILE in open_clip's names, a name on the hub, a folder as open_clip
             saves it for the hub, or a file of weights in OpenAI's layout.
         folder: new or empty.

@@ -71,7 +71,9 @@ class OpenClip:
             )
         except (AssertionError, RuntimeError) as error:  # a line for each tensor that does not fit
             if isinstance(error, RuntimeError) and "state_dict" not in str(error):
-                raise ValueError(f"open_clip cannot make {self._name} with {self.config.weights!r}: {error}") from error
+                raise ValueError(
+                    f"open_clip cannot make {self._name} with {self.config.weights!r}: {error}"
+                ) from error
             architecture = "its open_clip_config.json" if is_folder else self.config.architecture
             raise ValueError(
                 f"the weights {self.config.weights!r} are of another architecture than {architecture}: "

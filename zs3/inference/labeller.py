@@ -125,8 +125,8 @@ def load_segmenter(checkpoint: Checkpoint, segmenting: SegmentSettings, *, devic
         ValueError: the checkpoint is of an architecture that makes no segments.
     """
     if checkpoint.masks_at is not None:
+        from zs3.parts.mask_sources import mask_source
         from zs3.segmentation.composed import ComposedSegmenter  # imports transformers, which takes seconds
-        from zs3.segmentation.mask_sources import mask_source
 
         encoder = OpenClip(checkpoint.recipe.image_text.encoder, device=device)
         return ComposedSegmenter(mask_source(checkpoint.masks_at, device), encoder, segmenting, device=device)

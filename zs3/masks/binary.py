@@ -19,6 +19,9 @@ from pycocotools import mask as coco_mask
 INSIDE = np.int8(127)
 """The logit of a pixel inside; a pixel outside has its negative."""
 
+NEVER_NO_OBJECT = -1e4
+"""Logit of `no object` of a binary mask, which is an object by definition: its probability is 0 at any temperature."""
+
 MAX_CELLS = 1 << 30
 """Upper bound on masks times pixels of one picture: a gigabyte of logits, 341 masks of 2048x1536."""
 

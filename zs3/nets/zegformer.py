@@ -29,7 +29,7 @@ class ModelConfig:
     """zegformer: segments with an embedding each; pixel_level: the paper's baseline with an embedding for every pixel
     (`zs3.nets.pixel_level`), which ignores the decoder's fields; fcclip: masks on a frozen CLIP (`zs3.nets.fcclip`),
     which ignores `pyramid_dim`, `dropout` and `temperature` (its own is among its weights); composed: a mask source of
-    transformers (`zs3.segmentation.mask_sources`), which ignores all fields but `backbone` and `text_dim`."""
+    transformers (`zs3.parts.mask_sources`), which ignores all fields but `backbone` and `text_dim`."""
     backbone: str = "resnet50"
     """resnet50, resnet101 or timm:NAME; of an fcclip open_clip:NAME, of a composed model transformers:FAMILY."""
     backbone_width: int = 64

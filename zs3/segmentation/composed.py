@@ -21,8 +21,8 @@ from zs3.encoders.masked_tokens import (
 )
 from zs3.encoders.open_clip import OpenClip
 from zs3.nets.clip_trunk import ClipTrunk
+from zs3.parts.mask_sources import MaskSource
 from zs3.segmentation.external_masks import covered_pixels
-from zs3.segmentation.mask_sources import MaskSource
 from zs3.segmentation.segmenter import PredictedMasks, Segmenter, normalise_and_pad, resize
 from zs3.segmentation.segments import Segments
 

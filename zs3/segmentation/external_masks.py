@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from zs3.masks.binary import NEVER_NO_OBJECT
 from zs3.segmentation.segmenter import Segmenter
 from zs3.segmentation.segments import Segments
-
-NEVER_NO_OBJECT = -1e4
-"""Logit of `no object` of an external mask: its probability is 0 at any temperature."""
 
 
 @torch.inference_mode()

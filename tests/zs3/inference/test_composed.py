@@ -16,9 +16,9 @@ from zs3.convert.compose import compose
 from zs3.encoders.masked_crops import segment_embeddings
 from zs3.inference.labeller import Labeller, load_segmenter
 from zs3.inference.segment_exporter import SegmentExporter
+from zs3.parts.mask_sources import GRID
 from zs3.segmentation.composed import cells_inside
 from zs3.segmentation.external_masks import external_segments
-from zs3.segmentation.mask_sources import GRID
 from zs3.segmentation.segmenter import normalise_and_pad
 from zs3.segmentation.table import segments_at, segments_row
 from zs3.tables import SEGMENTS

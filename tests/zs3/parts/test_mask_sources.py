@@ -14,8 +14,8 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from tests.data.composed_parts import mask_source_folder
+from zs3.parts.mask_sources import FAMILIES, GRID, TASK, mask_source
 from zs3.segmentation.composed import unpadded
-from zs3.segmentation.mask_sources import FAMILIES, GRID, TASK, mask_source
 
 CPU = torch.device("cpu")
 

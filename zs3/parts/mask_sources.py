@@ -19,8 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from zs3.files import parsed_json, read_file
-from zs3.masks.binary import INSIDE
-from zs3.segmentation.external_masks import NEVER_NO_OBJECT
+from zs3.masks.binary import INSIDE, NEVER_NO_OBJECT
 from zs3.wording import first_names, shortened
 
 FAMILIES = {
