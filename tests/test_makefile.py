@@ -45,6 +45,7 @@ def environment(repo: Path, tmp_path: Path) -> Environment:
     return Environment(repo, tmp_path)
 
 
+PYTEST = "python -m pytest -n 2 --dist loadgroup"
 PIP = "python -m pip install --disable-pip-version-check -c constraints.txt -e"
 
 
@@ -57,8 +58,8 @@ def test_the_demo_installs_what_running_needs_and_says_how_large_it_is(environme
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
-        (("demo", "test"), [[f"{PIP} .", "zs3 demo"], [f"{PIP} .[dev]", "python -m pytest"]]),
-        (("test", "demo"), [[f"{PIP} .[dev]", "python -m pytest"], ["zs3 demo"]]),
+        (("demo", "test"), [[f"{PIP} .", "zs3 demo"], [f"{PIP} .[dev]", PYTEST]]),
+        (("test", "demo"), [[f"{PIP} .[dev]", PYTEST], ["zs3 demo"]]),
         (("demo", "demo"), [[f"{PIP} .", "zs3 demo"], ["zs3 demo"]]),
     ],
 )
