@@ -66,7 +66,7 @@ def compose(masks: str, encoder: str, folder: Path, embedding: Embedding | None 
         config = replace(config, architecture="")
     clip = OpenClip(config, device=CPU)
     chosen = embedding or cast(Embedding, embeddings_of(clip)[0])
-    segmenting = segment_settings(chosen, clip.image_size_px)
+    segmenting = segment_settings(chosen, clip)
     ComposedSegmenter(mask_source(masks_at, CPU), clip, segmenting, device=CPU)
     names = TextConfig(encoder=replace(config, weights=encoder_part.name), templates="vild")
     recipe = Recipe(
@@ -114,16 +114,16 @@ def encoder_name(encoder: str) -> tuple[str, str]:
     return architecture, name
 
 
-def segment_settings(embedding: Embedding, image_size_px: int) -> SegmentSettings:
+def segment_settings(embedding: Embedding, clip: OpenClip) -> SegmentSettings:
     """How pictures are seen by the encoder.
 
-    Features are pooled at the picture size of FC-CLIP. A vision transformer sees pictures at one and a half times the
-    size that its positions were trained for: more shows smaller masks, at the cost of the square of the patches.
+    Features of a convolutional CLIP are pooled at the picture size of FC-CLIP. A vision transformer sees pictures at
+    one and a half times the size that its positions were trained for: more shows smaller masks, at the cost of the
+    square of the patches.
     """
-    if embedding == "pooled":
-        return SegmentSettings(embedding=embedding, short_side_px=800, max_side_px=1333)
-    if embedding == "class_tokens":
-        return SegmentSettings(
-            embedding=embedding, short_side_px=image_size_px * 3 // 2, max_side_px=image_size_px * 3
-        )
-    return SegmentSettings(embedding=embedding)
+    if embedding == "crops":
+        return SegmentSettings(embedding=embedding)
+    if "class_tokens" in embeddings_of(clip):
+        size = clip.image_size_px
+        return SegmentSettings(embedding=embedding, short_side_px=size * 3 // 2, max_side_px=size * 3)
+    return SegmentSettings(embedding=embedding, short_side_px=800, max_side_px=1333)

@@ -15,7 +15,7 @@ from zs3.files import parsed_json
 from zs3.wording import printable, shortened
 
 FILES = {
-    "masks": ("config.json", "preprocessor_config.json", "model.safetensors*", "model-*.safetensors"),
+    "masks": ("config.json", "*processor_config.json", "model.safetensors*", "model-*.safetensors"),
     "encoder": (
         "open_clip_config.json", "open_clip_model.safetensors", "*token*.json", "*.model", "vocab.*", "merges.txt",
     ),

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.training.train import TrainRequest, run_name
+from pipelines.training.train import TrainRequest, refuse_missing, run_name
 from pipelines.training.worker import initial_network, seen_names, training_bank
+from tests.data.composed_parts import encoder_folder, mask_source_folder
 from tests.data.fcclip_networks import network_of, tiny_fcclip
 from zs3.checkpoint import load_checkpoint, save_checkpoint
 from zs3.config import TextConfig
+from zs3.convert.compose import compose
 from zs3.learning.samples import TrainingClass, TrainingPlan
 from zs3.nets.networks import build_network
 from zs3.nets.pixel_level import PixelLevel
@@ -83,6 +85,17 @@ def test_a_run_is_another_one_when_what_it_starts_from_changes(tmp_path, tiny_re
         request = TrainRequest(recipe=replace(tiny_recipe, training=training), data_root="data", out="runs")
         names.append(run_name(request, plan))
     assert names[0] != names[1] and names[1] == names[2]
+
+
+def test_a_composed_model_is_neither_started_from_nor_trained(tmp_path, tiny_recipe):
+    masks, encoder = mask_source_folder("eomt", tmp_path / "eomt"), encoder_folder("vit", tmp_path / "vit")
+    compose(str(masks), str(encoder), tmp_path / "model")
+    training = replace(tiny_recipe.training, datasets=(), start=str(tmp_path / "model"))
+    request = TrainRequest(recipe=replace(tiny_recipe, training=training), data_root="data", out="runs")
+    with pytest.raises(ValueError, match=r"training\.start is '.*model', a composed model"):
+        refuse_missing(request)
+    with pytest.raises(ValueError, match="a composed model has no network of ours"):
+        build_network(load_checkpoint(str(tmp_path / "model")).recipe.model)
 
 
 def test_stored_names_are_found_for_the_training_classes(tmp_path, tiny_recipe):

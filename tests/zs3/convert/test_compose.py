@@ -64,6 +64,21 @@ def test_a_checkpoint_holds_names_commits_digests_and_licences_and_no_weights(pa
     assert segmenter.segment([picture])[0].image_embeddings_KE.shape == (5, 24)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "embedding", "sides"),
+    [
+        ("vit", None, (48, 96)),
+        ("vit", "pooled", (48, 96)),
+        ("rn", None, (800, 1333)),
+        ("rn", "crops", (640, 2560)),
+    ],
+)
+def test_pictures_are_seen_at_a_size_that_suits_the_encoder(parts, tmp_path, encoder, embedding, sides):
+    compose(str(parts / "eomt"), str(parts / encoder), tmp_path / "model", embedding)
+    settings = load_checkpoint(str(tmp_path / "model")).recipe.segmenting
+    assert (settings.short_side_px, settings.max_side_px) == sides
+
+
 def test_a_part_that_has_changed_since_is_refused_by_name(parts, tmp_path):
     shutil.copytree(parts / "eomt", tmp_path / "eomt")
     compose(str(tmp_path / "eomt"), str(parts / "vit"), tmp_path / "model")
