@@ -54,7 +54,7 @@ _WORDS = {
 
 
 def render(report: Mapping[str, Any], gallery: Sequence[GalleryItem], *, limit_bytes: int = MAX_BYTES) -> str:
-    """The page: scores, classes, mistakes, charts, images, failures, protocol and provenance; every value is escaped.
+    """The page: scores, classes, images, mistakes, charts, failures, protocol and provenance; every value is escaped.
 
     Args:
         report: as `report_values` gives it, maybe with intervals, calibration, confusion and failures.
@@ -80,13 +80,13 @@ def _page(report: Mapping[str, Any], gallery: Sequence[GalleryItem]) -> str:
     tuning_curve = trade_off(report["provenance"].get("labels", {}).get("tuning"))
     measured, failures = measures(report), left_out(report)
     sections = (
-        ("points", "Points", report["diagnostics"]),
         ("classes", "Classes", True),
+        ("images", "Images", gallery),
+        ("points", "Points", report["diagnostics"]),
         ("measures", "Measures", measured),
         ("mistakes", "Mistakes", mistakes),
         ("calibration", "Calibration", curve),
         ("trade-off", "Trade-off", tuning_curve),
-        ("images", "Images", gallery),
         ("failures", "Left out", failures),
         ("protocol", "Protocol", True),
         ("provenance", "Provenance", True),

@@ -108,10 +108,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def show(browser: Any, file: Path) -> Iterator[Open]:
-    """Opens the report; width in pixels, and whatever a browser's context may be told."""
+    """Opens the report, or another page; width in pixels, and whatever a browser's context may be told."""
     contexts = []
 
-    def opened(*, width: int = 1280, **options: Any) -> Opened:
+    def opened(path: Path = file, *, width: int = 1280, **options: Any) -> Opened:
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         held = Opened(context.new_page())
@@ -120,7 +120,7 @@ def show(browser: Any, file: Path) -> Iterator[Open]:
             "console", lambda said: said.type in ("error", "warning") and held.complaints.append(said.text)
         )
         held.page.on("pageerror", lambda error: held.complaints.append(str(error)))
-        held.page.goto(file.as_uri())
+        held.page.goto(path.as_uri())
         return held
 
     yield opened
@@ -307,6 +307,36 @@ def test_nothing_runs_over_the_edge_and_text_stands_out(show: Open, width: int, 
         assert contrast(ink, ground) >= 4.5, (inner, ink, ground)  # what WCAG 2 asks of text, level AA
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (luminance(ground) > 0.5) == (scheme == "light")
+
+
+def test_on_a_phone_no_table_is_cut_off_and_images_come_before_diagnostics(
+    show: Open, tmp_path: Path
+) -> None:
+    names = [f"a class with a long name {number}" for number in range(20)]
+    numbers = {"seen": True, "iou": 99.99, "accuracy": 99.99, "pixels": 10**9}
+    path = written(
+        tmp_path / "report.html",
+        classes=[{"name": name, **numbers, "low": 10.0, "high": 90.0, "boundary_iou": 5.0} for name in names],
+        confusion={"classes": names, "pixels": [[10**6] * 20] * 20, "other": [10**6] * 20},
+        boundary={
+            key: {"miou": 23.4, "low": 22.2, "high": 33.3} for key in ("seen", "unseen", "harmonic", "all")
+        },
+    )
+    page = show(path, width=390).page
+    for details in page.locator("details").all():
+        details.evaluate("(held) => { held.open = true; }")
+    cut_off = (
+        "[...document.querySelectorAll('.scroll')].filter((held) => held.scrollWidth > held.clientWidth)"
+    )
+    assert page.locator(".scroll").count() == 4
+    assert page.evaluate(f"{cut_off}.map((held) => held.ariaLabel)") == []
+    for name in ("stacked", "measures", "matrix"):
+        cell = page.locator(f".{name} td.n, .{name} tbody td").first
+        assert cell.evaluate("(held) => held.scrollWidth <= held.clientWidth"), name
+    sections = page.evaluate("[...document.querySelectorAll('section[id]')].map((held) => held.id)")
+    linked = page.evaluate("[...document.querySelectorAll('nav a')].map((held) => held.hash.slice(1))")
+    assert sections.index("images") < sections.index("points")
+    assert linked == [name for name in sections if name in linked]
 
 
 def test_without_scripts_every_picture_is_there_and_nothing_that_would_not_work(show: Open) -> None:
