@@ -88,8 +88,13 @@ def few_points(monkeypatch):
     monkeypatch.setitem(GRID, "points_per_crop", 4)
 
 
-def test_masks_of_a_sam_2_are_those_of_the_librarys_mask_generation(few_points, folder, picture):
-    found = mask_source(folder("sam2"), CPU).masks(picture)
+@pytest.mark.parametrize(
+    "kind", ["sam2", "sam2_video"]
+)  # the published ones call themselves by the second name
+def test_masks_of_a_sam_2_are_those_of_the_librarys_mask_generation(
+    few_points, folder, picture, tmp_path, kind
+):
+    found = mask_source(changed(folder("sam2"), tmp_path / kind, model_type=kind), CPU).masks(picture)
     generate = transformers.pipeline("mask-generation", model=str(folder("sam2")))
     small = Image.fromarray(picture)
     small.thumbnail((64, 64), Image.Resampling.BILINEAR)
