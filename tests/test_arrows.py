@@ -40,7 +40,7 @@ ZS3 = {
     "text": "files tensor_files config encoders vocabulary",
     # picture -> segments -> names
     "segmentation": "parts config nets encoders masks wording",
-    "classification": "segmentation text encoders nets masks checkpoint config vocabulary",
+    "classification": "segmentation text encoders nets masks label_rows checkpoint config vocabulary",
     "inference": "parts segmentation classification text encoders nets checkpoint config vocabulary",
     # from models of others
     "convert": "files tensor_files parts encoders learning checkpoint config recipes nets segmentation vocabulary "

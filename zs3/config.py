@@ -88,6 +88,9 @@ class NamingSettings:
     """On, as published: `no object` also competes in the image branch's softmax; the paper's formula has none."""
     resize_first: bool = False
     """Resize masks to the picture before scoring instead of resizing the scores after (a published switch)."""
+    output: Literal["semantic", "panoptic"] = field(default="semantic", metadata={"later": True})
+    """semantic: each pixel gets its best class; panoptic: each pixel gets one segment, whose class is its best, and
+    things are instances (`zs3.classification.panoptic`); γ and `resize_first` are not read then."""
     image_weight_seen: float = field(default=0.4, metadata={"later": True})
     """geometric_ensemble: α, the exponent of the image branch for seen classes, in [0, 1]."""
     image_weight_unseen: float = field(default=0.8, metadata={"later": True})

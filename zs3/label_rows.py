@@ -1,7 +1,7 @@
 """A label map as rows of the table `labels`, and rows as a label map again.
 
-A label map becomes one row per class that occurs in it, with its region as COCO-compressed run lengths. The regions of
-one image are disjoint, so the map is rebuilt exactly from its rows.
+A label map becomes one row per class that occurs in it, with its region as COCO-compressed run lengths; in a panoptic
+map, each instance of a thing has its row. The regions of one image are disjoint, so the map is rebuilt exactly.
 """
 
 # H W pixels
@@ -21,6 +21,15 @@ from zs3.wording import first_names, redacted
 IGNORE_ID = 255
 """The value of unlabelled pixels in a label map, unless its vocabulary uses this id for a class."""
 
+INSTANCE_BITS = 32
+"""A panoptic map is int64 and holds class id + (instance << INSTANCE_BITS); the instance is 0 for stuff and where
+nothing was labelled, so that a map of classes alone has the same form."""
+
+
+def class_ids(label_map_HW: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The class ids of a map of classes or a panoptic one."""
+    return label_map_HW & ((1 << INSTANCE_BITS) - 1) if label_map_HW.dtype == np.int64 else label_map_HW
+
 
 def label_rows(
     image_id: str,
@@ -34,7 +43,7 @@ def label_rows(
     ignore_id: int = IGNORE_ID,
     etag: str = "",
 ) -> list[dict[str, Any]]:
-    """Rows of `labels` for one image, ascending by class id; at least one.
+    """Rows of `labels` for one image, ascending by class id and instance; at least one.
 
     An image without labelled pixels gives one row of class `ignore_id` with an empty name and area 0, which records
     that it is done and its size.
@@ -42,10 +51,11 @@ def label_rows(
     Args:
         image_id: unique in the table.
         uri: where the image was read from.
-        label_map_HW: (H, W) class ids, `ignore_id` where nothing was labelled.
+        label_map_HW: (H, W) class ids, `ignore_id` where nothing was labelled; or int64 with instances (see
+            `INSTANCE_BITS`).
         class_names: name of every class that may occur.
         seen: whether the class had training masks.
-        scores: a number in [0, 1] for each class that occurs.
+        scores: a number in [0, 1] for each value that occurs.
         run: digest of weights, settings and vocabulary.
         ignore_id: the value of unlabelled pixels.
         etag: of the image's content, from the listing.
@@ -58,7 +68,10 @@ def label_rows(
             f"label map of {image_id!r} has shape {label_map_HW.shape}; expected (height, width), not empty"
         )
     present = [int(value) for value in np.unique(label_map_HW) if value != ignore_id]
-    nameless = [value for value in present if value not in class_names or value not in scores]
+    keys = {value: (value % (1 << INSTANCE_BITS), value >> INSTANCE_BITS) for value in present}
+    nameless = [
+        keys[value][0] for value in present if keys[value][0] not in class_names or value not in scores
+    ]
     if nameless:
         raise ValueError(
             f"label map of {image_id!r} holds class ids {first_names(nameless)} that have no name or no score; "
@@ -66,8 +79,9 @@ def label_rows(
         )
     height, width = label_map_HW.shape
     rows = []
-    for class_id in present or [ignore_id]:
-        region_HW = label_map_HW == class_id if present else np.zeros((height, width), dtype=bool)
+    for value in sorted(present, key=keys.__getitem__) or [ignore_id]:
+        class_id, instance = keys.get(value, (value, 0))
+        region_HW = label_map_HW == value if present else np.zeros((height, width), dtype=bool)
         code = coco_mask.encode(np.asfortranarray(region_HW, dtype=np.uint8))
         rows.append(
             {
@@ -79,11 +93,12 @@ def label_rows(
                 "class_id": class_id,
                 "class_name": class_names[class_id] if present else "",
                 "seen": bool(seen.get(class_id, False)),
-                "score": float(scores[class_id]) if present else 0.0,
+                "score": float(scores[value]) if present else 0.0,
                 "area": int(coco_mask.area(code)),
                 "bbox": [int(side) for side in coco_mask.toBbox(code)],
                 "rle": code["counts"],
                 "run": run,
+                "instance_id": instance or None,
             }
         )
     return rows

@@ -28,6 +28,7 @@ def open_vocabulary(name: str) -> dict[str, Any]:
     by letter, as in FC-CLIP's release.
     """
     seen_words = {word for words in class_words(TRAINING) for word in _split(words)}
+    things = _lists()[name].get("things", ())
     taken: set[str] = set()
     classes = []
     for class_id, text in _lists()[name]["classes"]:
@@ -36,7 +37,9 @@ def open_vocabulary(name: str) -> dict[str, Any]:
         taken.add(first.lower())
         role = "unseen" if seen_words.isdisjoint(words) else "seen"
         synonyms = [word for word in dict.fromkeys(words) if word != first]
-        classes.append({"id": class_id, "name": first, "role": role, "synonyms": synonyms})
+        classes.append(
+            {"id": class_id, "name": first, "role": role, "synonyms": synonyms, "thing": class_id in things}
+        )
     return {"name": name, "ignore_id": _lists()[name]["ignore_id"], "classes": classes}
 
 

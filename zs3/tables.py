@@ -54,6 +54,10 @@ LABELS = _schema(
 of modification), and is empty if the listing had none. bbox is x, y, width, height in pixels; score is in [0, 1]; run
 is the digest of weights, settings and vocabulary."""
 
+PANOPTIC_LABELS = _schema("labels", 3, [*LABELS, pa.field("instance_id", pa.int32())])
+"""`LABELS` of a run with panoptic maps: one row per (image, region of stuff) and per (image, instance of a thing).
+instance_id counts the instances of an image from 1, over all classes, and is null for stuff."""
+
 SEGMENTS = _schema(
     "segments",
     2,

@@ -38,6 +38,9 @@ class ClassEntry:
     pixels are ignored in evaluation."""
     synonyms: tuple[str, ...] = ()
     """Other names of the class, for text banks that average over them."""
+    thing: bool = False
+    """Whether its objects can be counted, and so are instances of their own in a panoptic map. Of no account elsewhere,
+    and no part of the digest of the list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +67,10 @@ class Vocabulary:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of order, ids, names, roles, synonyms and ignore id, without the vocabulary's own name."""
+        """SHA-256 (hex) of order, ids, names, roles, synonyms and ignore id, without its own name and `thing`."""
         content = {key: value for key, value in self.to_json().items() if key != "name"}
+        for entry in content["classes"]:
+            entry.pop("thing", None)
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -73,6 +78,7 @@ class Vocabulary:
         """Plain values from which `from_json` makes an equal vocabulary."""
         classes = [
             {"id": entry.id, "name": entry.name, "role": entry.role, "synonyms": list(entry.synonyms)}
+            | ({"thing": True} if entry.thing else {})
             for entry in self.classes
         ]
         return {"name": self.name, "ignore_id": self.ignore_id, "classes": classes}
@@ -84,7 +90,8 @@ class Vocabulary:
         In the latter the ignore id is called `ignore_index`; other keys of its entries are ignored.
 
         Args:
-            content: object with `classes`, a list of objects with `id`, `name`, and optionally `role` and `synonyms`.
+            content: object with `classes`, a list of objects with `id`, `name`, and optionally `role`, `synonyms` and
+                `thing` (true or false; COCO's `isthing`, 1 or 0, means the same).
             name: the vocabulary's name if the content has none.
         """
         if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
@@ -291,6 +298,7 @@ def _entry_from_json(entry: Any, vocabulary: str) -> ClassEntry:
             name=entry["name"],
             role=entry.get("role", "seen"),
             synonyms=_texts(entry.get("synonyms")),
+            thing=entry.get("thing", entry.get("isthing", False)) in (True, 1),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -14,6 +14,8 @@ class NamingChanges:
         Literal["both", "both_own", "both_for_every_class", "query", "image", "geometric_ensemble"] | None
     ) = None
     """Which branches name, and how they are fused."""
+    output: Literal["semantic", "panoptic"] | None = None
+    """Whether pixels get classes alone, or segments of which things are instances of their own."""
     image_weight_seen: float | None = None
     """α of the geometric ensemble: the exponent of the image branch for seen classes, in [0, 1]."""
     image_weight_unseen: float | None = None

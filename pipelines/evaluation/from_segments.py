@@ -33,6 +33,7 @@ from pipelines.runs.rows import BatchRunner
 from pipelines.tables.delta_reader import file_uris, provenance_of, row_batches
 from pipelines.tables.label_table import failed_images
 from zs3.evaluation.oracles import candidates_of, error_split
+from zs3.label_rows import class_ids
 from zs3.metrics import Confusion, Protocol
 from zs3.segmentation.segments import Segments
 from zs3.segmentation.table import segments_at
@@ -203,7 +204,7 @@ class ScoringActor:
     def _oracles(
         self, segments: Segments, label_map_HW: NDArray[np.integer], truth_HW: NDArray[np.integer]
     ) -> dict[str, Confusion]:
-        ids, places = np.unique(label_map_HW, return_inverse=True)
+        ids, places = np.unique(class_ids(label_map_HW), return_inverse=True)
         index = np.array([self._index[class_id] for class_id in ids.tolist()], np.int64)
         return error_split(
             segments,

@@ -58,7 +58,7 @@ def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]
         tempfile.TemporaryFile("w+", encoding="utf-8") as waiting,
     ):
         out = TextIOWrapper(target, encoding="utf-8")
-        listed = coco.categories(classes, colours if panoptic else None)
+        listed = coco.categories(classes, colours if panoptic else None, _things(labels, plan, classes))
         stream = coco.Stream(out, waiting, info=info, categories=listed)
 
         def add(index: int, row: Mapping[str, Any]) -> None:
@@ -68,6 +68,16 @@ def coco_list(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]
         yield add
         stream.close()
         out.detach()  # flushes without closing the file
+
+
+def _things(labels: Labels, plan: FilePlan, classes: Sequence[tuple[str, int]]) -> frozenset[int]:
+    """The exported ids of classes whose rows are instances; none where maps are not panoptic."""
+    if labels.vocabulary is None or "things" not in labels.provenance.get("run", {}):
+        return frozenset()
+    ids = {**dict(classes), **plan.ids}
+    return frozenset(
+        ids[entry.name] for entry in labels.vocabulary.candidates if entry.thing and entry.name in ids
+    )
 
 
 LISTS = {"png": no_list, "coco": coco_list, "panoptic": coco_list, "cvat": name_list}

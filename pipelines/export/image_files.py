@@ -19,6 +19,7 @@ from zs3.export import coco, cvat, panoptic
 from zs3.export.colours import colour_png
 from zs3.export.paths import picture_name, relative_path
 from zs3.export.png import png_bytes
+from zs3.label_rows import label_map
 from zs3.metrics import UNLABELLED
 
 Rows = Sequence[Mapping[str, Any]]
@@ -96,7 +97,9 @@ def _coco(rows: Rows, plan: FilePlan) -> tuple[str, bytes | None, dict[str, Any]
 def _panoptic(rows: Rows, plan: FilePlan) -> tuple[str, bytes | None, dict[str, Any]]:
     """A PNG of segment ids, and one annotation with the classes of the segments."""
     file = relative_path(rows[0]["image_id"], ".png")
-    content = colour_png(predicted_ids(rows, plan.ids), ignore_id=UNLABELLED)
+    keys = panoptic.segment_keys(rows, plan.ids)
+    numbered = [{**row, "class_id": key} for row, key in zip(rows, keys, strict=True)]
+    content = colour_png(label_map(numbered, ignore_id=UNLABELLED), ignore_id=UNLABELLED)
     annotation = {"file_name": file, "segments_info": panoptic.segments_info(rows, plan.ids)}
     more = {"image": _entry(rows[0]), "annotations": _dumped([annotation])}
     return f"{PANOPTIC_FOLDER}/{file}", content, more

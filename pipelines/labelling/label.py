@@ -33,7 +33,7 @@ from pipelines.runs.rows import BatchRunner, Image, Rows
 from pipelines.runs.run import Chunk, Progress, RunResult, run_table
 from zs3.images.codec import Alpha
 from zs3.label_rows import label_rows
-from zs3.tables import FAILURES, LABELS
+from zs3.tables import FAILURES, LABELS, PANOPTIC_LABELS
 from zs3.text.confusable import confusable_warnings
 from zs3.vocabulary import Vocabulary, load_vocabulary
 from zs3.wording import printable, redacted
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from zs3.classification.classifier import SegmentClassifier
+    from zs3.config import NamingSettings
     from zs3.inference.labeller import Labeller, PixelLabeller
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,9 @@ class LabelRequest(ImagesRequest):
     """Class list: a shipped name such as voc or ade20k_150, or a .txt or .json file."""
     allow_confusable: bool = False
     """Run although two classes have the same embedding, so that one of them gets the segments of both."""
+    panoptic: bool = False
+    """Make panoptic maps, in which things are instances of their own: a row for each, with its instance_id. The class
+    list has to say which classes are things. By default what the checkpoint's naming settings say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +82,12 @@ class ModelInfo:
     names: Callable[[bool], SegmentClassifier] | None = field(default=None, compare=False)
     """Embeds and checks the class names, for `LabellerFactory.load`; None where a labeller embeds no names. Its
     argument is whether two classes may have the same embedding."""
+    schema: pa.Schema = LABELS
+    """Of the table that its labels go to."""
 
 
-def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
-    """What is known about a checkpoint with this vocabulary."""
+def describe_labeller(checkpoint: str, vocabulary: Vocabulary, *, panoptic: bool = False) -> ModelInfo:
+    """What is known about a checkpoint with this vocabulary, with panoptic maps if so wished."""
     import torch  # imports that take seconds wait until a request needs them
 
     from zs3.checkpoint import load_checkpoint
@@ -90,17 +96,19 @@ def describe_labeller(checkpoint: str, vocabulary: Vocabulary) -> ModelInfo:
     from zs3.config import digest_of
 
     loaded = load_checkpoint(checkpoint)
-    parts = provenance(loaded, vocabulary)
+    naming = replace(loaded.recipe.naming, output="panoptic") if panoptic else loaded.recipe.naming
+    parts = provenance(loaded, vocabulary, naming=naming)
     seen = loaded.seen(vocabulary.candidates)
 
     def names(allow_confusable: bool) -> SegmentClassifier:
-        classifier = SegmentClassifier(loaded, vocabulary, device=torch.device("cpu"))
+        classifier = SegmentClassifier(loaded, vocabulary, naming, device=torch.device("cpu"))
         warn_about_confusable(classifier, allow_confusable)
         return classifier
 
     return ModelInfo(
-        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts, names=names
-    )
+        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts, names=names,
+        schema=label_schema(naming),
+    )  # fmt: skip
 
 
 def load_labeller(
@@ -128,7 +136,8 @@ def warn_about_confusable(names: SegmentClassifier, allow_confusable: bool) -> N
 class LabellerFactory:
     """How a run describes its labeller and loads it. Both functions are sent to other processes."""
 
-    describe: Callable[[str, Vocabulary], ModelInfo] = describe_labeller
+    describe: Callable[..., ModelInfo] = describe_labeller
+    """Checkpoint, vocabulary, and `panoptic` where that is wished → what is known."""
     load: Callable[..., Labeller | PixelLabeller] = load_labeller
     """Checkpoint, vocabulary, device, and `names` where `ModelInfo` has them → the labeller."""
 
@@ -163,6 +172,7 @@ class PreparedLabel:
                 "checkpoint": self.request.checkpoint,
                 "vocabulary": self.vocabulary,
                 "run": digest,
+                "schema": self.info.schema,
                 "labeller_digest": self.labeller_digest,
                 "actors": actors,
             },
@@ -186,13 +196,15 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
     vocabulary = load_vocabulary(request.classes)
     request.refuse_unusable()
     model = model or LabellerFactory()
-    labeller = model.describe(request.checkpoint, vocabulary)
+    labeller = model.describe(
+        request.checkpoint, vocabulary, **({"panoptic": True} if request.panoptic else {})
+    )
     info = info_with_alpha(labeller, request.alpha)
     images = request.catalogue()
     target = Target(
         out=request.out,
         results="labels",
-        schema=LABELS,
+        schema=info.schema,
         provenance=label_provenance(info, request.checkpoint, vocabulary)
         | {"asked": stored_request("label", request)},
         digest=info.digest,
@@ -207,6 +219,11 @@ def prepare_label(request: LabelRequest, model: LabellerFactory | None = None) -
         model=model,
         work=work,
     )
+
+
+def label_schema(naming: NamingSettings) -> pa.Schema:
+    """The schema of the label rows that these settings make."""
+    return PANOPTIC_LABELS if naming.output == "panoptic" else LABELS
 
 
 def info_with_alpha(info: ModelInfo, alpha: Alpha) -> ModelInfo:
@@ -256,6 +273,7 @@ class LabelActor:
         checkpoint: str,
         vocabulary: Vocabulary,
         run: str,
+        schema: pa.Schema = LABELS,
         labeller_digest: str | None = None,
         actors: ActorPlan,
         journal_id: str | None = None,
@@ -268,10 +286,12 @@ class LabelActor:
         )
         self._runner = BatchRunner(results="labels", stage="label", run=run, journal_id=journal_id)
         self._vocabulary, self._run = vocabulary, run
+        self._schemas = TABLES | {"labels": schema}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its rows of `labels`, or its row of `failures`."""
-        return self._runner.table(batch, functools.partial(self._model.call, self._rows, batch), TABLES)
+        rows_of = functools.partial(self._model.call, self._rows, batch)
+        return self._runner.table(batch, rows_of, self._schemas)
 
     def _rows(
         self,

@@ -21,6 +21,7 @@ from pipelines.labelling.label import (
     TABLES,
     ModelInfo,
     label_provenance,
+    label_schema,
     rows_of_map,
     warn_about_confusable,
 )
@@ -86,7 +87,10 @@ def describe_classifier(
     settings = naming_settings(loaded, naming)
     parts = naming_provenance(loaded, vocabulary, settings, segments, naming.get(TEMPLATES))
     seen = loaded.seen(vocabulary.candidates)
-    return ModelInfo(digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts)
+    return ModelInfo(
+        digest=digest_of(parts), provenance=parts, seen=seen, trained=loaded.trained_concepts,
+        schema=label_schema(settings),
+    )  # fmt: skip
 
 
 def load_classifier(
@@ -163,7 +167,7 @@ def prepare_name(request: NameRequest, model: SegmentClassifierFactory | None = 
     target = Target(
         out=request.out,
         results="labels",
-        schema=LABELS,
+        schema=info.schema,
         provenance=label_provenance(info, checkpoint, vocabulary)
         | ({"tuning": dict(tuned.tuned_on)} if tuned else {})
         | {"asked": stored_request("name", request)},
@@ -204,6 +208,7 @@ def name_graph(
         "classifier": classifier,
         "vocabulary": prepared.vocabulary,
         "run": target.digest,
+        "schema": target.schemas["labels"],
         "journal_id": chunk.journal_id,
     }
     return segments_graph(prepared.files, wanted, NameActor, arguments, execution).map_batches(
@@ -223,6 +228,7 @@ class NameActor:
         classifier: SegmentClassifier,
         vocabulary: Vocabulary,
         run: str,
+        schema: pa.Schema = LABELS,
         threads: int,
         journal_id: str | None = None,
     ) -> None:
@@ -230,11 +236,12 @@ class NameActor:
 
         torch.set_num_threads(threads)
         self._classifier, self._vocabulary, self._run = classifier, vocabulary, run
+        self._schemas = TABLES | {"labels": schema}
         self._runner = BatchRunner(results="labels", stage="name", run=run, journal_id=journal_id)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One row per image: its rows of `labels`, or its row of `failures`."""
-        return self._runner.table(batch, functools.partial(self._rows, batch), TABLES)
+        return self._runner.table(batch, functools.partial(self._rows, batch), self._schemas)
 
     def _rows(self, batch: pa.Table, images: Sequence[Image], indices: Sequence[int]) -> list[Rows]:
         """The label rows of some images, each with its row number in the batch."""

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from pipelines.runs.resume import rows_of_images
 from pipelines.storage.objects import read_bytes
 from pipelines.tables.delta_reader import existing_table, log_entries, provenance_of, table_folder, table_uri
-from zs3.tables import FAILURES, LABELS, SEGMENTS
+from zs3.tables import FAILURES, LABELS, PANOPTIC_LABELS, SEGMENTS
 
 RESULTS = {"labels": LABELS, "segments": SEGMENTS}
 """Tables of results that a run may write; the table `failures` is in the same folder."""
@@ -138,7 +138,8 @@ def refuse_other_version(table: DeltaTable, name: str) -> None:
     schema, uri = {**RESULTS, "failures": FAILURES}[name], table_folder(table)
     if table.metadata().name != name or not provenance_of(table).get("run"):
         raise ValueError(f"{uri} is a table called {table.metadata().name!r}, not {name!r} of zs3")
-    if [field.name for field in table.schema().fields] != schema.names:
+    columns = [field.name for field in table.schema().fields]
+    if columns != schema.names and (name, columns) != ("labels", PANOPTIC_LABELS.names):
         raise ValueError(
             f"{uri} was made by another version of zs3, with other columns; use that version to read it"
         )

@@ -51,7 +51,14 @@ REGION = pa.struct(
 )
 """The columns of a label row that scoring reads."""
 
-EXPORTED_REGION = pa.struct([*REGION, pa.field("uri", pa.string()), pa.field("bbox", pa.list_(pa.int32()))])
+EXPORTED_REGION = pa.struct(
+    {
+        **{field.name: field.type for field in REGION},
+        "uri": pa.string(),
+        "bbox": pa.list_(pa.int32()),
+        "instance_id": pa.int32(),
+    }
+)
 """The columns that an export reads."""
 
 COLUMNS = [field.name for field in REGION]
@@ -205,8 +212,8 @@ def rows_of_images(file: str, ids: Set[str]) -> Iterator[tuple[str, list[dict[st
 
 def _rows(file: str, image_id: str | None = None, region: pa.StructType = REGION) -> Iterator[dict[str, Any]]:
     """The label rows of a file in order, or those of one image."""
-    columns = [field.name for field in region]
     with parquet_file(file) as opened:
+        columns = [field.name for field in region if field.name in opened.schema_arrow.names]
         for batch in opened.iter_batches(ROWS_AT_ONCE, columns=columns):
             if image_id is not None:
                 # Arrow cannot filter the string views of files that a Delta delete has rewritten.

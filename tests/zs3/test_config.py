@@ -28,6 +28,6 @@ def test_a_later_field_counts_only_where_it_is_not_its_default():
 
 def test_contents_are_all_fields_where_no_default_is_left_out():
     made = recipe("fcclip_r50")
-    later = {"image_weight_seen", "image_weight_unseen"}
+    later = {"image_weight_seen", "image_weight_unseen", "output"}
     assert {**asdict(made)["naming"]}.keys() - contents(made)["naming"].keys() == later
     assert contents(made)["query_text"]["rows"] == "synonym" and contents(made)["seen_by"] == "name"

@@ -49,6 +49,10 @@ def test_words_and_seen_flags_are_the_released_ones(shared: Path, name: str) -> 
     assert list(class_words(name)) == released["names"]
     flags = "".join("01"[entry.role == "seen"] for entry in load_vocabulary(name).candidates)
     assert flags == released["seen_vs_coco_panoptic"]
+    things = [index for index, entry in enumerate(load_vocabulary(name).candidates) if entry.thing]
+    assert things == (
+        released["thing_indices"] if len(released["thing_indices"]) < len(released["names"]) else []
+    )
 
 
 def test_ids_are_the_values_of_the_published_masks() -> None:

@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 
 from zs3 import tables
 from zs3.images.codec import ImageError
-from zs3.label_rows import label_map, label_rows
-from zs3.tables import FAILURES, LABELS, failure_row
+from zs3.label_rows import INSTANCE_BITS, class_ids, label_map, label_rows
+from zs3.tables import FAILURES, LABELS, PANOPTIC_LABELS, failure_row
 
 NAMES = {0: "sky", 1: "cat", 2: "dog", 254: "last", 300: "far"}
 SEEN = {0: True, 1: True, 2: False, 254: True, 300: False}
@@ -112,6 +112,25 @@ def test_a_claimed_size_is_compared_with_the_run_lengths_before_memory_is_taken(
     tracemalloc.stop()
 
 
+@settings(deadline=None, max_examples=30)
+@given(maps, hnp.arrays(np.int64, (12, 12), elements=st.integers(0, 3)))
+def test_a_panoptic_map_has_a_row_for_each_instance_and_gives_back_its_map_of_classes(classes_HW, instances):
+    height, width = classes_HW.shape
+    instances_HW = np.where(np.isin(classes_HW, [1, 2]), instances[:height, :width], 0)
+    panoptic_HW = classes_HW.astype(np.int64) + (instances_HW << INSTANCE_BITS)
+    np.testing.assert_array_equal(class_ids(panoptic_HW), classes_HW)
+    scores = {int(value): float(value >> INSTANCE_BITS) / 4 for value in np.unique(panoptic_HW)}
+    rows = label_rows("a", "/a.jpg", panoptic_HW, NAMES, SEEN, scores, "run", ignore_id=65535)
+    np.testing.assert_array_equal(label_map(rows, ignore_id=65535), classes_HW)
+    stored = pa.Table.from_pylist(rows, schema=PANOPTIC_LABELS).to_pylist()
+    for row in stored if (classes_HW != 65535).any() else ():
+        instance = row["instance_id"] or 0
+        assert row["area"] == ((classes_HW == row["class_id"]) & (instances_HW == instance)).sum() > 0
+        assert row["score"] == instance / 4 and (row["instance_id"] is None) == (instance == 0)
+    pairs = [(row["class_id"], row["instance_id"] or 0) for row in stored]
+    assert pairs == sorted(set(pairs))
+
+
 def test_rows_of_two_images_are_refused():
     first, second = rows_of([[1, 1]]), rows_of([[2, 2]])
     with pytest.raises(ValueError, match="one image and one size"):
@@ -128,7 +147,10 @@ def test_a_failure_says_its_kind_in_one_line():
 
 
 def test_every_schema_carries_its_name_and_version():
-    held = {one.metadata[b"zs3.table"]: one for one in vars(tables).values() if isinstance(one, pa.Schema)}
-    versions = {name.decode(): int(schema.metadata[b"zs3.version"]) for name, schema in held.items()}
-    assert versions == {"labels": 2, "segments": 2, "failures": 2, "shards": 1, "scores": 2}
-    assert not any(field.nullable for schema in held.values() for field in schema)
+    schemas = [one for one in vars(tables).values() if isinstance(one, pa.Schema)]
+    held = {(one.metadata[b"zs3.table"], one.metadata[b"zs3.version"]): one for one in schemas}
+    versions = sorted((name.decode(), int(version)) for name, version in held)
+    assert versions == [
+        ("failures", 2), ("labels", 2), ("labels", 3), ("scores", 2), ("segments", 2), ("shards", 1),
+    ]  # fmt: skip
+    assert [field.name for schema in held.values() for field in schema if field.nullable] == ["instance_id"]

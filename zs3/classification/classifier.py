@@ -8,10 +8,12 @@ import numpy as np
 import torch
 
 from zs3.checkpoint import Checkpoint
+from zs3.classification.panoptic import panoptic_map
 from zs3.classification.scores import class_scores
 from zs3.classification.semantic_map import semantic_map, uncovered_pixels
 from zs3.config import NamingSettings, Recipe
 from zs3.encoders import load_encoder
+from zs3.label_rows import INSTANCE_BITS
 from zs3.segmentation.segments import Segments
 from zs3.text.confusable import BranchBank, ClosePair, close_pairs
 from zs3.text.stored_banks import class_bank
@@ -62,6 +64,7 @@ class SegmentClassifier:
         self._recipe = recipe
         self._seen_C = torch.tensor(flags)
         self._ids_C = np.array([entry.id for entry in self.entries], dtype=np.int32)
+        self._things_C = torch.tensor([entry.thing for entry in self.entries])
         self._ignore_id = vocabulary.ignore_id
         self._set(settings or recipe.naming)
 
@@ -141,8 +144,11 @@ class SegmentClassifier:
     def name(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
         """(H, W) int32 class ids and the mean probability of each class that appears over its pixels.
 
-        Pixels that no binary mask covers get the vocabulary's ignore id.
+        Pixels that no binary mask covers get the vocabulary's ignore id, and in panoptic maps those of no segment. A
+        panoptic map is int64 and holds instances too (`zs3.label_rows.INSTANCE_BITS`); scores are those of its values.
         """
+        if self.settings.output == "panoptic":
+            return self._panoptic(segments)
         index, best = semantic_map(segments, self.scores(segments), self._seen_C, self.settings)
         if not segments.binary:
             return mean_score_map(index, best, self._ids_C)
@@ -150,6 +156,16 @@ class SegmentClassifier:
         labels_HW, scores = mean_score_map(index, best, np.append(self._ids_C, np.int32(self._ignore_id)))
         scores.pop(self._ignore_id, None)
         return labels_HW, scores
+
+    def _panoptic(self, segments: Segments) -> tuple[np.ndarray, dict[int, float]]:
+        owners_HW, found = panoptic_map(segments, self.scores(segments), self._things_C)
+        values, instances = [self._ignore_id], 0
+        for segment in found:
+            instances += segment.is_thing
+            instance = instances if segment.is_thing else 0
+            values.append(int(self._ids_C[segment.class_index]) + (instance << INSTANCE_BITS))
+        scores = {value: segment.score for value, segment in zip(values[1:], found, strict=True)}
+        return np.array(values, np.int64)[owners_HW.numpy()], scores
 
 
 def mean_score_map(

@@ -6,12 +6,13 @@ Both are those of FC-CLIP, which took them from Mask2Former and MaskFormer, oddi
 # K segment, C class, H W picture pixels
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zs3.classification.semantic_map import probabilities
 from zs3.segmentation.segments import Segments
 
 
@@ -23,6 +24,8 @@ class PanopticSegment:
     """Its value in the map, from 1."""
     class_index: int
     is_thing: bool
+    score: float
+    """Class score in [0, 1], the mean over its pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +74,15 @@ def panoptic_map(
     map_HW = torch.zeros(segments.height, segments.width, dtype=torch.int64)
     best_HW, owner_HW = torch.full(map_HW.shape, -1.0), map_HW - 1
     for segment in kept:
-        weight_HW = score_K[segment] * picture_mask(segments, segment).sigmoid()
+        weight_HW = score_K[segment] * probabilities(picture_mask(segments, segment))
         owner_HW[weight_HW > best_HW] = segment
         best_HW = torch.maximum(best_HW, weight_HW)
     found: list[PanopticSegment] = []
     stuff: dict[int, int] = {}
+    areas: list[int] = []
     for segment in kept:
         won_HW = owner_HW == segment
-        mask_HW = picture_mask(segments, segment).sigmoid() >= 0.5
+        mask_HW = probabilities(picture_mask(segments, segment)) >= 0.5
         painted_HW = won_HW & mask_HW
         area = int(mask_HW.sum())
         # As published, all that was won counts for the overlap, also outside of the mask.
@@ -88,10 +92,17 @@ def panoptic_map(
         is_thing = bool(things_C[class_index])
         value = stuff.get(class_index, len(found) + 1)
         map_HW[painted_HW] = value
+        painted, score = int(painted_HW.sum()), float(score_K[segment])
         if value > len(found):
-            found.append(PanopticSegment(id=value, class_index=class_index, is_thing=is_thing))
+            found.append(PanopticSegment(id=value, class_index=class_index, is_thing=is_thing, score=score))
+            areas.append(painted)
             if not is_thing:
                 stuff[class_index] = value
+        else:
+            before = found[value - 1]
+            areas[value - 1] += painted
+            mean = before.score + (score - before.score) * painted / areas[value - 1]
+            found[value - 1] = replace(before, score=mean)
     return map_HW, found
 
 

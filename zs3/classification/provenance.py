@@ -19,12 +19,31 @@ def provenance(
     segmenting: SegmentSettings | None = None,
     naming: NamingSettings | None = None,
 ) -> dict[str, str]:
-    """What defines the labels of a picture."""
-    return {
+    """What defines the labels of a picture.
+
+    Raises:
+        ValueError: a panoptic map is wanted, and the class list has no things, or the model makes no segments.
+    """
+    naming = naming or checkpoint.recipe.naming
+    parts = {
         **_model_parts(checkpoint, segmenting or checkpoint.recipe.segmenting),
-        "naming": digest_of(contents(naming or checkpoint.recipe.naming)),
+        "naming": digest_of(contents(naming)),
         "vocabulary": vocabulary.digest,
     }
+    if naming.output == "semantic":
+        return parts
+    if checkpoint.recipe.model.architecture == "pixel_level":
+        raise ValueError(
+            f"checkpoint {checkpoint.origin!r} is a pixel_level model, which makes no segments for a panoptic map; "
+            "label without it"
+        )
+    things = [entry.id for entry in vocabulary.candidates if entry.thing]
+    if not things:
+        raise ValueError(
+            f"class list {vocabulary.name!r} says of no class that it is a thing, so a panoptic map has no instances; "
+            'write it as .json with "thing": true at these classes, or label without it'
+        )
+    return parts | {"things": digest_of(things)}
 
 
 def segments_provenance(checkpoint: Checkpoint, store: str) -> dict[str, str]:

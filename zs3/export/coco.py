@@ -1,8 +1,8 @@
-"""Label rows as COCO stuff annotations, written as a stream: one region a class and image, as run lengths."""
+"""Label rows as COCO annotations, written as a stream: one region for each row, as run lengths."""
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TextIO
 
 from zs3.export.paths import carries_extension
@@ -54,16 +54,25 @@ def regions(rows: Sequence[Mapping[str, Any]], category_ids: Mapping[str, int]) 
 
 
 def categories(
-    classes: Iterable[tuple[str, int]], colours: Mapping[int, Sequence[int]] | None = None
+    classes: Iterable[tuple[str, int]],
+    colours: Mapping[int, Sequence[int]] | None = None,
+    things: Set[int] = frozenset(),
 ) -> list[dict[str, Any]]:
-    """COCO's list of categories. All are stuff, since a region is everything of a class in an image.
+    """COCO's list of categories.
 
     Args:
         classes: name and id of each.
         colours: id -> R, G, B, for panoptic files.
+        things: ids whose regions are instances; those of all others are everything of a class in an image.
     """
     entries: list[dict[str, Any]] = [
-        {"id": class_id, "name": name, "supercategory": "stuff", "isthing": 0} for name, class_id in classes
+        {
+            "id": class_id,
+            "name": name,
+            "supercategory": "thing" if class_id in things else "stuff",
+            "isthing": int(class_id in things),
+        }
+        for name, class_id in classes
     ]
     return [{**entry, "color": list(colours[entry["id"]])} for entry in entries] if colours else entries
 

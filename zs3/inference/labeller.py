@@ -28,7 +28,7 @@ class Labeller:
     """A checkpoint and a vocabulary, ready to label pictures.
 
     Args:
-        classifier: of the same checkpoint, vocabulary and settings; saves encoding the names again.
+        classifier: of the same checkpoint and vocabulary, with the naming settings; saves encoding the names again.
 
     Attributes:
         seen: class id → whether the checkpoint had masks of the class.
@@ -50,11 +50,13 @@ class Labeller:
         self.segmenter = load_segmenter(checkpoint, segmenting or checkpoint.recipe.segmenting, device=device)
         self.classifier = classifier or SegmentClassifier(checkpoint, vocabulary, naming, device=device)
         self.seen, self.names = self.classifier.seen, self.classifier.names
+        naming = self.classifier.settings
         self.provenance = provenance(checkpoint, vocabulary, segmenting=segmenting, naming=naming)
         self.digest = digest_of(self.provenance)
 
     def label(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, dict[int, float]]]:
-        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean probability of each class."""
+        """(H, W, 3) uint8 RGB pictures → (H, W) int32 maps of class ids and the mean probability of each class; or
+        panoptic maps (`SegmentClassifier.name`)."""
         return [self.classifier.name(segments) for segments in self.segmenter.segment(pictures)]
 
 

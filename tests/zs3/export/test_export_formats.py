@@ -15,7 +15,7 @@ from zs3.export.panoptic import segments_info, union_box
 from zs3.export.paths import PARTIAL, picture_name, relative_path
 from zs3.export.png import VOID_8, VOID_16, needs_16_bits, png_bytes
 from zs3.images.codec import voc_palette
-from zs3.label_rows import label_rows
+from zs3.label_rows import INSTANCE_BITS, label_rows
 
 
 def test_a_palette_file_gives_back_its_label_map() -> None:
@@ -91,6 +91,23 @@ def test_names_of_one_category_are_one_segment_that_holds_the_boxes_of_all() -> 
     (segment,) = segments_info(rows, {"couch": 18, "sofa": 18})
     assert (segment["category_id"], segment["area"], segment["bbox"]) == (18, 4, [1, 0, 6, 6])
     assert union_box([[2, 3, 4, 5]]) == [2, 3, 4, 5]
+
+
+def test_instances_of_one_class_are_segments_and_regions_of_their_own() -> None:
+    map_HW = np.full((6, 8), 255)
+    map_HW[0], map_HW[2:4, :2], map_HW[5, 5:] = 3, 1 + (1 << INSTANCE_BITS), 1 + (2 << INSTANCE_BITS)
+    scores = dict.fromkeys(map_HW.ravel().tolist(), 0.5)
+    rows = label_rows("a", "u", map_HW, {1: "cat", 3: "sky"}, {}, scores, "run")
+    found = [
+        (one["category_id"], one["area"], one["bbox"]) for one in segments_info(rows, {"cat": 1, "sky": 3})
+    ]
+    assert found == [(3, 8, [0, 0, 8, 1]), (1, 4, [0, 2, 2, 2]), (1, 3, [5, 5, 3, 1])]
+    assert len({one["id"] for one in segments_info(rows, {"cat": 1, "sky": 3})}) == 3
+    assert [(one["category_id"], one["area"]) for one in regions(rows, {"cat": 1, "sky": 3})] == [
+        (1, 4), (1, 3), (3, 8),
+    ]  # fmt: skip
+    things = categories([("cat", 1), ("sky", 3)], things={1})
+    assert [(one["supercategory"], one["isthing"]) for one in things] == [("thing", 1), ("stuff", 0)]
 
 
 @pytest.mark.parametrize(
