@@ -45,14 +45,14 @@ install: $(VENV)/.installed-$(EXTRAS)
 # running needs, so `make demo` after `make test` installs nothing. A stamp is touched only when everything worked.
 # pip is silent while it unpacks, so a line every ten seconds says how far it is.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || \
+	@command -v "$(PYTHON)" >/dev/null || \
 	  { echo 'zs3: no interpreter named "$(PYTHON)"; install Python 3.11 or newer, or say make PYTHON=/path/to/python' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "zs3: $(PYTHON) is $$($(PYTHON) --version 2>&1), and zs3 needs 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "zs3: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), and zs3 needs 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if [ -e $(RUNTIME) ]; then echo 'zs3: adding to $(VENV) what is missing; packages that are there are not downloaded again'; else \
 	  echo 'zs3: installing into $(VENV): about 3.5 GB to download and 7 GB on disk, most of it PyTorch with CUDA;'; \
 	  echo 'zs3: 3 to 10 minutes, once.'; fi
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo 'zs3: $(PYTHON) -m venv failed; on Debian and Ubuntu, install the package python3-venv' >&2; exit 1; }
 	@(while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do size=$$(du -sm $(VENV) | cut -f1); \
 	    [ $$size -lt 100 ] || echo "zs3: $(VENV) has $$size of 7000 to 7500 MB"; done) & ticker=$$!; \

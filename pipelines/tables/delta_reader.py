@@ -52,7 +52,14 @@ def difference(table: DeltaTable, schema: pa.Schema, provenance: Mapping[str, An
         raise ValueError(
             f"{uri} is a table called {table.metadata().name!r}, not {name!r} of zs3; choose another --out"
         )
-    if [field.name for field in table.schema().fields] != schema.names:
+    columns = [field.name for field in table.schema().fields]
+    if set(columns) ^ set(schema.names) == {"instance_id"}:
+        kind, other = ("panoptic", "semantic") if "instance_id" in columns else ("semantic", "panoptic")
+        return (
+            f"{uri} holds {kind} label maps, and this run makes {other} ones; choose another --out, or start a new "
+            "version of the table with --replace"
+        )
+    if columns != schema.names:
         return (
             f"{uri} was made by another version of zs3, with other columns; choose another --out, or start a new "
             "version of the table with --replace"

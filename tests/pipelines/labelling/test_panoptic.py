@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from deltalake import DeltaTable
 from PIL import Image
 from pycocotools.coco import COCO
 
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.request import EvaluateRequest
 from pipelines.export.export import ExportRequest, export
 from pipelines.labelling.label import LabelRequest, label
 from pipelines.labelling.name import NameRequest, name
@@ -21,8 +24,10 @@ from tests.support.parity import SMALL, facts
 from zs3.checkpoint import save_checkpoint
 from zs3.classification.classifier import SegmentClassifier
 from zs3.classification.panoptic import panoptic_map
+from zs3.images.codec import encode_label_png
 from zs3.inference.labeller import load_segmenter
 from zs3.label_rows import label_map
+from zs3.metrics import PROTOCOLS, confusion, scores
 from zs3.vocabulary import Vocabulary
 
 
@@ -106,3 +111,32 @@ def test_a_list_without_things_is_refused_before_anything_is_written(in_process,
     with pytest.raises(ValueError, match=r'says of no class that it is a thing.*"thing": true'):
         label(request)
     assert not (tmp_path / "run").exists()
+
+
+def test_instances_are_scored_as_the_classes_of_their_map(ray_session, in_process, places, tmp_path):
+    (tmp_path / "images").symlink_to(tmp_path / "photos")
+    (tmp_path / "masks").mkdir()
+    height, width, _ = SMALL("fcclip")["rn/img4/image"].shape
+    ids = [entry.id for entry in vocabulary().classes]
+    truth_HW = np.random.default_rng(0).choice([*ids, 255], (height, width)).astype(np.int32)
+    (tmp_path / "masks" / "7.png").write_bytes(encode_label_png(truth_HW))
+    (tmp_path / "splits.json").write_text(json.dumps({"val": ["7"]}))
+    classes, kept, named = (str(tmp_path / part) for part in ("classes.json", "kept", "named"))
+    segment(SegmentRequest(**places, out=kept, store="lossless"))
+    name(NameRequest(segments=kept, classes=classes, out=named, naming={"output": "panoptic"}))
+    with pytest.raises(
+        ValueError, match="holds panoptic label maps, and this run makes semantic ones; choose"
+    ):
+        name(NameRequest(segments=kept, classes=classes, out=named))
+    found = confusion(truth_HW, label_map(rows_of(named)), ignore_id=255)
+    expected = scores(found, vocabulary().classes, PROTOCOLS["zs3"])
+    for source in ({"labels": named}, {"segments": kept, "naming": {"output": "panoptic"}}):
+        request = EvaluateRequest(
+            **source, dataset="folder", root=str(tmp_path), split="val", out=str(tmp_path / next(iter(source))),
+            replicates=2,
+        )  # fmt: skip
+        report = evaluate(request, now=datetime(2026, 1, 2, tzinfo=UTC))
+        assert expected.all > 0
+        for group in ("seen", "unseen", "all"):
+            value = getattr(expected, group)
+            assert report[group]["miou"] == (None if np.isnan(value) else pytest.approx(value)), source
