@@ -98,7 +98,7 @@ def label_rows(
                 "bbox": [int(side) for side in coco_mask.toBbox(code)],
                 "rle": code["counts"],
                 "run": run,
-                "instance_id": instance or None,
+                **({"instance_id": instance} if instance else {}),
             }
         )
     return rows
