@@ -39,6 +39,8 @@ class PlanOptions(ImagesRequest, RunOptions):
     """Class list, for label: a shipped name such as voc or ade20k_150, or a .txt or .json file."""
     allow_confusable: bool = False
     """Run although two classes have the same embedding, for label."""
+    panoptic: bool = False
+    """Make panoptic maps, for label."""
     masks: str | None = None
     """External masks, for segment."""
     store: str | None = None
