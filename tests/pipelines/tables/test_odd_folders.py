@@ -73,7 +73,8 @@ def test_the_printed_query_reads_a_table_in_such_a_folder(tmp_path: Path, name: 
     table = open_table(uri, FAILURES, PROVENANCE)
     publish(table, FAILURES, [write_data_file(uri, failures("a"))], run="r", written_ms=1)
     command = query(out, "failures", "SELECT image_id FROM t")
-    shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    # Not its exit code: on a busy machine, threads of the Delta library may abort a process that ends.
+    shown = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True).stdout
     assert "│ a " in shown
 
 
